@@ -1,0 +1,1 @@
+"""Real-time host controller for iontophoresis."""

@@ -1,0 +1,294 @@
+"""What the stages of the tick share: plain C structs, enumerations and the port to a device.
+
+SI units inside; the unit is in the name. A `code` is a raw converter count. A tick is one sample period.
+Structs are append-only within a major version: embedders compile against them.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    MAX_CHANNELS = 32
+    MAX_SEGMENTS = 4096
+    HISTORY_TICKS = 16          # how far back the guard and the contact check look at the setpoint
+    PORT_VERSION = 1
+
+cdef enum FrontEnd:
+    FRONT_END_CURRENT_SOURCE = 0
+    FRONT_END_VOLTAGE_SOURCE = 1
+
+cdef enum Pacing:
+    PACING_DEVICE = 1           # the device's own clock paces the samples
+    PACING_HOST = 2             # the device only answers
+    PACING_LOCK_STEP = 4        # one sample per answered command, on a virtual clock
+
+cdef enum DeviceStatus:         # bits of Sample.status
+    STATUS_RELAY_CLOSED = 1
+    STATUS_COMPLIANCE = 2       # the output stage is at its voltage limit
+    STATUS_LEASE_EXPIRED = 4    # latched until armed again
+    STATUS_OVER_CURRENT = 8     # the device's own cap tripped, latched
+    STATUS_CHARGE_CAP = 16      # the device's own charge cap, latched
+    STATUS_TIME_CAP = 32        # the device's own session time cap, latched
+    STATUS_CLAMPED = 64         # the command was outside the pushed output limits and was clamped
+    STATUS_LATE = 128           # the command in force came after its boundary
+
+cdef enum OperatorCommand:
+    OPERATOR_NONE = 0
+    OPERATOR_PAUSE = 1
+    OPERATOR_RESUME = 2
+    OPERATOR_TRIM = 3           # add value_a to the level of the steps, within the limits
+    OPERATOR_STOP = 4           # ramp down and end
+
+cdef enum StopFlag:
+    STOP_NONE = 0
+    STOP_RAMP_DOWN = 1
+    STOP_NOW = 2
+
+cdef enum SegmentKind:
+    SEGMENT_SELF_TEST = 0       # relay open, output zero: the readings must agree on zero
+    SEGMENT_CONTACT_CHECK = 1   # charge-balanced probe of level_a: open, short or load
+    SEGMENT_DELIVER = 2
+    SEGMENT_RAMP_DOWN = 3       # to zero; ends on zero
+    SEGMENT_REST = 4            # a prescribed pause at zero
+
+cdef enum Phase:
+    PHASE_SELF_TEST = 0
+    PHASE_CONTACT_CHECK = 1
+    PHASE_RAMP_UP = 2
+    PHASE_TREATMENT = 3
+    PHASE_PAUSE = 4
+    PHASE_RAMP_DOWN = 5
+    PHASE_COMPLETE = 6
+    PHASE_ABORTED = 7           # ended by the operator, or short of its goal
+    PHASE_FAULTED = 8           # a trip latched
+
+cdef enum EndReason:            # why a programme ended
+    END_NONE = 0
+    END_COMPLETE = 1
+    END_OPERATOR = 2
+    END_SELF_TEST = 3
+    END_CONTACT_OPEN = 4
+    END_CONTACT_SHORT = 5
+    END_TRIP = 6
+
+cdef enum Contact:
+    CONTACT_UNKNOWN = 0
+    CONTACT_GOOD = 1
+    CONTACT_LOST = 2
+
+cdef enum Action:               # safe states, in rising order of urgency
+    ACTION_NONE = 0
+    ACTION_DERATE = 1           # S3
+    ACTION_PAUSE = 2            # S2
+    ACTION_RAMP_DOWN = 3        # S1
+    ACTION_OFF = 4              # S0
+
+cdef enum Trip:                 # numbers are those of the hazard matrix
+    TRIP_NONE = 0
+    TRIP_OVER_CURRENT = 1       # H01
+    TRIP_OPEN_LEAD = 5          # H05
+    TRIP_INTERMITTENT_LEAD = 7  # H07
+    TRIP_SHORT = 8              # H08
+    TRIP_DENSITY = 13           # H13
+    TRIP_CHARGE_CAP = 15        # H15
+    TRIP_SESSION_TIME = 16      # H16
+    TRIP_READINGS_DISAGREE = 23 # H23
+    TRIP_LOST_SAMPLES = 24      # H24
+    TRIP_STALE_DATA = 25        # H25
+    TRIP_DEADLINES = 26         # H26
+    TRIP_LEASE_LAPSED = 29      # H28, H29: the device let go
+    TRIP_HEARTBEAT = 30         # H30: the orchestrator went silent
+    TRIP_NOT_FINITE = 32        # H32
+    TRIP_DEVICE_CLOCK = 53      # H53
+    TRIP_LIMITS_CORRUPT = 54    # the guard's own table failed its checksum
+    TRIP_DEVICE_CAP = 55        # the device's own cap acted
+    TRIP_OPERATOR_STOP = 56     # the sticky stop flag, second press
+    TRIP_CHARGE_MISMATCH = 57   # host and device count different charges
+
+cdef enum SampleFault:
+    SAMPLE_GOOD = 0
+    SAMPLE_OUT_OF_RANGE = 1
+    SAMPLE_NOT_FINITE = 2
+    SAMPLE_REPEATED = 3         # index not newer than the last one
+
+cdef enum Event:                # bits of Tick.events: what changed in this tick
+    EVENT_PHASE = 1
+    EVENT_TRIP = 2
+    EVENT_SEGMENT = 4
+    EVENT_OPERATOR = 8
+    EVENT_LIMITED = 16          # compliance derating began or ended
+    EVENT_CONTACT = 32
+    EVENT_BAD_SAMPLE = 64
+    EVENT_GAP = 128
+    EVENT_PAUSE = 256           # a pause the guard asked for began or ended
+    EVENT_STATUS = 512          # the device's status changed
+    EVENT_END = 1024
+
+cdef struct Sample:
+    uint32_t index              # sample counter of the device, from 0 at arming
+    uint32_t device_time_us     # device clock, modulo 2**32
+    uint32_t applied_index      # index answered by the command in force
+    uint16_t nonce              # to be echoed by the command that answers
+    uint16_t status             # DeviceStatus bits
+    int32_t current_code
+    int32_t redundant_code      # second, independent current reading
+    int32_t voltage_code
+    int32_t applied_code        # output code in force while this sample was taken
+    int64_t charge_codes        # device's net charge: sum of current codes less offset, in 1/65536 code
+
+cdef struct Command:
+    uint32_t index              # the sample it answers
+    uint32_t token              # session token
+    uint16_t nonce              # echoed
+    uint16_t lease_ticks
+    uint8_t flags               # COMMAND_* bits
+    int32_t code                # output code
+
+cdef enum CommandFlag:
+    COMMAND_CLOSE_RELAY = 1
+
+cdef struct Calibration:
+    """Of the range in use; from the device's hello. value = (code - offset_q16/65536) * lsb."""
+    int32_t front_end           # FrontEnd
+    int32_t current_offset_q16
+    int32_t redundant_offset_q16
+    int32_t voltage_offset_q16
+    int32_t output_offset_q16
+    int32_t code_limit          # a current, redundant or voltage code beyond +-code_limit is a fault
+    int32_t output_code_min
+    int32_t output_code_max
+    double current_lsb_a
+    double redundant_lsb_a
+    double voltage_lsb_v
+    double output_lsb           # A per code (current source) or V per code (voltage source)
+    double full_scale_a
+    double compliance_v
+    double ballast_ohm          # 0 on a current source
+    double tick_s               # sample period
+
+cdef struct Segment:
+    int32_t kind                # SegmentKind
+    int32_t step                # number of the treatment's step, from 0; -1 for service segments
+    int64_t duration_ticks      # 0: no end by time
+    double level_a              # magnitude of the setpoint
+    double slope_a_per_tick     # of the ramp to level_a; 0: at once
+    double ramp_out_a_per_tick  # slope of the ramp down that belongs to this step; 0: none follows
+    double charge_c             # end when this much has been delivered since the step began; 0: no end by charge
+    double charge_total_c       # delivered charge since the session began that is never passed
+
+cdef struct Estimate:
+    double resistance_ohm       # V/I, filtered over one block; 0 until known
+    double resistance_sigma_ohm # one standard deviation, electrode EMF included
+    double series_ohm           # Rs; 0 until known
+    double parallel_ohm         # Rp
+    double capacitance_f        # C
+    double series_sigma_ohm
+    double parallel_sigma_ohm
+    double capacitance_sigma_f
+    uint32_t block              # count of closed blocks
+    int32_t contact             # Contact
+
+cdef struct Setpoint:
+    double current_a            # signed; tone included
+    double level_a              # signed; without the tone
+    double prescribed_a         # signed; what the programme asks for, before derating
+    int32_t phase
+    int32_t segment
+    int32_t step
+    int32_t end_reason
+    int32_t limited             # 1: derated (compliance, or after lost contact)
+    int32_t close_relay
+    double delivered_c          # net charge in the direction of the treatment
+
+cdef struct RegulatorTerms:
+    double output               # A (current source) or V (voltage source)
+    double proportional
+    double integral
+    double derivative
+    double feed_forward
+    double unlimited            # output before slew and limits
+    int32_t fault               # 1: a non-finite input, state untouched
+    int32_t saturated           # -1, 0, 1
+
+cdef struct Verdict:
+    int32_t action              # Action in force
+    int32_t trip                # first cause; latched
+    int32_t output_code
+    int32_t close_relay
+    int32_t pause               # 1: the programme must pause
+
+cdef struct TickInput:
+    Sample sample
+    uint32_t gap_ticks          # samples lost before this one
+    uint32_t host_late_us       # age of the sample when ticked; 0 on a virtual clock
+    uint64_t host_time_us       # host clock since arming; 0 on a virtual clock
+    uint32_t heartbeat          # latest value of the orchestrator's cell
+    uint32_t operator_sequence  # number of the operator command consumed in this tick; 0: none
+    int32_t operator_command    # OperatorCommand
+    int32_t stop                # StopFlag
+    double operator_value_a
+
+cdef struct Tick:
+    """One row of telemetry: every input and every term of one tick. Its fields are the record's columns."""
+    uint32_t index
+    uint32_t device_time_us
+    uint32_t applied_index
+    uint32_t gap_ticks
+    uint32_t host_late_us
+    uint32_t heartbeat
+    uint64_t host_time_us
+    int64_t device_charge_codes
+    int32_t current_code
+    int32_t redundant_code
+    int32_t voltage_code
+    int32_t applied_code
+    uint16_t nonce
+    uint16_t status
+    int32_t stop
+    int32_t operator_command
+    uint32_t operator_sequence
+    double operator_value_a
+    # from here on: results
+    double current_a
+    double redundant_a
+    double voltage_v
+    double setpoint_a
+    double level_a
+    double prescribed_a
+    double delivered_c          # net, in the direction of the treatment
+    double resistance_ohm
+    double resistance_sigma_ohm
+    double series_ohm
+    double series_sigma_ohm
+    double parallel_ohm
+    double parallel_sigma_ohm
+    double capacitance_f
+    double capacitance_sigma_f
+    double proportional
+    double integral
+    double derivative
+    double feed_forward
+    double unlimited
+    double output               # regulator's output, A or V
+    int64_t net_codes           # ledger, 1/65536 code
+    int64_t absolute_codes
+    int32_t output_code         # what was sent
+    int32_t phase
+    int32_t segment
+    int32_t step
+    int32_t end_reason
+    int32_t contact
+    int32_t saturated
+    int32_t limited
+    int32_t action
+    int32_t trip
+    int32_t sample_fault
+    int32_t close_relay
+    uint32_t estimate_block
+    uint32_t events             # Event bits
+
+cdef struct Port:
+    """Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno."""
+    uint32_t version
+    uint32_t size
+    void* context
+    int64_t (*read)(void* context, uint8_t* data, size_t capacity, int64_t timeout_us) noexcept nogil
+    int64_t (*write)(void* context, const uint8_t* data, size_t length) noexcept nogil
