@@ -1,0 +1,38 @@
+"""The tick: one pure pass over the stages, (state, input) -> (state, row)."""
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from ionto_rt.core.guard cimport GuardLimits, GuardState
+from ionto_rt.core.impedance cimport ImpedanceConfig, ImpedanceState
+from ionto_rt.core.ledger cimport Ledger
+from ionto_rt.core.programme cimport ProgrammeConfig, ProgrammeState
+from ionto_rt.core.regulator cimport RegulatorConfig, RegulatorState
+from ionto_rt.core.types cimport Calibration, Command, Segment, Tick, TickInput
+
+cdef struct ControllerConfig:
+    Calibration calibration
+    ImpedanceConfig impedance
+    ProgrammeConfig programme
+    RegulatorConfig regulator
+    GuardLimits guard
+    uint16_t lease_ticks
+    uint32_t token
+
+cdef struct Controller:
+    ControllerConfig config
+    ImpedanceState impedance
+    ProgrammeState programme
+    RegulatorState regulator
+    GuardState guard
+    Ledger ledger
+    int32_t started
+    uint32_t last_index
+    uint16_t last_status
+    int32_t contact
+    int32_t tone_on[16]
+    double setpoints[16]        # last setpoints, newest at history_at
+    uint32_t history_at
+    uint32_t missing_ticks      # bad samples since the last good one
+    Segment segments[4096]
+
+cdef void controller_start(Controller* controller) noexcept nogil
+# One tick. *row receives every input and every term; *command is what must be sent.
+cdef void controller_tick(Controller* controller, const TickInput* given, Tick* row, Command* command) noexcept nogil

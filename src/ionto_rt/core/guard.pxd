@@ -1,0 +1,102 @@
+"""The guard: last before encoding, independent of the regulator. Redundant reading, its own conversion, checked limits."""
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from ionto_rt.core.types cimport HISTORY_TICKS, Verdict
+
+cdef struct GuardLimits:
+    double tick_s
+    double redundant_lsb_a      # the guard's own calibration
+    double voltage_lsb_v
+    int32_t redundant_offset_q16
+    int32_t voltage_offset_q16
+    int32_t current_offset_q16
+    int32_t output_zero_code    # output code of zero current
+    int32_t output_code_min
+    int32_t output_code_max
+    double current_lsb_a
+    double full_scale_a
+    double current_limit_a      # prescription limit: highest setpoint; H01 also trips beyond its own trip level
+    double over_ratio           # H01: 1.1
+    double over_margin_a        # H01: full scale / 50
+    double open_ratio           # H05
+    double open_floor_a
+    double open_voltage_v
+    double short_voltage_v      # H08
+    double short_current_a
+    double density_trip_a       # H13: 1.1 x density limit x nominal area, on a 1 s mean
+    double disagree_a           # H23: current readings further apart than this, on a 0.1 s mean
+    int64_t charge_cap_codes    # H15: absolute, 1/65536 code
+    int64_t charge_mismatch_codes
+    uint64_t session_ticks      # H16
+    uint32_t over_ticks         # H01: 2 ms
+    uint32_t open_ticks         # H05: 5 ms
+    uint32_t intermittent_count # H07: more than this many opens ...
+    uint32_t intermittent_ticks # ... within this long
+    uint32_t short_ticks        # H08: 20 ms
+    uint32_t second_ticks       # ticks of one second
+    uint32_t gap_pause_ticks    # H24: lost samples in a row beyond which the programme pauses
+    uint32_t gap_stop_ticks     # H24: and beyond which current ramps down
+    uint32_t late_pause_us      # H25: age of the sample when ticked
+    uint32_t late_stop_us
+    uint32_t overruns_pause     # H26: late ticks within 100 ticks
+    uint32_t overruns_stop
+    uint32_t overrun_us         # a tick later than this counts as an overrun
+    uint32_t heartbeat_ticks    # H30: 2 s
+    uint32_t clock_window_us    # H53: host time over which the device's clock is checked; 10 s
+    uint32_t clock_ppm          # H53: 10000
+    double stop_slope_codes     # output codes per tick of a ramp down that the guard drives itself
+    uint32_t checksum           # guard_checksum() of all fields before it
+
+cdef struct GuardState:
+    int32_t trip
+    int32_t action
+    int32_t pause               # trip code of an automatic pause in force; 0: none
+    uint32_t over_run
+    uint32_t open_run
+    uint32_t open_reported
+    uint32_t short_run
+    uint32_t opens
+    uint32_t missing_run
+    uint32_t overruns_window
+    uint32_t overruns_ticks
+    uint32_t good_run
+    uint32_t heartbeat
+    uint32_t heartbeat_age
+    uint32_t checksum_age
+    uint32_t density_fill
+    uint32_t disagree_fill
+    uint32_t history_at
+    uint64_t ticks
+    uint64_t clock_host_us
+    uint64_t clock_device_us
+    uint32_t clock_last_us
+    uint64_t open_ticks_at[4]
+    double density_sum
+    double disagree_sum
+    double output_code          # of the guard's own ramp down
+    double setpoints[16]        # magnitudes of the last HISTORY_TICKS setpoints
+    int32_t last_code
+
+cdef struct GuardInput:
+    int32_t sample_good
+    int32_t current_code
+    int32_t redundant_code
+    int32_t voltage_code
+    uint16_t status
+    uint32_t ticks              # sample periods since the last call: 1 + gap
+    uint32_t device_time_us
+    uint32_t host_late_us
+    uint64_t host_time_us
+    uint32_t heartbeat
+    int32_t stop
+    int32_t operator_command
+    int32_t finite              # 0: estimator, programme or regulator produced a non-finite value
+    int32_t armed_output        # 1: the programme has the relay closed
+    int64_t absolute_codes
+    int64_t net_codes
+    int64_t device_net_codes
+    double setpoint_a           # of this tick, signed
+    int32_t output_code         # what the regulator asks for
+    int32_t close_relay
+
+cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
+cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given, Verdict* verdict) noexcept nogil
