@@ -145,8 +145,8 @@ cdef struct Command:
 cdef enum CommandFlag:
     COMMAND_CLOSE_RELAY = 1
 
+# Of the range in use; from the device's hello. value = (code - offset_q16/65536) * lsb.
 cdef struct Calibration:
-    """Of the range in use; from the device's hello. value = (code - offset_q16/65536) * lsb."""
     int32_t front_end           # FrontEnd
     int32_t current_offset_q16
     int32_t redundant_offset_q16
@@ -226,8 +226,8 @@ cdef struct TickInput:
     int32_t stop                # StopFlag
     double operator_value_a
 
+# One row of telemetry: every input and every term of one tick. Its fields are the record's columns.
 cdef struct Tick:
-    """One row of telemetry: every input and every term of one tick. Its fields are the record's columns."""
     uint32_t index
     uint32_t device_time_us
     uint32_t applied_index
@@ -285,8 +285,8 @@ cdef struct Tick:
     uint32_t estimate_block
     uint32_t events             # Event bits
 
+# Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.
 cdef struct Port:
-    """Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno."""
     uint32_t version
     uint32_t size
     void* context

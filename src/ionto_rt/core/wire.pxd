@@ -38,8 +38,8 @@ cdef enum WireError:            # codes of an ERROR frame
     WIRE_ERROR_LIMITS = 9       # pushed limits beyond the device's own
     WIRE_ERROR_PACING = 10      # pacing not offered
 
+# Collects bytes into frames. Zero it to start.
 cdef struct Receiver:
-    """Collects bytes into frames. Zero it to start."""
     uint32_t length
     int32_t overflow            # 1: the frame being collected is too long, skipped to its delimiter
     uint64_t frames             # decoded

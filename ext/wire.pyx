@@ -1,0 +1,313 @@
+"""Frames to and from the device. The format, field by field, is docs/wire-protocol.md."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from ionto_rt.core.types cimport MAX_CHANNELS, Command, Sample
+
+cdef uint32_t CRC_POLYNOMIAL = 0xEDB88320      # 0x04C11DB7 with its bits reversed
+cdef uint32_t crc_table[8][256]
+
+
+cdef void fill_crc_table() noexcept nogil:
+    cdef uint32_t value, byte
+    cdef int bit, slice_
+    for byte in range(256):
+        value = byte
+        for bit in range(8):
+            value = (value >> 1) ^ (CRC_POLYNOMIAL if value & 1 else 0)
+        crc_table[0][byte] = value
+    for byte in range(256):
+        for slice_ in range(1, 8):
+            value = crc_table[slice_ - 1][byte]
+            crc_table[slice_][byte] = (value >> 8) ^ crc_table[0][value & 0xFF]
+
+
+fill_crc_table()
+
+
+cdef inline uint16_t get_u16(const uint8_t* at) noexcept nogil:
+    return <uint16_t>(at[0] | (<uint32_t>at[1] << 8))
+
+
+cdef inline uint32_t get_u32(const uint8_t* at) noexcept nogil:
+    return at[0] | (<uint32_t>at[1] << 8) | (<uint32_t>at[2] << 16) | (<uint32_t>at[3] << 24)
+
+
+cdef inline uint64_t get_u64(const uint8_t* at) noexcept nogil:
+    return get_u32(at) | (<uint64_t>get_u32(at + 4) << 32)
+
+
+cdef inline void put_u16(uint8_t* at, uint16_t value) noexcept nogil:
+    at[0] = <uint8_t>(value & 0xFF)
+    at[1] = <uint8_t>(value >> 8)
+
+
+cdef inline void put_u32(uint8_t* at, uint32_t value) noexcept nogil:
+    at[0] = <uint8_t>(value & 0xFF)
+    at[1] = <uint8_t>((value >> 8) & 0xFF)
+    at[2] = <uint8_t>((value >> 16) & 0xFF)
+    at[3] = <uint8_t>(value >> 24)
+
+
+cdef inline void put_u64(uint8_t* at, uint64_t value) noexcept nogil:
+    put_u32(at, <uint32_t>(value & 0xFFFFFFFF))
+    put_u32(at + 4, <uint32_t>(value >> 32))
+
+
+cdef uint32_t wire_crc32(const uint8_t* data, size_t length) noexcept nogil:
+    cdef uint32_t crc = 0xFFFFFFFF
+    cdef uint32_t low, high
+    cdef size_t at = 0
+    while length - at >= 8:
+        low = crc ^ get_u32(data + at)
+        high = get_u32(data + at + 4)
+        crc = (
+            crc_table[7][low & 0xFF] ^ crc_table[6][(low >> 8) & 0xFF]
+            ^ crc_table[5][(low >> 16) & 0xFF] ^ crc_table[4][low >> 24]
+            ^ crc_table[3][high & 0xFF] ^ crc_table[2][(high >> 8) & 0xFF]
+            ^ crc_table[1][(high >> 16) & 0xFF] ^ crc_table[0][high >> 24]
+        )
+        at += 8
+    while at < length:
+        crc = (crc >> 8) ^ crc_table[0][(crc ^ data[at]) & 0xFF]
+        at += 1
+    return crc ^ 0xFFFFFFFF
+
+
+cdef size_t wire_encode(const uint8_t* payload, size_t length, uint8_t* frame) noexcept nogil:
+    cdef uint8_t crc_bytes[4]
+    cdef size_t total = length + 4
+    cdef size_t at, code_at = 0, out = 1
+    cdef uint8_t code = 1, byte
+    if length == 0 or length > MAX_PAYLOAD:
+        return 0
+    put_u32(crc_bytes, wire_crc32(payload, length))
+    for at in range(total):
+        byte = payload[at] if at < length else crc_bytes[at - length]
+        if byte:
+            frame[out] = byte
+            out += 1
+            code += 1
+        if byte == 0 or (code == 0xFF and at + 1 < total):
+            frame[code_at] = code
+            code_at = out
+            out += 1
+            code = 1
+    frame[code_at] = code
+    frame[out] = 0
+    return out + 1
+
+
+cdef size_t decode(const uint8_t* frame, size_t length, uint8_t* payload) noexcept nogil:
+    """Length of the payload, or 0: not COBS, too short, too long, or a CRC that does not fit."""
+    cdef size_t at = 0, out = 0
+    cdef uint8_t code, left
+    while at < length:
+        code = frame[at]
+        at += 1
+        left = code - 1
+        if code == 0 or at + left > length or out + left + 1 > MAX_PAYLOAD + 4:
+            return 0
+        while left:
+            payload[out] = frame[at]
+            out += 1
+            at += 1
+            left -= 1
+        if code != 0xFF and at < length:
+            payload[out] = 0
+            out += 1
+    if out < 5 or out > MAX_PAYLOAD + 4:
+        return 0
+    if wire_crc32(payload, out - 4) != get_u32(payload + out - 4):
+        return 0
+    return out - 4
+
+
+cdef size_t wire_receive(Receiver* receiver, const uint8_t* data, size_t length,
+                         uint8_t* payload, size_t* payload_length) noexcept nogil:
+    cdef size_t at = 0
+    cdef uint8_t byte
+    payload_length[0] = 0
+    while at < length:
+        byte = data[at]
+        at += 1
+        if byte:
+            if receiver.length < MAX_FRAME:
+                receiver.data[receiver.length] = byte
+                receiver.length += 1
+            else:
+                receiver.overflow = 1
+            continue
+        if receiver.length == 0 and not receiver.overflow:
+            continue
+        if not receiver.overflow:
+            payload_length[0] = decode(receiver.data, receiver.length, payload)
+        receiver.length = 0
+        receiver.overflow = 0
+        if payload_length[0]:
+            receiver.frames += 1
+        else:
+            receiver.bad_frames += 1
+        return at
+    return at
+
+
+cdef size_t wire_put_sample(const Sample* samples, uint32_t channels, uint8_t* payload) noexcept nogil:
+    cdef uint32_t channel
+    cdef uint8_t* at = payload + SAMPLE_HEADER_BYTES
+    payload[0] = FRAME_SAMPLE
+    payload[1] = <uint8_t>channels
+    put_u32(payload + 2, samples[0].index)
+    put_u32(payload + 6, samples[0].device_time_us)
+    put_u32(payload + 10, samples[0].applied_index)
+    put_u16(payload + 14, samples[0].nonce)
+    for channel in range(channels):
+        put_u32(at, <uint32_t>samples[channel].current_code)
+        put_u32(at + 4, <uint32_t>samples[channel].redundant_code)
+        put_u32(at + 8, <uint32_t>samples[channel].voltage_code)
+        put_u32(at + 12, <uint32_t>samples[channel].applied_code)
+        put_u16(at + 16, samples[channel].status)
+        put_u64(at + 18, <uint64_t>samples[channel].charge_codes)
+        at += SAMPLE_CHANNEL_BYTES
+    return SAMPLE_HEADER_BYTES + SAMPLE_CHANNEL_BYTES * channels
+
+
+cdef int wire_get_sample(const uint8_t* payload, size_t length, Sample* samples, uint32_t* channels) noexcept nogil:
+    cdef uint32_t channel, count
+    cdef const uint8_t* at = payload + SAMPLE_HEADER_BYTES
+    if length < SAMPLE_HEADER_BYTES or payload[0] != FRAME_SAMPLE:
+        return 0
+    count = payload[1]
+    if count == 0 or count > MAX_CHANNELS or length < SAMPLE_HEADER_BYTES + SAMPLE_CHANNEL_BYTES * count:
+        return 0
+    for channel in range(count):
+        samples[channel].index = get_u32(payload + 2)
+        samples[channel].device_time_us = get_u32(payload + 6)
+        samples[channel].applied_index = get_u32(payload + 10)
+        samples[channel].nonce = get_u16(payload + 14)
+        samples[channel].current_code = <int32_t>get_u32(at)
+        samples[channel].redundant_code = <int32_t>get_u32(at + 4)
+        samples[channel].voltage_code = <int32_t>get_u32(at + 8)
+        samples[channel].applied_code = <int32_t>get_u32(at + 12)
+        samples[channel].status = get_u16(at + 16)
+        samples[channel].charge_codes = <int64_t>get_u64(at + 18)
+        at += SAMPLE_CHANNEL_BYTES
+    channels[0] = count
+    return 1
+
+
+cdef size_t wire_put_command(const Command* commands, uint32_t channels, uint8_t* payload) noexcept nogil:
+    cdef uint32_t channel
+    payload[0] = FRAME_COMMAND
+    payload[1] = commands[0].flags
+    put_u32(payload + 2, commands[0].index)
+    put_u32(payload + 6, commands[0].token)
+    put_u16(payload + 10, commands[0].nonce)
+    put_u16(payload + 12, commands[0].lease_ticks)
+    for channel in range(channels):
+        put_u32(payload + COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * channel, <uint32_t>commands[channel].code)
+    return COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * channels
+
+
+cdef int wire_get_command(const uint8_t* payload, size_t length, Command* commands, uint32_t* channels) noexcept nogil:
+    cdef uint32_t channel, count = channels[0]
+    if count == 0 or count > MAX_CHANNELS or payload[0] != FRAME_COMMAND:
+        return 0
+    if length < COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * count:
+        return 0
+    for channel in range(count):
+        commands[channel].flags = payload[1]
+        commands[channel].index = get_u32(payload + 2)
+        commands[channel].token = get_u32(payload + 6)
+        commands[channel].nonce = get_u16(payload + 10)
+        commands[channel].lease_ticks = get_u16(payload + 12)
+        commands[channel].code = <int32_t>get_u32(payload + COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * channel)
+    return 1
+
+
+def crc32(bytes data) -> int:
+    """CRC-32/ISO-HDLC of data; 0xCBF43926 for b"123456789"."""
+    return wire_crc32(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+def encode_frame(bytes payload) -> bytes:
+    """The frame of a payload of 1 to 1024 bytes, delimiter included. ValueError outside that."""
+    cdef uint8_t frame[MAX_FRAME]
+    cdef size_t length = wire_encode(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), frame)
+    if length == 0:
+        raise ValueError(f"payload of {len(payload)} bytes: must be 1 to {MAX_PAYLOAD}")
+    return PyBytes_FromStringAndSize(<char*>frame, length)
+
+
+cdef class FrameReader:
+    """Bytes in, good payloads out; resynchronises at each delimiter."""
+    cdef Receiver receiver
+
+    def __cinit__(self):
+        memset(&self.receiver, 0, sizeof(self.receiver))
+
+    def feed(self, bytes data) -> list:
+        """Payloads completed by data (list of bytes), in order; bad frames are counted and skipped."""
+        cdef uint8_t payload[MAX_PAYLOAD + 4]
+        cdef size_t length, used, at = 0, total = PyBytes_GET_SIZE(data)
+        cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(data)
+        payloads = []
+        while at < total:
+            used = wire_receive(&self.receiver, start + at, total - at, payload, &length)
+            at += used
+            if length:
+                payloads.append(PyBytes_FromStringAndSize(<char*>payload, length))
+        return payloads
+
+    @property
+    def frames(self) -> int:
+        """Good frames so far."""
+        return self.receiver.frames
+
+    @property
+    def bad_frames(self) -> int:
+        """Frames refused so far: COBS, CRC or length."""
+        return self.receiver.bad_frames
+
+
+def unpack_sample(bytes payload) -> list:
+    """Channels of a SAMPLE payload, as dicts of the fields of struct Sample. ValueError if it is none."""
+    cdef Sample samples[MAX_CHANNELS]
+    cdef uint32_t channels = 0
+    if not wire_get_sample(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), samples, &channels):
+        raise ValueError("not a SAMPLE payload")
+    return [samples[channel] for channel in range(channels)]
+
+
+def pack_sample(list channels) -> bytes:
+    """A SAMPLE payload from dicts with every field of struct Sample, one for each of 1 to 32 channels."""
+    cdef Sample samples[MAX_CHANNELS]
+    cdef uint8_t payload[MAX_PAYLOAD]
+    cdef Py_ssize_t channel
+    if not 1 <= len(channels) <= MAX_CHANNELS:
+        raise ValueError(f"{len(channels)} channels: must be 1 to {MAX_CHANNELS}")
+    for channel in range(len(channels)):
+        samples[channel] = channels[channel]
+    return PyBytes_FromStringAndSize(<char*>payload, wire_put_sample(samples, <uint32_t>len(channels), payload))
+
+
+def unpack_command(bytes payload, int channels=1) -> list:
+    """Channels of a COMMAND payload, as dicts of the fields of struct Command. ValueError if it is none."""
+    cdef Command commands[MAX_CHANNELS]
+    cdef uint32_t count = channels
+    if not wire_get_command(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), commands, &count):
+        raise ValueError("not a COMMAND payload")
+    return [commands[channel] for channel in range(count)]
+
+
+def pack_command(list channels) -> bytes:
+    """A COMMAND payload from dicts with every field of struct Command, one for each of 1 to 32 channels."""
+    cdef Command commands[MAX_CHANNELS]
+    cdef uint8_t payload[MAX_PAYLOAD]
+    cdef Py_ssize_t channel
+    if not 1 <= len(channels) <= MAX_CHANNELS:
+        raise ValueError(f"{len(channels)} channels: must be 1 to {MAX_CHANNELS}")
+    for channel in range(len(channels)):
+        commands[channel] = channels[channel]
+    return PyBytes_FromStringAndSize(<char*>payload, wire_put_command(commands, <uint32_t>len(channels), payload))
