@@ -5,7 +5,8 @@ from libc.string cimport memset
 
 from ionto_rt.core.types cimport MAX_CHANNELS, Command, Sample
 
-cdef uint32_t CRC_POLYNOMIAL = 0xEDB88320      # 0x04C11DB7 with its bits reversed
+cdef enum:
+    CRC_POLYNOMIAL = 0xEDB88320                 # 0x04C11DB7 with its bits reversed
 cdef uint32_t crc_table[8][256]
 
 
@@ -51,12 +52,12 @@ cdef inline void put_u32(uint8_t* at, uint32_t value) noexcept nogil:
 
 
 cdef inline void put_u64(uint8_t* at, uint64_t value) noexcept nogil:
-    put_u32(at, <uint32_t>(value & 0xFFFFFFFF))
+    put_u32(at, <uint32_t>value)
     put_u32(at + 4, <uint32_t>(value >> 32))
 
 
 cdef uint32_t wire_crc32(const uint8_t* data, size_t length) noexcept nogil:
-    cdef uint32_t crc = 0xFFFFFFFF
+    cdef uint32_t crc = ~<uint32_t>0
     cdef uint32_t low, high
     cdef size_t at = 0
     while length - at >= 8:
@@ -72,7 +73,7 @@ cdef uint32_t wire_crc32(const uint8_t* data, size_t length) noexcept nogil:
     while at < length:
         crc = (crc >> 8) ^ crc_table[0][(crc ^ data[at]) & 0xFF]
         at += 1
-    return crc ^ 0xFFFFFFFF
+    return ~crc
 
 
 cdef size_t wire_encode(const uint8_t* payload, size_t length, uint8_t* frame) noexcept nogil:
@@ -107,7 +108,7 @@ cdef size_t decode(const uint8_t* frame, size_t length, uint8_t* payload) noexce
         code = frame[at]
         at += 1
         left = code - 1
-        if code == 0 or at + left > length or out + left + 1 > MAX_PAYLOAD + 4:
+        if code == 0 or at + left > length or out + left > MAX_PAYLOAD + 4:
             return 0
         while left:
             payload[out] = frame[at]
@@ -115,6 +116,8 @@ cdef size_t decode(const uint8_t* frame, size_t length, uint8_t* payload) noexce
             at += 1
             left -= 1
         if code != 0xFF and at < length:
+            if out == MAX_PAYLOAD + 4:
+                return 0
             payload[out] = 0
             out += 1
     if out < 5 or out > MAX_PAYLOAD + 4:

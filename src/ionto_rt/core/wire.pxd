@@ -51,7 +51,7 @@ cdef uint32_t wire_crc32(const uint8_t* data, size_t length) noexcept nogil
 # frame must hold MAX_FRAME bytes.
 cdef size_t wire_encode(const uint8_t* payload, size_t length, uint8_t* frame) noexcept nogil
 # Takes bytes from data[0:length]; stops after the first complete frame. Returns the bytes consumed; *payload_length is
-# the length of the good payload in payload (MAX_PAYLOAD bytes), or 0 if no good frame was completed.
+# the length of the good payload in payload (room for MAX_PAYLOAD + 4 bytes), or 0 if no good frame was completed.
 cdef size_t wire_receive(Receiver* receiver, const uint8_t* data, size_t length,
                          uint8_t* payload, size_t* payload_length) noexcept nogil
 # Payload builders and readers; channel 0..channels-1. Readers return 1 on success, 0 if the payload is too short.
