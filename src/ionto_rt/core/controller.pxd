@@ -16,7 +16,8 @@ cdef struct ControllerConfig:
     uint16_t lease_ticks
     uint32_t token
 
-cdef struct Controller:
+# Everything a channel's tick needs and remembers. Plain memory: no pointer, so it can be copied and compared.
+cdef struct ControllerState:
     ControllerConfig config
     ImpedanceState impedance
     ProgrammeState programme
@@ -26,6 +27,7 @@ cdef struct Controller:
     int32_t started
     uint32_t last_index
     uint16_t last_status
+    int32_t phase               # of the last row, trips included
     int32_t contact
     int32_t tone_on[16]
     double setpoints[16]        # last setpoints, newest at history_at
@@ -33,6 +35,7 @@ cdef struct Controller:
     uint32_t missing_ticks      # bad samples since the last good one
     Segment segments[4096]
 
-cdef void controller_start(Controller* controller) noexcept nogil
+cdef void controller_start(ControllerState* controller) noexcept nogil
 # One tick. *row receives every input and every term; *command is what must be sent.
-cdef void controller_tick(Controller* controller, const TickInput* given, Tick* row, Command* command) noexcept nogil
+cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row, Command* command) noexcept nogil
+

@@ -1,5 +1,5 @@
 """The guard: last before encoding, independent of the regulator. Redundant reading, its own conversion, checked limits."""
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from ionto_rt.core.types cimport HISTORY_TICKS, Verdict
 
 cdef struct GuardLimits:
@@ -49,10 +49,10 @@ cdef struct GuardLimits:
 cdef struct GuardState:
     int32_t trip
     int32_t action
-    int32_t pause               # trip code of an automatic pause in force; 0: none
+    int32_t pause               # Trip code of the pause in force; 0: none
+    int32_t pause_latched       # 1: only the operator's resume ends it
     uint32_t over_run
     uint32_t open_run
-    uint32_t open_reported
     uint32_t short_run
     uint32_t opens
     uint32_t missing_run
@@ -63,6 +63,7 @@ cdef struct GuardState:
     uint32_t heartbeat_age
     uint32_t checksum_age
     uint32_t density_fill
+    uint32_t density_blocks
     uint32_t disagree_fill
     uint32_t history_at
     uint64_t ticks
@@ -71,10 +72,12 @@ cdef struct GuardState:
     uint32_t clock_last_us
     uint64_t open_ticks_at[4]
     double density_sum
+    double density_block_a[10]  # means of the last ten tenths of a second
     double disagree_sum
     double output_code          # of the guard's own ramp down
     double setpoints[16]        # magnitudes of the last HISTORY_TICKS setpoints
     int32_t last_code
+    int32_t relay_closed
 
 cdef struct GuardInput:
     int32_t sample_good

@@ -9,6 +9,7 @@ cdef struct ImpedanceConfig:
     double tick_s
     double tone_a               # peak of the probe tone; 0: no tone
     double electrode_emf_v      # one standard deviation of the unknown electrode potential
+    double nonlinearity         # share of the chord resistance by which the slope resistance may differ
     double voltage_noise_v      # converter noise floor, one standard deviation
     double current_noise_a
     double open_ratio           # contact is lost below this share of the setpoint
@@ -16,7 +17,7 @@ cdef struct ImpedanceConfig:
     double open_voltage_v       # and only at or above this voltage; 0: whatever the voltage
     uint32_t open_ticks
     uint32_t good_ticks
-    uint32_t tone_period_ticks  # ticks of one period of the tone
+    uint32_t tone_period_ticks  # ticks of one period of the tone; a power of two up to TONE_TABLE_SIZE
     uint32_t block_ticks        # ticks of one block; a multiple of tone_period_ticks
 
 cdef struct ImpedanceState:
@@ -32,6 +33,8 @@ cdef struct ImpedanceState:
     double sum_vs
     double sum_ic
     double sum_is
+    double sum_tc
+    double sum_ts
     double sum_vv
     double sum_ii
     Estimate estimate
@@ -42,3 +45,5 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
                          double setpoint_a, int32_t tone_on) noexcept nogil
 # The tone to add to the setpoint of this tick.
 cdef double impedance_tone(const ImpedanceState* state, const ImpedanceConfig* config) noexcept nogil
+# Samples were lost: the open block is dropped, the tone's phase keeps the device's time.
+cdef void impedance_break(ImpedanceState* state, const ImpedanceConfig* config, uint32_t ticks) noexcept nogil

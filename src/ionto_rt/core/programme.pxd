@@ -9,6 +9,7 @@ cdef struct ProgrammeConfig:
     double slope_up_a_per_tick  # after a pause, lost contact or a derating
     double slope_down_a_per_tick
     double compliance_v         # at 95 % of it the programme derates; 0: never
+    double contact_level_a      # level while contact is lost
     double zero_tolerance_a     # self-test: mean reading with the relay open
     double open_ohm             # contact check: refuse above
     double short_ohm            # contact check: refuse below
@@ -23,14 +24,16 @@ cdef struct ProgrammeState:
     int32_t paused              # operator's pause
     int32_t stopping
     int32_t limited
+    int32_t recovering          # the ramp back after a pause or a derating
     uint32_t compliance_run
     int64_t segment_ticks
     double step_start_c
     double level_a              # magnitude in force
     double ceiling_a            # derating: the level never passes it
     double trim_a
-    double probe_v              # contact check: sums of the two half-probes
+    double probe_v              # self-test and contact check: sums, the second half-probe counted negative
     double probe_i
+    double probe_redundant
     double probe_n
 
 cdef struct ProgrammeInput:
@@ -47,3 +50,5 @@ cdef struct ProgrammeInput:
 
 cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
                          const ProgrammeInput* given, Setpoint* setpoint) noexcept nogil
+# A trip has latched: the programme ends here.
+cdef void programme_fault(ProgrammeState* state) noexcept nogil

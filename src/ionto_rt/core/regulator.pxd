@@ -46,6 +46,7 @@ cdef struct RegulatorState:
     double manual_output
     double gain                 # schedule hook: multiplies kp, ki, kd when scheduled
     int32_t mode                # RegulatorMode
+    int32_t hold_integral       # 1: the plant is at a limit the regulator cannot see (compliance); I is frozen
     int32_t started             # 0: the next sample is the first
     uint64_t saturated_ticks
     uint64_t slewed_ticks

@@ -217,7 +217,6 @@ cdef struct Verdict:
 
 cdef struct TickInput:
     Sample sample
-    uint32_t gap_ticks          # samples lost before this one
     uint32_t host_late_us       # age of the sample when ticked; 0 on a virtual clock
     uint64_t host_time_us       # host clock since arming; 0 on a virtual clock
     uint32_t heartbeat          # latest value of the orchestrator's cell
@@ -231,9 +230,9 @@ cdef struct Tick:
     uint32_t index
     uint32_t device_time_us
     uint32_t applied_index
-    uint32_t gap_ticks
     uint32_t host_late_us
     uint32_t heartbeat
+    uint32_t lost_ticks         # result: samples lost, or refused, before this one
     uint64_t host_time_us
     int64_t device_charge_codes
     int32_t current_code

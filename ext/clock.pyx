@@ -1,0 +1,89 @@
+"""Host clock and latency."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+cdef enum:
+    DRIFT_PPM = 200             # crystals differ by less
+
+
+cdef uint64_t clock_now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+cdef uint32_t bucket_of(uint64_t value) noexcept nogil:
+    cdef uint32_t shift = 0
+    if value >> 32:
+        value = ~<uint32_t>0
+    while (value >> shift) >= (2 << HISTOGRAM_SUB_BITS):
+        shift += 1
+    return shift * (1 << HISTOGRAM_SUB_BITS) + <uint32_t>(value >> shift)
+
+
+cdef uint64_t bucket_end(uint32_t bucket) noexcept nogil:
+    """Largest value in a bucket."""
+    cdef uint32_t size = 1 << HISTOGRAM_SUB_BITS
+    cdef uint32_t shift = 0 if bucket < 2 * size else bucket // size - 1
+    return ((<uint64_t>(bucket - shift * size) + 1) << shift) - 1
+
+
+cdef void histogram_add(Histogram* histogram, uint64_t value_ns) noexcept nogil:
+    histogram.counts[bucket_of(value_ns)] += 1
+    histogram.total += 1
+    histogram.sum_ns += value_ns
+    if value_ns > histogram.highest_ns:
+        histogram.highest_ns = value_ns
+
+
+cdef uint64_t histogram_percentile(const Histogram* histogram, double share) noexcept nogil:
+    cdef uint64_t wanted = <uint64_t>(share * histogram.total + 0.999999), seen = 0
+    cdef uint64_t top
+    cdef int bucket
+    if histogram.total == 0:
+        return 0
+    if wanted < 1:
+        wanted = 1
+    for bucket in range(HISTOGRAM_BUCKETS):
+        seen += histogram.counts[bucket]
+        if seen >= wanted:
+            top = bucket_end(bucket)
+            return top if top < histogram.highest_ns else histogram.highest_ns
+    return histogram.highest_ns
+
+
+cdef uint32_t lateness_us(Lateness* lateness, uint32_t device_time_us, uint64_t host_us) noexcept nogil:
+    cdef int64_t offset, late
+    if not lateness.started:
+        lateness.started = 1
+        lateness.device_us = 0
+        lateness.offset_us = <int64_t>host_us
+        lateness.last_rise_us = host_us
+    else:
+        lateness.device_us += <uint32_t>(device_time_us - lateness.last_device_us)
+    lateness.last_device_us = device_time_us
+    offset = <int64_t>host_us - <int64_t>lateness.device_us
+    if host_us - lateness.last_rise_us >= 1000000 // DRIFT_PPM:
+        lateness.offset_us += <int64_t>((host_us - lateness.last_rise_us) * DRIFT_PPM // 1000000)
+        lateness.last_rise_us = host_us
+    if offset < lateness.offset_us:
+        lateness.offset_us = offset
+    late = offset - lateness.offset_us
+    return <uint32_t>late if late >> 32 == 0 else ~<uint32_t>0
+
+
+cdef class LatencyHistogram:
+    """Counts of times in ns in fixed memory, 3 % resolution, up to 4.29 s."""
+    cdef Histogram histogram
+
+    def __cinit__(self):
+        memset(&self.histogram, 0, sizeof(self.histogram))
+
+    def add(self, uint64_t value_ns):
+        """Count one time in ns."""
+        histogram_add(&self.histogram, value_ns)
+
+    def percentile(self, double share) -> int:
+        """The time in ns that `share` (0 to 1) of the counted ones do not exceed; 0 if none was counted."""
+        return histogram_percentile(&self.histogram, share)

@@ -1,0 +1,417 @@
+"""The tick: one pure pass over the stages, (state, input) -> (state, row).
+
+    sample -> impedance -> programme -> regulator -> guard -> ledger -> row, command
+
+The ledger is stepped first, because programme and guard decide on charge that includes this sample.
+"""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport isfinite
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+import numpy as np
+
+from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
+from ionto_rt.core.impedance cimport impedance_break, impedance_step, impedance_tone
+from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
+from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
+from ionto_rt.core.regulator cimport regulator_reset, regulator_step
+from ionto_rt.core.types cimport (
+    ACTION_NONE, ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, END_NONE, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END,
+    EVENT_GAP, EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
+    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, PHASE_CONTACT_CHECK, PHASE_RAMP_DOWN, PHASE_RAMP_UP,
+    PHASE_TREATMENT, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE,
+    Calibration, Command, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
+)
+
+cdef enum:
+    DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
+
+
+cdef inline double magnitude(double x) noexcept nogil:
+    return x if x >= 0.0 else -x
+
+
+cdef inline bint beyond(int32_t code, int32_t limit) noexcept nogil:
+    return code > limit or code < -limit
+
+
+cdef int32_t judge_sample(const ControllerState* controller, const Sample* sample, double current_a, double redundant_a,
+                          double voltage_v) noexcept nogil:
+    cdef int32_t limit = controller.config.calibration.code_limit
+    if controller.started and <int32_t>(sample.index - controller.last_index) <= 0:
+        return SAMPLE_REPEATED
+    if beyond(sample.current_code, limit) or beyond(sample.redundant_code, limit) or beyond(sample.voltage_code, limit):
+        return SAMPLE_OUT_OF_RANGE
+    if not (isfinite(current_a) and isfinite(redundant_a) and isfinite(voltage_v)):
+        return SAMPLE_NOT_FINITE
+    return SAMPLE_GOOD
+
+
+cdef int32_t to_code(double output, const Calibration* calibration) noexcept nogil:
+    """Nearest output code, within the converter's range."""
+    cdef double code = output / calibration.output_lsb + calibration.output_offset_q16 / 65536.0
+    if code >= calibration.output_code_max:
+        return calibration.output_code_max
+    if code <= calibration.output_code_min:
+        return calibration.output_code_min
+    return <int32_t>(code + 0.5) if code >= 0.0 else -<int32_t>(0.5 - code)
+
+
+cdef double lowest_setpoint(const ControllerState* controller) noexcept nogil:
+    cdef double lowest = -1.0, level
+    cdef int k
+    for k in range(DELAY_TICKS):
+        level = magnitude(controller.setpoints[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)])
+        if lowest < 0.0 or level < lowest:
+            lowest = level
+    return lowest
+
+
+cdef int32_t tone_was_on(const ControllerState* controller) noexcept nogil:
+    cdef int k
+    for k in range(1, DELAY_TICKS):
+        if controller.tone_on[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)] != controller.tone_on[controller.history_at]:
+            return -1
+    return controller.tone_on[controller.history_at]
+
+
+cdef void controller_start(ControllerState* controller) noexcept nogil:
+    cdef ControllerConfig* config = &controller.config
+    memset(&controller.impedance, 0, sizeof(controller.impedance))
+    memset(&controller.programme, 0, sizeof(controller.programme))
+    memset(&controller.regulator, 0, sizeof(controller.regulator))
+    memset(&controller.guard, 0, sizeof(controller.guard))
+    memset(&controller.ledger, 0, sizeof(controller.ledger))
+    memset(&controller.setpoints, 0, sizeof(controller.setpoints))
+    memset(&controller.tone_on, 0, sizeof(controller.tone_on))
+    controller.regulator.gain = 1.0
+    controller.programme.ceiling_a = config.programme.level_limit_a
+    controller.started = 0
+    controller.last_index = 0
+    controller.last_status = 0
+    controller.contact = 0
+    controller.phase = 0
+    controller.history_at = 0
+    controller.missing_ticks = 0
+    config.guard.checksum = guard_checksum(&config.guard)
+
+
+cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row, Command* command) noexcept nogil:
+    cdef const ControllerConfig* config = &controller.config
+    cdef const Calibration* calibration = &config.calibration
+    cdef const Sample* sample = &given.sample
+    cdef ProgrammeInput programme
+    cdef GuardInput guard
+    cdef Setpoint setpoint
+    cdef RegulatorTerms terms
+    cdef Verdict verdict
+    cdef double current_a, redundant_a, voltage_v, tone = 0.0
+    cdef uint32_t lost = 0, segment_before = controller.programme.segment
+    cdef int32_t fault, tone_on, finite = 1
+    cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
+    cdef int32_t limited_before = controller.programme.limited, trip_before = controller.guard.trip
+    cdef int32_t pause_before = controller.guard.pause, action_before = controller.guard.action
+
+    current_a = (sample.current_code - calibration.current_offset_q16 / 65536.0) * calibration.current_lsb_a
+    redundant_a = (sample.redundant_code - calibration.redundant_offset_q16 / 65536.0) * calibration.redundant_lsb_a
+    voltage_v = (sample.voltage_code - calibration.voltage_offset_q16 / 65536.0) * calibration.voltage_lsb_v
+    fault = judge_sample(controller, sample, current_a, redundant_a, voltage_v)
+
+    memset(&setpoint, 0, sizeof(setpoint))
+    memset(&terms, 0, sizeof(terms))
+    if fault == SAMPLE_GOOD:
+        if controller.started:
+            lost = sample.index - controller.last_index - 1
+        ledger_step(&controller.ledger, sample, lost, calibration)
+
+        tone_on = tone_was_on(controller)
+        if lost or tone_on < 0:
+            impedance_break(&controller.impedance, &config.impedance, lost)
+        impedance_step(&controller.impedance, &config.impedance, current_a, voltage_v, lowest_setpoint(controller), tone_on > 0)
+
+        if controller.guard.action >= ACTION_RAMP_DOWN:
+            programme_fault(&controller.programme)
+        programme.ticks = 1 + lost
+        programme.contact = controller.impedance.estimate.contact
+        programme.pause = controller.guard.pause != TRIP_NONE
+        programme.operator_command = given.operator_command
+        programme.stop = given.stop
+        programme.operator_value_a = given.operator_value_a
+        programme.current_a = current_a
+        programme.redundant_a = redundant_a
+        programme.voltage_v = voltage_v
+        programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
+        programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
+
+        tone_on = (
+            config.impedance.tone_a > 0.0
+            and (setpoint.phase == PHASE_TREATMENT or setpoint.phase == PHASE_RAMP_UP or setpoint.phase == PHASE_RAMP_DOWN)
+            and magnitude(setpoint.level_a) >= 10.0 * config.impedance.tone_a
+        )
+        if tone_on:
+            tone = impedance_tone(&controller.impedance, &config.impedance)
+            setpoint.current_a += tone
+
+        if setpoint.close_relay:
+            controller.regulator.hold_integral = (
+                (sample.status & STATUS_COMPLIANCE) != 0 or setpoint.limited != 0
+                and magnitude(voltage_v) >= 0.97 * calibration.compliance_v
+            )
+            if regulator_step(&controller.regulator, &config.regulator, setpoint.current_a, current_a, &terms):
+                finite = 0
+        else:
+            regulator_reset(&controller.regulator, 0.0)
+        if not (isfinite(setpoint.current_a) and isfinite(terms.output) and isfinite(controller.impedance.estimate.resistance_ohm)):
+            finite = 0
+        guard.output_code = to_code(terms.output, calibration) if finite else controller.guard.last_code
+        guard.close_relay = setpoint.close_relay
+        guard.setpoint_a = setpoint.current_a
+
+        controller.history_at = (controller.history_at + 1) & (HISTORY_TICKS - 1)
+        controller.setpoints[controller.history_at] = setpoint.current_a
+        controller.tone_on[controller.history_at] = tone_on
+        controller.last_index = sample.index
+        controller.started = 1
+        controller.missing_ticks = 0
+    else:
+        # One bad sample changes no state: the last command is renewed, and only the guard counts.
+        controller.missing_ticks += 1
+        guard.output_code = controller.guard.last_code
+        guard.close_relay = controller.guard.relay_closed
+        guard.setpoint_a = controller.setpoints[controller.history_at]
+        setpoint.current_a = guard.setpoint_a
+        setpoint.level_a = guard.setpoint_a
+        setpoint.phase = controller.programme.phase
+        setpoint.segment = <int32_t>controller.programme.segment
+        setpoint.step = -1
+        setpoint.end_reason = controller.programme.end_reason
+        setpoint.limited = controller.programme.limited
+        setpoint.delivered_c = config.programme.polarity * ledger_coulombs(controller.ledger.net_codes, calibration)
+        terms.output = controller.regulator.output
+        terms.integral = controller.regulator.integral
+
+    guard.sample_good = fault == SAMPLE_GOOD
+    guard.current_code = sample.current_code
+    guard.redundant_code = sample.redundant_code
+    guard.voltage_code = sample.voltage_code
+    guard.status = sample.status
+    guard.ticks = 1 + lost
+    guard.device_time_us = sample.device_time_us
+    guard.host_late_us = given.host_late_us
+    guard.host_time_us = given.host_time_us
+    guard.heartbeat = given.heartbeat
+    guard.stop = given.stop
+    guard.operator_command = given.operator_command
+    guard.finite = finite
+    guard.armed_output = setpoint.close_relay
+    guard.absolute_codes = controller.ledger.absolute_codes
+    guard.net_codes = controller.ledger.net_codes
+    guard.device_net_codes = controller.ledger.device_net_codes
+    guard_step(&controller.guard, &config.guard, &guard, &verdict)
+    if verdict.action == ACTION_OFF:
+        programme_fault(&controller.programme)
+        setpoint.phase = controller.programme.phase
+        setpoint.end_reason = controller.programme.end_reason
+    elif verdict.action == ACTION_RAMP_DOWN:
+        setpoint.phase = PHASE_RAMP_DOWN
+
+    command.index = sample.index
+    command.token = config.token
+    command.nonce = sample.nonce
+    command.lease_ticks = config.lease_ticks
+    command.flags = COMMAND_CLOSE_RELAY if verdict.close_relay else 0
+    command.code = verdict.output_code
+
+    row.index = sample.index
+    row.device_time_us = sample.device_time_us
+    row.applied_index = sample.applied_index
+    row.host_late_us = given.host_late_us
+    row.heartbeat = given.heartbeat
+    row.lost_ticks = lost
+    row.host_time_us = given.host_time_us
+    row.device_charge_codes = sample.charge_codes
+    row.current_code = sample.current_code
+    row.redundant_code = sample.redundant_code
+    row.voltage_code = sample.voltage_code
+    row.applied_code = sample.applied_code
+    row.nonce = sample.nonce
+    row.status = sample.status
+    row.stop = given.stop
+    row.operator_command = given.operator_command
+    row.operator_sequence = given.operator_sequence
+    row.operator_value_a = given.operator_value_a
+    row.current_a = current_a
+    row.redundant_a = redundant_a
+    row.voltage_v = voltage_v
+    row.setpoint_a = setpoint.current_a
+    row.level_a = setpoint.level_a
+    row.prescribed_a = setpoint.prescribed_a
+    row.delivered_c = setpoint.delivered_c
+    row.resistance_ohm = controller.impedance.estimate.resistance_ohm
+    row.resistance_sigma_ohm = controller.impedance.estimate.resistance_sigma_ohm
+    row.series_ohm = controller.impedance.estimate.series_ohm
+    row.series_sigma_ohm = controller.impedance.estimate.series_sigma_ohm
+    row.parallel_ohm = controller.impedance.estimate.parallel_ohm
+    row.parallel_sigma_ohm = controller.impedance.estimate.parallel_sigma_ohm
+    row.capacitance_f = controller.impedance.estimate.capacitance_f
+    row.capacitance_sigma_f = controller.impedance.estimate.capacitance_sigma_f
+    row.proportional = terms.proportional
+    row.integral = terms.integral
+    row.derivative = terms.derivative
+    row.feed_forward = terms.feed_forward
+    row.unlimited = terms.unlimited
+    row.output = terms.output
+    row.net_codes = controller.ledger.net_codes
+    row.absolute_codes = controller.ledger.absolute_codes
+    row.output_code = verdict.output_code
+    row.phase = setpoint.phase
+    row.segment = setpoint.segment
+    row.step = setpoint.step
+    row.end_reason = setpoint.end_reason
+    row.contact = controller.impedance.estimate.contact
+    row.saturated = terms.saturated
+    row.limited = setpoint.limited
+    row.action = verdict.action
+    row.trip = verdict.trip
+    row.sample_fault = fault
+    row.close_relay = verdict.close_relay
+    row.estimate_block = controller.impedance.estimate.block
+    row.events = (
+        (EVENT_PHASE if row.phase != phase_before else 0)
+        | (EVENT_TRIP if row.trip != trip_before or (controller.guard.action != action_before) else 0)
+        | (EVENT_SEGMENT if controller.programme.segment != segment_before else 0)
+        | (EVENT_OPERATOR if given.operator_sequence else 0)
+        | (EVENT_LIMITED if controller.programme.limited != limited_before else 0)
+        | (EVENT_CONTACT if row.contact != controller.contact else 0)
+        | (EVENT_BAD_SAMPLE if fault != SAMPLE_GOOD else 0)
+        | (EVENT_GAP if lost else 0)
+        | (EVENT_PAUSE if controller.guard.pause != pause_before else 0)
+        | (EVENT_STATUS if fault == SAMPLE_GOOD and row.status != controller.last_status else 0)
+        | (EVENT_END if row.end_reason != end_before else 0)
+    )
+    controller.contact = row.contact
+    controller.phase = row.phase
+    if fault == SAMPLE_GOOD:
+        controller.last_status = sample.status
+
+
+cdef void read_input(const Tick* row, TickInput* given) noexcept nogil:
+    """The inputs of a recorded row."""
+    given.sample.index = row.index
+    given.sample.device_time_us = row.device_time_us
+    given.sample.applied_index = row.applied_index
+    given.sample.nonce = row.nonce
+    given.sample.status = row.status
+    given.sample.current_code = row.current_code
+    given.sample.redundant_code = row.redundant_code
+    given.sample.voltage_code = row.voltage_code
+    given.sample.applied_code = row.applied_code
+    given.sample.charge_codes = row.device_charge_codes
+    given.host_late_us = row.host_late_us
+    given.host_time_us = row.host_time_us
+    given.heartbeat = row.heartbeat
+    given.operator_sequence = row.operator_sequence
+    given.operator_command = row.operator_command
+    given.stop = row.stop
+    given.operator_value_a = row.operator_value_a
+
+
+def empty_ticks(Py_ssize_t n):
+    """n zeroed rows of telemetry: a structured array of shape (n,) with the fields of struct Tick."""
+    cdef Tick one
+    cdef Tick[::1] view = <Tick[:1:1]>&one
+    return np.zeros(n, dtype=np.asarray(view).dtype)
+
+
+cdef class Controller:
+    """The tick of one channel: every stage, from sample to command.
+
+    `config` is a dict of struct ControllerConfig (calibration, impedance, programme, regulator, guard, lease_ticks,
+    token); `segments` a list of 1 to 4096 dicts of struct Segment. ValueError if one is missing, or too many.
+    """
+    cdef ControllerState* state
+
+    def __cinit__(self):
+        self.state = <ControllerState*>calloc(1, sizeof(ControllerState))
+        if self.state == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.state)
+
+    def __init__(self, dict config, list segments):
+        cdef Py_ssize_t k
+        if not 1 <= len(segments) <= MAX_SEGMENTS:
+            raise ValueError(f"{len(segments)} segments: must be 1 to {MAX_SEGMENTS}")
+        config = {**config, "programme": {**config["programme"], "segments": len(segments)},
+                  "guard": {**config["guard"], "checksum": 0}}
+        self.state.config = config
+        for k in range(len(segments)):
+            self.state.segments[k] = segments[k]
+        controller_start(self.state)
+
+    def start(self):
+        """Back to the state before the first tick."""
+        controller_start(self.state)
+
+    @property
+    def capsule(self):
+        """The state in a PyCapsule "ionto_rt.core.ControllerState"; valid while this object lives."""
+        return PyCapsule_New(<void*>self.state, b"ionto_rt.core.ControllerState", NULL)
+
+    @property
+    def config(self) -> dict:
+        """The configuration, as a dict of struct ControllerConfig."""
+        return self.state.config
+
+    @property
+    def segments(self) -> list:
+        """The programme's segments, as dicts of struct Segment."""
+        return [self.state.segments[k] for k in range(self.state.config.programme.segments)]
+
+    def step(self, dict sample, *, uint32_t host_late_us=0, uint64_t host_time_us=0, uint32_t heartbeat=0,
+             uint32_t operator_sequence=0, int32_t operator_command=0, double operator_value_a=0.0, int32_t stop=0) -> tuple:
+        """One tick from a dict of struct Sample and the other inputs of struct TickInput: (row, command), as dicts."""
+        cdef TickInput given
+        cdef Tick row
+        cdef Command command
+        memset(&given, 0, sizeof(given))
+        memset(&row, 0, sizeof(row))
+        given.sample = sample
+        given.host_late_us = host_late_us
+        given.host_time_us = host_time_us
+        given.heartbeat = heartbeat
+        given.operator_sequence = operator_sequence
+        given.operator_command = operator_command
+        given.operator_value_a = operator_value_a
+        given.stop = stop
+        controller_tick(self.state, &given, &row, &command)
+        return row, command
+
+    def run(self, rows):
+        """Tick through the inputs in a structured array of rows, shape (n,): the resulting rows, same shape and type.
+
+        This is replay: what was recorded, run again, must equal what was recorded.
+        """
+        cdef const Tick[::1] inputs = np.ascontiguousarray(rows)
+        cdef Py_ssize_t n = inputs.shape[0], k
+        result = empty_ticks(n)
+        cdef Tick[::1] outputs = result
+        cdef TickInput given
+        cdef Command command
+        memset(&given, 0, sizeof(given))
+        with nogil:
+            for k in range(n):
+                read_input(&inputs[k], &given)
+                controller_tick(self.state, &given, &outputs[k], &command)
+        return result
+
+    @property
+    def stages(self) -> dict:
+        """The state of each stage, as dicts: impedance, programme, regulator, guard, ledger."""
+        return {
+            "impedance": self.state.impedance, "programme": self.state.programme, "regulator": self.state.regulator,
+            "guard": self.state.guard, "ledger": self.state.ledger,
+        }

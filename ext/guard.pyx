@@ -1,0 +1,271 @@
+"""The guard: last before encoding. It shares no code with the regulator, and converts for itself."""
+from libc.math cimport isfinite
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from ionto_rt.core.types cimport (
+    ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, HISTORY_TICKS, OPERATOR_RESUME, STATUS_CHARGE_CAP,
+    STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH,
+    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_HEARTBEAT, TRIP_INTERMITTENT_LEAD,
+    TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD,
+    TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT, TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, Verdict,
+)
+
+cdef enum:
+    SETTLE_TICKS = 8            # a measured current may belong to a setpoint this many ticks old
+    CONTACT_TICKS = 4           # for an open lead the lowest of these last setpoints counts
+    DEADLINE_WINDOW = 100
+
+
+cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil:
+    """FNV-1a over the limits as they lie in memory; made and verified in place, padding included."""
+    cdef uint32_t hash_ = 2166136261
+    cdef const uint8_t* at = <const uint8_t*>limits
+    cdef size_t k, size = <size_t>(<const uint8_t*>&limits.checksum - at)
+    for k in range(size):
+        hash_ = (hash_ ^ at[k]) * <uint32_t>16777619
+    return hash_
+
+
+cdef inline double magnitude(double x) noexcept nogil:
+    return x if x >= 0.0 else -x
+
+
+cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
+    if state.trip == TRIP_NONE:
+        state.trip = cause
+    if action > state.action:
+        state.action = action
+
+
+cdef void pause(GuardState* state, int32_t cause, int32_t latched) noexcept nogil:
+    if state.pause == TRIP_NONE:
+        state.pause = cause
+    if latched:
+        state.pause_latched = 1
+    state.good_run = 0
+
+
+cdef void check_time(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H16, H25, H26, H30, H53: everything that counts ticks or microseconds."""
+    cdef uint64_t host, device_us
+    cdef int64_t difference
+    state.ticks += given.ticks
+    if state.ticks > limits.session_ticks:
+        trip(state, TRIP_SESSION_TIME, ACTION_RAMP_DOWN)
+
+    if given.heartbeat != state.heartbeat:
+        state.heartbeat = given.heartbeat
+        state.heartbeat_age = 0
+    else:
+        state.heartbeat_age += given.ticks
+        if state.heartbeat_age >= limits.heartbeat_ticks:
+            trip(state, TRIP_HEARTBEAT, ACTION_RAMP_DOWN)
+
+    if given.host_late_us > limits.late_stop_us:
+        trip(state, TRIP_STALE_DATA, ACTION_RAMP_DOWN)
+    elif given.host_late_us > limits.late_pause_us:
+        pause(state, TRIP_STALE_DATA, 0)
+    if given.host_late_us > limits.overrun_us:
+        state.overruns_window += 1
+        if state.overruns_window > limits.overruns_stop:
+            trip(state, TRIP_DEADLINES, ACTION_RAMP_DOWN)
+        elif state.overruns_window > limits.overruns_pause:
+            pause(state, TRIP_DEADLINES, 0)
+    state.overruns_ticks += 1
+    if state.overruns_ticks >= DEADLINE_WINDOW:
+        state.overruns_ticks = 0
+        state.overruns_window = 0
+
+    if given.host_time_us == 0 or not given.sample_good:
+        return
+    host = given.host_time_us - given.host_late_us if given.host_time_us > given.host_late_us else 0
+    if state.clock_host_us == 0:
+        state.clock_host_us = host
+        state.clock_device_us = 0
+    else:
+        state.clock_device_us += <uint32_t>(given.device_time_us - state.clock_last_us)
+    state.clock_last_us = given.device_time_us
+    if host > state.clock_host_us and host - state.clock_host_us >= limits.clock_window_us:
+        device_us = host - state.clock_host_us
+        difference = <int64_t>state.clock_device_us - <int64_t>device_us
+        if difference < 0:
+            difference = -difference
+        if difference > <int64_t>(device_us // 1000000 * limits.clock_ppm):
+            trip(state, TRIP_DEVICE_CLOCK, ACTION_RAMP_DOWN)
+        state.clock_host_us = host
+        state.clock_device_us = 0
+
+
+cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogil:
+    """H07: one more interruption that ended by itself, or began."""
+    cdef uint32_t most = limits.intermittent_count if limits.intermittent_count < 4 else 3
+    state.open_ticks_at[state.opens % (most + 1)] = state.ticks
+    state.opens += 1
+    if state.opens > most and state.ticks - state.open_ticks_at[state.opens % (most + 1)] <= limits.intermittent_ticks:
+        trip(state, TRIP_INTERMITTENT_LEAD, ACTION_RAMP_DOWN)
+
+
+cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H01, H05, H07, H08, H13, H15, H23 and the device's own verdicts, from the redundant reading."""
+    cdef double current = magnitude((given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a)
+    cdef double voltage = magnitude((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
+    cdef double highest = 0.0, lowest = -1.0, level, mean
+    cdef int64_t mismatch
+    cdef int k
+    cdef uint32_t tenth
+    for k in range(SETTLE_TICKS):
+        level = state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
+        if level > highest:
+            highest = level
+        if k < CONTACT_TICKS and (lowest < 0.0 or level < lowest):
+            lowest = level
+    if highest > limits.current_limit_a:
+        highest = limits.current_limit_a
+
+    level = limits.over_ratio * highest
+    if level < highest + limits.over_margin_a:
+        level = highest + limits.over_margin_a
+    if current > level:
+        state.over_run += given.ticks
+        if state.over_run >= limits.over_ticks:
+            trip(state, TRIP_OVER_CURRENT, ACTION_OFF)
+    else:
+        state.over_run = 0
+
+    if (state.action < ACTION_RAMP_DOWN and lowest >= limits.open_floor_a and current < limits.open_ratio * lowest
+            and (limits.open_voltage_v == 0.0 or voltage >= limits.open_voltage_v)):
+        if state.open_run == 0:
+            count_open(state, limits)
+        state.open_run += given.ticks
+        if state.open_run >= limits.open_ticks:
+            trip(state, TRIP_OPEN_LEAD, ACTION_OFF)
+    else:
+        state.open_run = 0
+
+    if current > limits.short_current_a and voltage < limits.short_voltage_v:
+        state.short_run += given.ticks
+        if state.short_run >= limits.short_ticks:
+            trip(state, TRIP_SHORT, ACTION_RAMP_DOWN)
+    else:
+        state.short_run = 0
+
+    # Density over the last second, renewed each tenth.
+    tenth = limits.second_ticks // 10 if limits.second_ticks >= 10 else 1
+    state.density_sum += current
+    state.density_fill += 1
+    if state.density_fill >= tenth:
+        state.density_block_a[state.density_blocks % 10] = state.density_sum / state.density_fill
+        state.density_blocks += 1
+        state.density_sum = 0.0
+        state.density_fill = 0
+        if state.density_blocks >= 10:
+            mean = 0.0
+            for k in range(10):
+                mean += state.density_block_a[k]
+            if mean / 10.0 > limits.density_trip_a:
+                trip(state, TRIP_DENSITY, ACTION_RAMP_DOWN)
+
+    state.disagree_sum += (
+        (given.current_code - limits.current_offset_q16 / 65536.0) * limits.current_lsb_a
+        - (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
+    )
+    state.disagree_fill += 1
+    if state.disagree_fill >= tenth:
+        if magnitude(state.disagree_sum / state.disagree_fill) > limits.disagree_a:
+            trip(state, TRIP_READINGS_DISAGREE, ACTION_RAMP_DOWN)
+        state.disagree_sum = 0.0
+        state.disagree_fill = 0
+
+    if given.absolute_codes > limits.charge_cap_codes:
+        trip(state, TRIP_CHARGE_CAP, ACTION_RAMP_DOWN)
+    mismatch = given.net_codes - given.device_net_codes
+    if mismatch > limits.charge_mismatch_codes or -mismatch > limits.charge_mismatch_codes:
+        trip(state, TRIP_CHARGE_MISMATCH, ACTION_RAMP_DOWN)
+
+    if given.status & STATUS_LEASE_EXPIRED:
+        trip(state, TRIP_LEASE_LAPSED, ACTION_OFF)
+    if given.status & (STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP):
+        trip(state, TRIP_DEVICE_CAP, ACTION_OFF)
+
+
+cdef void check_gaps(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H24. A refused sample is a lost one that is known about at once."""
+    if given.sample_good:
+        if given.ticks - 1 > state.missing_run:
+            state.missing_run = given.ticks - 1
+    else:
+        state.missing_run += 1
+    if state.missing_run > limits.gap_stop_ticks:
+        trip(state, TRIP_LOST_SAMPLES, ACTION_RAMP_DOWN)
+    elif state.missing_run > limits.gap_pause_ticks:
+        pause(state, TRIP_LOST_SAMPLES, 1)
+    if given.sample_good:
+        state.missing_run = 0
+
+
+cdef void end_pause(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    if state.pause == TRIP_NONE:
+        return
+    state.good_run += given.ticks
+    if given.operator_command == OPERATOR_RESUME or (not state.pause_latched and state.good_run >= limits.second_ticks):
+        state.pause = TRIP_NONE
+        state.pause_latched = 0
+
+
+cdef int32_t descend(GuardState* state, const GuardLimits* limits) noexcept nogil:
+    """The guard's own ramp down, in output codes: it needs neither regulator nor current reading."""
+    cdef double zero = limits.output_zero_code
+    if state.output_code > zero + limits.stop_slope_codes:
+        state.output_code -= limits.stop_slope_codes
+    elif state.output_code < zero - limits.stop_slope_codes:
+        state.output_code += limits.stop_slope_codes
+    else:
+        state.output_code = zero
+        state.action = ACTION_OFF
+    return <int32_t>state.output_code
+
+
+cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given, Verdict* verdict) noexcept nogil:
+    cdef int32_t code = given.output_code
+    cdef int32_t before = state.action
+    state.checksum_age += given.ticks
+    if state.checksum_age >= limits.second_ticks or state.ticks == 0:
+        state.checksum_age = 0
+        if guard_checksum(limits) != limits.checksum:
+            trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
+    if not given.finite or not isfinite(given.setpoint_a):
+        trip(state, TRIP_NOT_FINITE, ACTION_OFF)
+    if given.stop >= STOP_NOW:
+        trip(state, TRIP_OPERATOR_STOP, ACTION_OFF)
+    end_pause(state, limits, given)
+    check_time(state, limits, given)
+    check_gaps(state, limits, given)
+    if given.sample_good:
+        check_sample(state, limits, given)
+
+    verdict.close_relay = given.close_relay
+    if state.action == ACTION_RAMP_DOWN:
+        if before != ACTION_RAMP_DOWN:
+            state.output_code = state.last_code if state.relay_closed else limits.output_zero_code
+        code = descend(state, limits)
+        verdict.close_relay = state.relay_closed
+    if state.action == ACTION_OFF:
+        code = limits.output_zero_code
+        verdict.close_relay = 0
+    if code > limits.output_code_max:
+        code = limits.output_code_max
+    elif code < limits.output_code_min:
+        code = limits.output_code_min
+
+    # While the guard ramps down, the current is judged by the setpoint that was in force when it began.
+    if state.action < ACTION_RAMP_DOWN:
+        state.history_at = (state.history_at + 1) & (HISTORY_TICKS - 1)
+        state.setpoints[state.history_at] = magnitude(given.setpoint_a)
+    state.last_code = code
+    state.relay_closed = verdict.close_relay
+    verdict.output_code = code
+    verdict.trip = state.trip
+    verdict.pause = state.pause != TRIP_NONE
+    verdict.action = state.action
+    if state.action == ACTION_NONE and verdict.pause:
+        verdict.action = ACTION_PAUSE

@@ -1,0 +1,282 @@
+"""The treatment, compiled to segments: tick and charge -> setpoint.
+
+Levels are magnitudes; the sign comes last, from the polarity. Delivered charge is net, in the treatment's direction.
+A dose step starts its ramp-down where delivered plus ramp charge meets the dose; the ramp itself is charge-aware: at
+each tick the level is the largest from which the remaining charge still suffices to ramp down.
+"""
+from libc.math cimport sqrt
+from libc.stdint cimport int32_t, int64_t, uint32_t
+
+from ionto_rt.core.types cimport (
+    CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_SHORT, END_NONE, END_OPERATOR, END_SELF_TEST, END_TRIP,
+    OPERATOR_PAUSE, OPERATOR_RESUME, OPERATOR_STOP, OPERATOR_TRIM, PHASE_ABORTED, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
+    PHASE_FAULTED, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT,
+    SEGMENT_CONTACT_CHECK, SEGMENT_DELIVER, SEGMENT_RAMP_DOWN, SEGMENT_REST, SEGMENT_SELF_TEST, Segment, Setpoint,
+)
+
+
+cdef void end(ProgrammeState* state, int32_t phase, int32_t reason) noexcept nogil:
+    state.phase = phase
+    state.end_reason = reason
+    state.level_a = 0.0
+
+
+cdef void programme_fault(ProgrammeState* state) noexcept nogil:
+    if state.end_reason == END_NONE:
+        end(state, PHASE_FAULTED, END_TRIP)
+
+
+cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments, double delivered) noexcept nogil:
+    state.segment += 1
+    state.segment_ticks = 0
+    state.probe_v = 0.0
+    state.probe_i = 0.0
+    state.probe_redundant = 0.0
+    state.probe_n = 0.0
+    if state.segment >= config.segments:
+        end(state, PHASE_COMPLETE, END_COMPLETE)
+    elif segments[state.segment].kind == SEGMENT_DELIVER:
+        state.step_start_c = delivered
+
+
+cdef double approach(double level, double target, double rise, double fall) noexcept nogil:
+    """One tick from level towards target; a slope of 0 arrives at once."""
+    if target > level:
+        return level + rise if rise > 0.0 and level + rise < target else target
+    return level - fall if fall > 0.0 and level - fall > target else target
+
+
+cdef void serve_operator(ProgrammeState* state, const ProgrammeConfig* config, const ProgrammeInput* given) noexcept nogil:
+    if given.operator_command == OPERATOR_PAUSE:
+        state.paused = 1
+    elif given.operator_command == OPERATOR_RESUME:
+        state.paused = 0
+    elif given.operator_command == OPERATOR_STOP:
+        state.stopping = 1
+    elif given.operator_command == OPERATOR_TRIM:
+        state.trim_a += given.operator_value_a
+        if not state.trim_a <= config.level_limit_a:
+            state.trim_a = config.level_limit_a
+        if not state.trim_a >= -config.level_limit_a:
+            state.trim_a = -config.level_limit_a
+    if given.stop:
+        state.stopping = 1
+
+
+cdef void self_test(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                    const ProgrammeInput* given, double delivered) noexcept nogil:
+    cdef double mean, redundant
+    state.phase = PHASE_SELF_TEST
+    state.level_a = 0.0
+    if state.stopping:
+        end(state, PHASE_ABORTED, END_OPERATOR)
+        return
+    state.probe_i += given.current_a
+    state.probe_redundant += given.redundant_a
+    state.probe_n += 1.0
+    if state.segment_ticks < segments[state.segment].duration_ticks:
+        return
+    mean = state.probe_i / state.probe_n
+    redundant = state.probe_redundant / state.probe_n
+    if (mean <= config.zero_tolerance_a and mean >= -config.zero_tolerance_a
+            and redundant <= config.zero_tolerance_a and redundant >= -config.zero_tolerance_a):
+        next_segment(state, config, segments, delivered)
+    else:
+        end(state, PHASE_FAULTED, END_SELF_TEST)
+
+
+cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                        const ProgrammeInput* given, double delivered) noexcept nogil:
+    """A half-probe with the treatment's sign, one against it: no net charge, and the electrode potential cancels."""
+    cdef const Segment* segment = &segments[state.segment]
+    cdef int64_t half = segment.duration_ticks // 2
+    cdef int64_t at = state.segment_ticks if state.segment_ticks < half else state.segment_ticks - half
+    cdef double sign = 1.0 if state.segment_ticks < half else -1.0
+    cdef int64_t ramp = 0
+    cdef double resistance
+    state.phase = PHASE_CONTACT_CHECK
+    if state.stopping:
+        end(state, PHASE_ABORTED, END_OPERATOR)
+        return
+    if segment.slope_a_per_tick > 0.0:
+        ramp = <int64_t>(segment.level_a / segment.slope_a_per_tick) + 1
+    if state.segment_ticks >= segment.duration_ticks:
+        state.level_a = 0.0
+        if state.probe_i * config.polarity < 0.2 * segment.level_a * state.probe_n:
+            end(state, PHASE_ABORTED, END_CONTACT_OPEN)
+            return
+        resistance = state.probe_v / state.probe_i
+        if not resistance <= config.open_ohm:
+            end(state, PHASE_ABORTED, END_CONTACT_OPEN)
+        elif not resistance >= config.short_ohm:
+            end(state, PHASE_ABORTED, END_CONTACT_SHORT)
+        else:
+            next_segment(state, config, segments, delivered)
+        return
+    if 2 * at >= half and at < half - ramp:
+        state.probe_v += sign * given.voltage_v
+        state.probe_i += sign * given.current_a
+        state.probe_n += 1.0
+    state.level_a = approach(
+        state.level_a, sign * segment.level_a if at < half - ramp else 0.0, segment.slope_a_per_tick, segment.slope_a_per_tick
+    )
+
+
+cdef double remaining_charge(const ProgrammeState* state, const Segment* segment, double delivered) noexcept nogil:
+    cdef double target = segment.charge_total_c
+    if segment.charge_c > 0.0 and state.step_start_c + segment.charge_c < target:
+        target = state.step_start_c + segment.charge_c
+    return target - delivered
+
+
+cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                  const ProgrammeInput* given, double delivered) noexcept nogil:
+    cdef const Segment* segment = &segments[state.segment]
+    cdef double target = segment.level_a, rise = segment.slope_a_per_tick, fall = segment.slope_a_per_tick
+    cdef double pending, ramp_out = 0.0, remaining, level
+    if target > 0.0:
+        target += state.trim_a
+    if target < 0.0:
+        target = 0.0
+    if target > config.level_limit_a:
+        target = config.level_limit_a
+    if state.trim_a != 0.0 and (fall == 0.0 or fall > config.slope_down_a_per_tick):
+        fall = config.slope_down_a_per_tick
+    if state.recovering or (state.trim_a != 0.0 and (rise == 0.0 or rise > config.slope_up_a_per_tick)):
+        if rise == 0.0 or rise > config.slope_up_a_per_tick:
+            rise = config.slope_up_a_per_tick
+    level = approach(state.level_a, target, rise, fall)
+    if level >= target:
+        state.recovering = 0
+
+    # What is on its way and not yet counted, then what the ramp down will deliver.
+    pending = state.level_a * config.tick_s * config.loop_delay_ticks
+    if segment.ramp_out_a_per_tick > 0.0:
+        ramp_out = config.tick_s * state.level_a * (0.5 * state.level_a / segment.ramp_out_a_per_tick + 0.5)
+    remaining = remaining_charge(state, segment, delivered) - pending - ramp_out
+    if segment.charge_c > 0.0:
+        remaining -= 0.5 * state.level_a * config.tick_s
+    else:
+        remaining += 0.5 * state.level_a * config.tick_s
+    if (segment.charge_total_c > 0.0 and remaining <= 0.0) or (
+            segment.duration_ticks > 0 and state.segment_ticks >= segment.duration_ticks):
+        next_segment(state, config, segments, delivered)
+        advance(state, config, segments, given, delivered)
+        return
+    state.phase = PHASE_RAMP_UP if level < target or level > state.level_a else PHASE_TREATMENT
+    state.level_a = level
+
+
+cdef void ramp_down(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                    const ProgrammeInput* given, double delivered) noexcept nogil:
+    cdef const Segment* segment = &segments[state.segment]
+    cdef double slope = segment.slope_a_per_tick, remaining, most
+    state.phase = PHASE_RAMP_DOWN
+    if slope <= 0.0 or state.level_a <= 0.0:
+        state.level_a = 0.0
+    elif segment.charge_c > 0.0:
+        remaining = (
+            remaining_charge(state, segment, delivered)
+            - state.level_a * config.tick_s * config.loop_delay_ticks
+        ) / config.tick_s
+        # Largest level L whose ramp L, L - slope, ..., slope still fits: L (L + slope) / (2 slope) <= remaining.
+        most = 0.0
+        if remaining > 0.0:
+            most = sqrt(0.25 * slope * slope + 2.0 * slope * remaining) - 0.5 * slope
+        if most < state.level_a:
+            state.level_a = most if most > 0.5 * slope else 0.0
+    else:
+        state.level_a = approach(state.level_a, 0.0, slope, slope)
+        if segment.charge_total_c > 0.0 and segment.charge_total_c <= delivered:
+            state.level_a = 0.0
+    if state.level_a == 0.0:
+        next_segment(state, config, segments, delivered)
+        if state.phase == PHASE_RAMP_DOWN and segments[state.segment].kind == SEGMENT_REST:
+            state.phase = PHASE_PAUSE
+
+
+cdef void advance(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                  const ProgrammeInput* given, double delivered) noexcept nogil:
+    """The level of this tick, by the kind of the segment in force."""
+    cdef int32_t kind
+    if state.end_reason != END_NONE:
+        return
+    kind = segments[state.segment].kind
+    if kind == SEGMENT_SELF_TEST:
+        self_test(state, config, segments, given, delivered)
+    elif kind == SEGMENT_CONTACT_CHECK:
+        contact_check(state, config, segments, given, delivered)
+    elif state.stopping:
+        state.phase = PHASE_RAMP_DOWN
+        state.level_a = approach(state.level_a, 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+        if state.level_a <= 0.0:
+            end(state, PHASE_ABORTED, END_OPERATOR)
+    elif state.paused or given.pause:
+        state.recovering = 1
+        state.level_a = approach(state.level_a, 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+        state.phase = PHASE_PAUSE if state.level_a <= 0.0 else PHASE_RAMP_DOWN
+    elif kind == SEGMENT_DELIVER:
+        deliver(state, config, segments, given, delivered)
+    elif kind == SEGMENT_RAMP_DOWN:
+        ramp_down(state, config, segments, given, delivered)
+    else:
+        state.phase = PHASE_PAUSE
+        state.level_a = 0.0
+        if state.segment_ticks >= segments[state.segment].duration_ticks:
+            next_segment(state, config, segments, delivered)
+            advance(state, config, segments, given, delivered)
+
+
+cdef void derate(ProgrammeState* state, const ProgrammeConfig* config, const ProgrammeInput* given) noexcept nogil:
+    """H04: at the compliance limit the setpoint follows what can flow, and the time grows instead. H06: after lost
+    contact the current starts again from the contact level, on a ramp.
+    """
+    cdef double current = given.current_a if given.current_a >= 0.0 else -given.current_a
+    cdef double voltage = given.voltage_v if given.voltage_v >= 0.0 else -given.voltage_v
+    if given.contact == CONTACT_LOST:
+        state.limited = 1
+        state.ceiling_a = config.contact_level_a
+        state.compliance_run = 0
+        return
+    if config.compliance_v > 0.0 and voltage >= 0.95 * config.compliance_v:
+        state.compliance_run += given.ticks
+        if state.compliance_run >= config.compliance_ticks:
+            if not state.limited:
+                state.limited = 1
+                state.ceiling_a = state.level_a
+            if 0.98 * current < state.ceiling_a:
+                state.ceiling_a = 0.98 * current
+            if state.ceiling_a < config.contact_level_a:
+                state.ceiling_a = config.contact_level_a
+        return
+    state.compliance_run = 0
+    if state.limited:
+        state.ceiling_a += config.slope_up_a_per_tick
+        if state.ceiling_a >= state.level_a:
+            state.limited = 0
+
+
+cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                         const ProgrammeInput* given, Setpoint* setpoint) noexcept nogil:
+    cdef double delivered = config.polarity * given.net_c
+    cdef double level
+    cdef bint running = state.end_reason == END_NONE
+    if running:
+        serve_operator(state, config, given)
+        if not (state.paused or given.pause or state.stopping):
+            state.segment_ticks += given.ticks
+        advance(state, config, segments, given, delivered)
+        derate(state, config, given)
+    level = state.level_a
+    setpoint.prescribed_a = config.polarity * level
+    if state.limited and level > state.ceiling_a:
+        level = state.ceiling_a
+    setpoint.limited = state.limited
+    setpoint.level_a = config.polarity * level
+    setpoint.current_a = setpoint.level_a
+    setpoint.phase = state.phase
+    setpoint.segment = <int32_t>state.segment
+    setpoint.step = segments[state.segment].step if state.segment < config.segments else -1
+    setpoint.end_reason = state.end_reason
+    setpoint.close_relay = state.end_reason == END_NONE and state.phase != PHASE_SELF_TEST
+    setpoint.delivered_c = delivered
