@@ -28,7 +28,7 @@ from ionto_rt.core.wire cimport (
 from ionto_rt.core.controller import empty_ticks
 
 cdef extern from "poll.h" nogil:
-    ctypedef struct pollfd:
+    struct pollfd:
         int fd
         short events
         short revents
