@@ -132,8 +132,12 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     else:
         state.over_run = 0
 
+    if lowest < limits.open_floor_a:
+        state.established = 0
+    elif current >= 0.5 * lowest:
+        state.established = 1
     if (state.action < ACTION_RAMP_DOWN and lowest >= limits.open_floor_a and current < limits.open_ratio * lowest
-            and (limits.open_voltage_v == 0.0 or voltage >= limits.open_voltage_v)):
+            and (voltage >= limits.open_voltage_v or (limits.open_any_voltage and state.established))):
         if state.open_run == 0:
             count_open(state, limits)
         state.open_run += given.ticks

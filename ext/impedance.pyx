@@ -154,8 +154,12 @@ cdef void judge_contact(ImpedanceState* state, const ImpedanceConfig* config, do
                         double setpoint) noexcept nogil:
     if setpoint < config.open_floor_a:
         state.open_run = 0
+        state.good_run = 0
+        if state.estimate.contact == CONTACT_GOOD:
+            state.estimate.contact = CONTACT_UNKNOWN
         return
-    if current < config.open_ratio * setpoint and (config.open_voltage_v == 0.0 or voltage >= config.open_voltage_v):
+    if current < config.open_ratio * setpoint and (
+            voltage >= config.open_voltage_v or (config.open_any_voltage and state.estimate.contact == CONTACT_GOOD)):
         state.good_run = 0
         state.open_run += 1
         if state.open_run >= config.open_ticks:
@@ -228,7 +232,7 @@ cdef class ImpedanceEstimator:
     def __init__(self, *, double tick_s, double tone_a=0.0, int tone_period_ticks=8, int block_ticks=200,
                  double electrode_emf_v=0.5, double nonlinearity=0.25, double voltage_noise_v=0.0,
                  double current_noise_a=0.0, double open_ratio=0.1, double open_floor_a=1e-6,
-                 double open_voltage_v=0.0, int open_ticks=3, int good_ticks=3):
+                 double open_voltage_v=0.0, bint open_any_voltage=False, int open_ticks=3, int good_ticks=3):
         for name, value in (("tick_s", tick_s), ("open_floor_a", open_floor_a)):
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"{name} = {value}: must be above 0")
@@ -246,7 +250,7 @@ cdef class ImpedanceEstimator:
         self.config = {
             "tick_s": tick_s, "tone_a": tone_a, "electrode_emf_v": electrode_emf_v, "nonlinearity": nonlinearity,
             "voltage_noise_v": voltage_noise_v, "current_noise_a": current_noise_a, "open_ratio": open_ratio,
-            "open_floor_a": open_floor_a, "open_voltage_v": open_voltage_v, "open_ticks": open_ticks,
+            "open_floor_a": open_floor_a, "open_voltage_v": open_voltage_v, "open_any_voltage": open_any_voltage, "open_ticks": open_ticks,
             "good_ticks": good_ticks, "tone_period_ticks": tone_period_ticks, "block_ticks": block_ticks,
         }
         memset(&self.state, 0, sizeof(self.state))

@@ -197,7 +197,7 @@ cdef class Loop:
     """The loop of one device.
 
     `controller` is a `Controller`; `port` a file descriptor (int, owned by the loop while it runs) or a PyCapsule
-    "ionto_rt.core.Port". `virtual_clock` leaves host time out of the tick (lock-step). `ring_rows` is a power of two;
+    "ionto_rt.core.types.Port". `virtual_clock` leaves host time out of the tick (lock-step). `ring_rows` is a power of two;
     `silence_s` how long the device may say nothing. OSError if the rings cannot be mapped.
     """
     cdef LoopState* state
@@ -232,7 +232,7 @@ cdef class Loop:
             self.state.port.read = fd_read
             self.state.port.write = fd_write
         else:
-            given = <Port*>PyCapsule_GetPointer(port, b"ionto_rt.core.Port")
+            given = <Port*>PyCapsule_GetPointer(port, b"ionto_rt.core.types.Port")
             if given.version != PORT_VERSION or given.size < sizeof(Port):
                 raise ValueError(f"port version {given.version}: this loop needs {PORT_VERSION}")
             self.state.port = given[0]

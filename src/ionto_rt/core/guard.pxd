@@ -17,9 +17,9 @@ cdef struct GuardLimits:
     double current_limit_a      # prescription limit: highest setpoint; H01 also trips beyond its own trip level
     double over_ratio           # H01: 1.1
     double over_margin_a        # H01: full scale / 50
-    double open_ratio           # H05
-    double open_floor_a
-    double open_voltage_v
+    double open_ratio           # H05: current below this share of the setpoint ...
+    double open_floor_a         # ... when that is at least this ...
+    double open_voltage_v       # ... and the voltage at least this
     double short_voltage_v      # H08
     double short_current_a
     double density_trip_a       # H13: 1.1 x density limit x nominal area, on a 1 s mean
@@ -27,6 +27,7 @@ cdef struct GuardLimits:
     int64_t charge_cap_codes    # H15: absolute, 1/65536 code
     int64_t charge_mismatch_codes
     uint64_t session_ticks      # H16
+    int32_t open_any_voltage    # H05: 1: once current was established, whatever the voltage (voltage source)
     uint32_t over_ticks         # H01: 2 ms
     uint32_t open_ticks         # H05: 5 ms
     uint32_t intermittent_count # H07: more than this many opens ...
@@ -78,6 +79,7 @@ cdef struct GuardState:
     double setpoints[16]        # magnitudes of the last HISTORY_TICKS setpoints
     int32_t last_code
     int32_t relay_closed
+    int32_t established         # current has reached half of its setpoint since that was last zero
 
 cdef struct GuardInput:
     int32_t sample_good

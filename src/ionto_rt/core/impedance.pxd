@@ -14,7 +14,8 @@ cdef struct ImpedanceConfig:
     double current_noise_a
     double open_ratio           # contact is lost below this share of the setpoint
     double open_floor_a         # no verdict on contact below this setpoint
-    double open_voltage_v       # and only at or above this voltage; 0: whatever the voltage
+    double open_voltage_v       # and only at or above this voltage
+    int32_t open_any_voltage    # 1: once contact was good, whatever the voltage (voltage source)
     uint32_t open_ticks
     uint32_t good_ticks
     uint32_t tone_period_ticks  # ticks of one period of the tone; a power of two up to TONE_TABLE_SIZE

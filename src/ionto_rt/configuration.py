@@ -1,0 +1,221 @@
+"""From limits, plan and hello to the numbers that the tick runs on: the dicts of struct ControllerConfig.
+
+Every constant of the tick that is not in the treatment, the catalogue or the hello is here, with its reason.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ionto_rt.codes import FrontEnd
+from ionto_rt.device import Hello
+from ionto_rt.plan import Plan
+from ionto_rt.safety import GUARD_RATIO, Limits
+
+MAINS_S = 0.02
+TONE_MAX_A = 19e-6
+"""Peak of the probe tone: the smaller of the two measured on people, 38 uA p-p (Khadka 2015)."""
+TONE_RATIO = 0.02
+TONE_LOWEST_HZ = 120.0
+BLOCK_S = 0.2
+ELECTRODE_EMF_V = 0.5
+"""One standard deviation of the unknown electrode potential: Ag/AgCl drops 0.1 V, inert electrodes up to 2 V."""
+NONLINEARITY = 0.25
+LOOP_DELAY_TICKS = 1.0
+"""Setpoints that are on their way when the next one is chosen: the answer to sample k shows in sample k + 2."""
+CONTACT_RAMP_S = 0.1
+OPEN_RATIO = 0.1
+OPEN_VOLTAGE_RATIO = 0.9
+SHORT_OHM = 100.0
+"""Less than leads and body alone: contact check."""
+OPEN_OHM = 2e6
+REGULATOR_KI_PER_TICK = 0.15
+"""Integral gain per tick of the normalised loop. With a delay of two ticks it is stable below 2 sin(pi/6) = 1."""
+REGULATOR_KP = 0.1
+SERIES_LEAST_OHM = 100.0
+"""Least series resistance of a load. A loop gain set for less impedance than there is is slow, for more it diverges."""
+SLEW_RATIO = 0.02
+STOP_A_PER_S = 1e-3
+"""Ramp of a safe stop (S1)."""
+HEARTBEAT_S = 2.0
+LEASE_S = 0.08
+
+
+@dataclass(frozen=True)
+class DeadlineProfile:
+    """How late data and ticks may be. Times in us."""
+
+    name: str
+    late_pause_us: int
+    late_stop_us: int
+    overrun_us: int
+
+
+FIT = DeadlineProfile("fit", 5_000, 10_000, 1_000)
+UNFIT = DeadlineProfile("unfit", 30_000, 60_000, 30_000)
+"""Shared virtual machines stall for 30 ms; the device's lease of 80 ms is the stop below it."""
+
+
+def ticks_of(seconds: float, tick_s: float) -> int:
+    """Whole ticks, at least one."""
+    return max(1, round(seconds / tick_s))
+
+
+def _tone_ticks(tick_s: float) -> tuple[int, int]:
+    """Period of the tone (a power of two) and length of a block: whole periods of the tone and of 50 Hz mains."""
+    period = 4
+    while period < 1024 and 1.0 / (2 * period * tick_s) >= TONE_LOWEST_HZ:
+        period *= 2
+    common = math.lcm(period, ticks_of(MAINS_S, tick_s))
+    return period, common * max(1, math.ceil(BLOCK_S / tick_s / common))
+
+
+def tone_a(plan: Plan) -> float:
+    """Peak of the probe tone for a plan; a fiftieth of its smallest level at most."""
+    levels = [segment["level_a"] for segment in plan.segments if segment["kind"] == 2 and segment["level_a"] > 0.0]
+    return min(TONE_MAX_A, TONE_RATIO * min(levels)) if levels else 0.0
+
+
+def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: DeadlineProfile, token: int) -> dict[str, Any]:
+    """The tick's configuration for one session: nested dicts of ints and floats, as struct ControllerConfig."""
+    assert limits.current_range is not None
+    calibration = hello.calibration(limits.current_range.index)
+    tick_s = hello.tick_s
+    current_source = hello.front_end == FrontEnd.CURRENT_SOURCE
+    compliance_v = min(hello.compliance_v, limits.voltage_max_v)
+    lsb_a = calibration["current_lsb_a"]
+    probe_a = next(segment["level_a"] for segment in plan.segments if segment["kind"] == 1)
+    period_ticks, block_ticks = _tone_ticks(tick_s)
+    open_floor_a = max(10.0 * lsb_a, 0.4 * probe_a)
+    contact_level_a = max(probe_a, 2.0 * open_floor_a)
+    impedance = {
+        "tick_s": tick_s,
+        "tone_a": tone_a(plan),
+        "electrode_emf_v": ELECTRODE_EMF_V,
+        "nonlinearity": NONLINEARITY,
+        "voltage_noise_v": calibration["voltage_lsb_v"] / math.sqrt(12.0),
+        "current_noise_a": lsb_a / math.sqrt(12.0),
+        "open_ratio": OPEN_RATIO,
+        "open_floor_a": open_floor_a,
+        "open_voltage_v": OPEN_VOLTAGE_RATIO * compliance_v,
+        "open_any_voltage": 0 if current_source else 1,
+        "open_ticks": 3,
+        "good_ticks": 3,
+        "tone_period_ticks": period_ticks,
+        "block_ticks": block_ticks,
+    }
+    ramp_a_per_tick = limits.ramp_rate_a_per_s * tick_s
+    programme = {
+        "tick_s": tick_s,
+        "polarity": float(plan.polarity),
+        "level_limit_a": limits.current_max_a,
+        "slope_up_a_per_tick": ramp_a_per_tick,
+        "slope_down_a_per_tick": max(ramp_a_per_tick, STOP_A_PER_S * tick_s),
+        "compliance_v": compliance_v,
+        "contact_level_a": contact_level_a,
+        "zero_tolerance_a": 0.002 * calibration["full_scale_a"],
+        "open_ohm": min(OPEN_OHM, OPEN_VOLTAGE_RATIO * compliance_v / probe_a),
+        "short_ohm": SHORT_OHM,
+        "loop_delay_ticks": LOOP_DELAY_TICKS,
+        "compliance_ticks": ticks_of(0.02, tick_s),
+        "segments": len(plan.segments),
+    }
+    scale = 1.0 if current_source else calibration["ballast_ohm"] + SERIES_LEAST_OHM
+    highest_a = limits.current_max_a
+    output_max = calibration["full_scale_a"] * 1.25 if current_source else compliance_v
+    regulator = {
+        "tick_s": tick_s,
+        "kp": REGULATOR_KP * scale,
+        "ki": REGULATOR_KI_PER_TICK / tick_s * scale,
+        "kd": 0.0,
+        "derivative_filter_s": 4.0 * tick_s,
+        "setpoint_weight": 1.0,
+        "derivative_weight": 0.0,
+        "feed_forward": scale,
+        "output_min": -output_max,
+        "output_max": output_max,
+        "slew_per_tick": scale * max(SLEW_RATIO * highest_a, limits.step_max_a, 50.0 * lsb_a),
+        "tracking_s": 0.0,
+        "integration": 0,
+        "anti_windup": 2,
+        "scheduled": 0,
+    }
+    codes_per_coulomb = 65536.0 / (lsb_a * tick_s)
+    full_output = highest_a if current_source else compliance_v
+    guard = {
+        "tick_s": tick_s,
+        "redundant_lsb_a": calibration["redundant_lsb_a"],
+        "voltage_lsb_v": calibration["voltage_lsb_v"],
+        "redundant_offset_q16": calibration["redundant_offset_q16"],
+        "voltage_offset_q16": calibration["voltage_offset_q16"],
+        "current_offset_q16": calibration["current_offset_q16"],
+        "output_zero_code": 0,
+        "output_code_min": calibration["output_code_min"],
+        "output_code_max": calibration["output_code_max"],
+        "current_lsb_a": lsb_a,
+        "full_scale_a": calibration["full_scale_a"],
+        "current_limit_a": highest_a,
+        "over_ratio": GUARD_RATIO,
+        "over_margin_a": calibration["full_scale_a"] / 50.0,
+        "open_ratio": OPEN_RATIO,
+        "open_floor_a": open_floor_a,
+        "open_voltage_v": OPEN_VOLTAGE_RATIO * compliance_v,
+        "short_voltage_v": 0.3,
+        "short_current_a": 0.2e-3,
+        "density_trip_a": limits.density_trip_a,
+        "disagree_a": 0.02 * calibration["full_scale_a"],
+        "charge_cap_codes": round(limits.charge_cap_c * codes_per_coulomb),
+        "charge_mismatch_codes": round(0.1 * calibration["full_scale_a"] * codes_per_coulomb),
+        "session_ticks": round(limits.session_time_trip_s / tick_s),
+        "open_any_voltage": 0 if current_source else 1,
+        "over_ticks": ticks_of(0.002, tick_s),
+        "open_ticks": ticks_of(0.005, tick_s),
+        "intermittent_count": 3,
+        "intermittent_ticks": ticks_of(10.0, tick_s),
+        "short_ticks": ticks_of(0.02, tick_s),
+        "second_ticks": ticks_of(1.0, tick_s),
+        "gap_pause_ticks": ticks_of(0.002, tick_s),
+        "gap_stop_ticks": ticks_of(0.010, tick_s),
+        "late_pause_us": profile.late_pause_us,
+        "late_stop_us": profile.late_stop_us,
+        "overruns_pause": 2,
+        "overruns_stop": 10,
+        "overrun_us": profile.overrun_us,
+        "heartbeat_ticks": ticks_of(HEARTBEAT_S, tick_s),
+        "clock_window_us": 10_000_000,
+        "clock_ppm": 10_000,
+        "stop_slope_codes": full_output / calibration["output_lsb"] * tick_s * STOP_A_PER_S / highest_a,
+        "checksum": 0,
+    }
+    return {
+        "calibration": calibration,
+        "impedance": impedance,
+        "programme": programme,
+        "regulator": regulator,
+        "guard": guard,
+        "lease_ticks": min(hello.lease_max_ticks, ticks_of(LEASE_S, tick_s)),
+        "token": token,
+    }
+
+
+def device_limits(hello: Hello, limits: Limits, token: int) -> dict[str, int]:
+    """What is pushed to the device and read back, as arguments of `Device.push_limits`."""
+    assert limits.current_range is not None
+    chosen = hello.ranges[limits.current_range.index]
+    compliance_v = min(hello.compliance_v, limits.voltage_max_v)
+    if hello.front_end == FrontEnd.CURRENT_SOURCE:
+        # Twice the cap leaves room for a wrong gain of the output stage; the cap itself is on measured current.
+        highest = limits.current_cap_a * 2.0
+    else:
+        highest = compliance_v
+    code = min(chosen.output_code_max, -chosen.output_code_min, math.ceil(highest / chosen.output_lsb))
+    return {
+        "range_index": limits.current_range.index,
+        "lease_max_ticks": hello.lease_max_ticks,
+        "token": token,
+        "session_ticks": round(limits.session_time_cap_s / hello.tick_s),
+        "current_cap_code": min(hello.code_limit, math.ceil(limits.current_cap_a / chosen.current_lsb_a)),
+        "output_code_min": -code,
+        "output_code_max": code,
+        "charge_cap_codes": round(limits.charge_device_cap_c * 65536.0 / (chosen.current_lsb_a * hello.tick_s)),
+    }

@@ -1,0 +1,475 @@
+"""Devices by URI: the talk before and after the loop. Hello, limits pushed and read back, arming, disarming.
+
+While the loop runs it alone owns the port; the frames are those of docs/wire-protocol.md.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import struct
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from ionto_rt.codes import FrontEnd, Pacing
+from ionto_rt.core.wire import FrameReader, encode_frame
+from ionto_rt.errors import IontoError, RefusedError
+from ionto_rt.safety import CurrentRange, DeviceCapabilities
+
+PROTOCOL_VERSION = 1
+ANSWER_S = 0.4
+HELLO_TRIES = 5
+SPAWN_S = 10.0
+GARBAGE_BYTES = 65536
+
+HELLO_REQUEST, LIMITS, ARM, DISARM, COUNTERS_REQUEST = 0x01, 0x02, 0x03, 0x04, 0x06
+HELLO, LIMITS_READ_BACK, ARMED, DISARMED, COUNTERS, ERROR = 0x81, 0x82, 0x83, 0x84, 0x86, 0xFF
+
+_HELLO = struct.Struct("<BBBBBBHIIIIii16s16sIqqIB7x")
+_RANGE = struct.Struct("<IIiIiIhhI")
+_LIMITS = struct.Struct("<BBHII")
+_CHANNEL_LIMITS = struct.Struct("<iiiq")
+_ARM = struct.Struct("<BBHI")
+_COUNTERS = struct.Struct("<BBHIIIIIIqq")
+
+ERROR_TEXTS = {
+    1: "a frame it could not decode",
+    2: "a frame of a type it does not know",
+    3: "another protocol version",
+    4: "a frame that its state does not allow",
+    5: "a wrong session token",
+    6: "a wrong nonce",
+    7: "a command not newer than the one in force",
+    8: "a lease longer than it allows",
+    9: "limits beyond its own",
+    10: "a pacing it does not offer",
+}
+
+
+class DeviceError(IontoError):
+    """The device failed after it had been armed."""
+
+
+class BytePort(Protocol):
+    """Bytes to and from a device before and after the loop."""
+
+    def read(self, most: int, timeout_s: float) -> bytes:
+        """Up to `most` bytes; empty after `timeout_s` without any. OSError if the port is gone."""
+
+    def write(self, data: bytes) -> None:
+        """All of `data`. OSError if the port is gone."""
+
+    def loop_port(self) -> Any:
+        """What the compiled loop takes: a file descriptor, or a PyCapsule "ionto_rt.core.types.Port"."""
+
+    def close(self) -> None:
+        """Give the port back."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """One current range, calibration included. value = (code - offset_q16/65536) * lsb."""
+
+    full_scale_a: float
+    current_lsb_a: float
+    current_offset_q16: int
+    redundant_lsb_a: float
+    redundant_offset_q16: int
+    output_lsb: float
+    output_code_min: int
+    output_code_max: int
+    ballast_ohm: float
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a device says of itself."""
+
+    version: int
+    channels: int
+    pacing: int
+    front_end: FrontEnd
+    lease_max_ticks: int
+    firmware_version: int
+    tick_s: float
+    compliance_v: float
+    voltage_lsb_v: float
+    voltage_offset_q16: int
+    code_limit: int
+    model: str
+    serial: str
+    last_token: int
+    last_net_codes: int
+    last_absolute_codes: int
+    last_samples: int
+    last_range: int
+    ranges: tuple[Range, ...]
+
+    @property
+    def name(self) -> str:
+        """Model and serial number."""
+        return f"{self.model} {self.serial}".strip()
+
+    def calibration(self, index: int) -> dict[str, Any]:
+        """Struct Calibration of types.pxd for the range `index`."""
+        chosen = self.ranges[index]
+        return {
+            "front_end": int(self.front_end),
+            "current_offset_q16": chosen.current_offset_q16,
+            "redundant_offset_q16": chosen.redundant_offset_q16,
+            "voltage_offset_q16": self.voltage_offset_q16,
+            "output_offset_q16": 0,
+            "code_limit": self.code_limit,
+            "output_code_min": chosen.output_code_min,
+            "output_code_max": chosen.output_code_max,
+            "current_lsb_a": chosen.current_lsb_a,
+            "redundant_lsb_a": chosen.redundant_lsb_a,
+            "voltage_lsb_v": self.voltage_lsb_v,
+            "output_lsb": chosen.output_lsb,
+            "full_scale_a": chosen.full_scale_a,
+            "compliance_v": self.compliance_v,
+            "ballast_ohm": chosen.ballast_ohm,
+            "tick_s": self.tick_s,
+        }
+
+    @property
+    def capabilities(self) -> DeviceCapabilities:
+        """What limits and plans need to know."""
+        return DeviceCapabilities(
+            name=self.name,
+            front_end=self.front_end,
+            compliance_v=self.compliance_v,
+            ranges=tuple(CurrentRange(r.full_scale_a, r.current_lsb_a, k) for k, r in enumerate(self.ranges)),
+            tick_s=self.tick_s,
+            lease_max_ticks=self.lease_max_ticks,
+            channels=self.channels,
+            ballast_ohm=max(r.ballast_ohm for r in self.ranges),
+        )
+
+
+@dataclass(frozen=True)
+class DeviceCounters:
+    """The device's own counts since it was armed. Charges are in 1/65536 code."""
+
+    status: int
+    token: int
+    samples: int
+    late: int
+    lapsed: int
+    refused: int
+    bad_frames: int
+    net_codes: int
+    absolute_codes: int
+
+
+def parse_hello(payload: bytes) -> Hello:
+    """A HELLO payload; ValueError says what is wrong with it."""
+    if len(payload) < _HELLO.size:
+        raise ValueError(f"a hello of {len(payload)} bytes, {_HELLO.size} at least")
+    (_, version, channels, pacing, front_end, ranges, lease, firmware, period_ns, compliance_mv, voltage_nv, voltage_offset,
+     code_limit, model, serial, token, net, absolute, samples, last_range) = _HELLO.unpack_from(payload)
+    if version != PROTOCOL_VERSION:
+        raise ValueError(f"protocol version {version}, this host speaks {PROTOCOL_VERSION}")
+    if len(payload) < _HELLO.size + ranges * _RANGE.size:
+        raise ValueError(f"a hello of {len(payload)} bytes for {ranges} ranges")
+    found = []
+    for k in range(ranges):
+        full, lsb, offset, lsb2, offset2, out, low, high, ballast = _RANGE.unpack_from(payload, _HELLO.size + k * _RANGE.size)
+        output_lsb = out * (1e-15 if front_end == FrontEnd.CURRENT_SOURCE else 1e-12)
+        found.append(Range(full * 1e-9, lsb * 1e-15, offset, lsb2 * 1e-15, offset2, output_lsb, low, high, ballast * 1e-3))
+    problems = (
+        (not 1 <= channels <= 32, f"{channels} channels"),
+        (front_end not in (0, 1), f"front-end {front_end}"),
+        (not ranges, "no current range"),
+        (not 50_000 <= period_ns <= 100_000_000, f"a sample period of {period_ns} ns"),
+        (not 1 <= lease * period_ns <= 100_000_000, f"leases of up to {lease} samples, more than 100 ms"),
+        (not 1 <= code_limit <= 1 << 30, f"a code limit of {code_limit}"),
+        (not compliance_mv or not voltage_nv, "no voltage range"),
+        (any(not (r.full_scale_a and r.current_lsb_a and r.redundant_lsb_a and r.output_lsb) for r in found), "a scale of 0"),
+        (any(not r.output_code_min <= 0 < r.output_code_max for r in found), "an output range without zero"),
+        (any(r.full_scale_a > 0.1 for r in found), "a range above 100 mA"),
+        (any(r.full_scale_a > r.current_lsb_a * code_limit for r in found), "a range its converter cannot read"),
+    )
+    for wrong, what in problems:
+        if wrong:
+            raise ValueError(f"its hello claims {what}")
+    return Hello(
+        version, channels, pacing, FrontEnd(front_end), lease, firmware, period_ns * 1e-9, compliance_mv * 1e-3,
+        voltage_nv * 1e-9, voltage_offset, code_limit, _text(model), _text(serial), token, net, absolute, samples,
+        last_range, tuple(found),
+    )  # fmt: skip
+
+
+def _text(raw: bytes) -> str:
+    return "".join(c for c in raw.split(b"\0")[0].decode("utf-8", "replace") if c.isprintable())
+
+
+class SerialBytes:
+    """A serial port: pyserial opens it, exclusively, and asks for low latency."""
+
+    def __init__(self, path: str) -> None:
+        import serial  # noqa: PLC0415 - only where a serial port is used
+
+        self.path = path
+        try:
+            self.port = serial.Serial(path, baudrate=2_000_000, timeout=0, write_timeout=1.0, exclusive=True)
+        except serial.SerialException as error:
+            text = str(error)
+            if "Errno 2]" in text or "Errno 20]" in text:
+                raise RefusedError("no such port", key=f"serial:{path}", remedy="see `ionto-rt devices`") from None
+            if "Errno 11]" in text or "Errno 16]" in text or "lock" in text:
+                raise RefusedError("the port is in use by another program", key=f"serial:{path}", remedy="close it first") from None
+            if "Errno 13]" in text:
+                remedy = "join the group of the port, usually `dialout`"
+                raise RefusedError("no permission to open the port", key=f"serial:{path}", remedy=remedy) from None
+            raise RefusedError(f"cannot be opened ({text})", key=f"serial:{path}", remedy="give a serial device") from None
+        except (OSError, ValueError) as error:
+            raise RefusedError(f"cannot be opened ({error})", key=f"serial:{path}", remedy="give a serial device") from None
+        self.fd: int = self.port.fileno()
+        self.low_latency = self._ask_low_latency()
+
+    def _ask_low_latency(self) -> str:
+        try:
+            self.port.set_low_latency_mode(True)
+        except (ValueError, OSError, NotImplementedError):
+            return "not offered by the driver"
+        return "set"
+
+    def read(self, most: int, timeout_s: float) -> bytes:
+        if not select.select([self.fd], [], [], timeout_s)[0]:
+            return b""
+        data = os.read(self.fd, most)
+        if not data:
+            raise OSError("hung up")
+        return data
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            if not select.select([], [self.fd], [], 1.0)[1]:
+                raise OSError("the device takes no bytes")
+            view = view[os.write(self.fd, view) :]
+
+    def loop_port(self) -> int:
+        return self.fd
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.port.close()
+
+
+@dataclass
+class Device:
+    """One device, open. `uri` is what the person wrote; `truth` and the like belong to whoever made it."""
+
+    uri: str
+    port: BytePort
+    hello: Hello = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
+    reader: FrameReader = field(default_factory=FrameReader)
+    raw_bytes: int = 0
+
+    def greet(self) -> Hello:
+        """Ask for the hello. RefusedError if nothing, garbage or another version answers."""
+        said: Hello | None = None
+        for _ in range(HELLO_TRIES):
+            try:
+                payload = self._ask(bytes([HELLO_REQUEST, PROTOCOL_VERSION]), HELLO)
+            except OSError as error:
+                raise self._refused(f"the port failed ({error})", "connect the device again") from None
+            if payload is not None:
+                try:
+                    said = parse_hello(payload)
+                except ValueError as error:
+                    raise self._refused(str(error), "use a device that follows docs/wire-protocol.md") from None
+                break
+            if self.raw_bytes > GARBAGE_BYTES:
+                break
+        if said is None:
+            if self.reader.bad_frames or self.raw_bytes:
+                problem = f"sent {self.raw_bytes} bytes but no valid frame: it speaks another protocol"
+                raise self._refused(problem, "check that this port is the DAQ, and its baud rate")
+            raise self._refused("nothing answered", "check power, cable and port")
+        self.hello = said
+        return said
+
+    def _refused(self, problem: str, remedy: str) -> RefusedError:
+        return RefusedError(problem, key=self.uri, remedy=remedy)
+
+    def _ask(self, payload: bytes, wanted: int, timeout_s: float = ANSWER_S) -> bytes | None:
+        """Send, and wait for a payload of type `wanted`; None after the time-out. An ERROR frame that names ours raises."""
+        self.port.write(encode_frame(payload))
+        until = time.monotonic() + timeout_s
+        while (left := until - time.monotonic()) > 0:
+            data = self.port.read(4096, left)
+            self.raw_bytes += len(data)
+            if self.raw_bytes > 4 * GARBAGE_BYTES and not self.reader.frames:
+                return None
+            for answer in self.reader.feed(data):
+                if answer[0] == wanted:
+                    return answer
+                if answer[0] == ERROR and len(answer) >= 3 and answer[2] == payload[0]:
+                    said = ERROR_TEXTS.get(answer[1], f"error {answer[1]}")
+                    raise self._refused(f"the device refused {said}", "see docs/wire-protocol.md, error replies")
+        return None
+
+    def _ask_or_refuse(self, payload: bytes, wanted: int, what: str) -> bytes:
+        try:
+            answer = self._ask(payload, wanted)
+        except OSError as error:
+            raise self._refused(f"the port failed ({error})", "connect the device again") from None
+        if answer is None:
+            raise self._refused(f"no answer to {what}", "connect the device again")
+        return answer
+
+    def push_limits(
+        self, *, range_index: int, lease_max_ticks: int, token: int, session_ticks: int, current_cap_code: int,
+        output_code_min: int, output_code_max: int, charge_cap_codes: int,
+    ) -> None:  # fmt: skip
+        """Push the session's limits and read them back. RefusedError if the device holds others."""
+        channel = _CHANNEL_LIMITS.pack(current_cap_code, output_code_min, output_code_max, charge_cap_codes)
+        pushed = _LIMITS.pack(LIMITS, range_index, lease_max_ticks, token, session_ticks) + channel
+        stored = self._ask_or_refuse(pushed, LIMITS_READ_BACK, "the limits")
+        if stored[1 : len(pushed)] != pushed[1:]:
+            raise self._refused("the device read back other limits than were pushed", "do not use it")
+
+    def arm(self, pacing: Pacing, token: int) -> None:
+        """Arm: samples flow from here on, relay open, output zero."""
+        answer = self._ask_or_refuse(_ARM.pack(ARM, int(pacing), 0, token), ARMED, "arming")
+        if answer[: _ARM.size] != _ARM.pack(ARMED, int(pacing), 0, token):
+            raise self._refused("the device armed something else than was asked", "do not use it")
+
+    def disarm(self, token: int) -> DeviceCounters | None:
+        """Switch off, and fetch the device's counts; None if it does not answer any more."""
+        with contextlib.suppress(OSError, RefusedError):
+            for _ in range(3):
+                answer = self._ask(_ARM.pack(DISARM, 0, 0, token), DISARMED)
+                if answer is not None and len(answer) >= _COUNTERS.size:
+                    return _counters(answer)
+        return None
+
+    def close(self) -> None:
+        """Give the port back, and end a virtual device's process that this call to `open_device` had started."""
+        self.port.close()
+        if self.process is not None:
+            try:
+                self.process.wait(3.0)
+            except subprocess.TimeoutExpired:
+                self.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(2.0)
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _counters(answer: bytes) -> DeviceCounters:
+    _, _, status, token, samples, late, lapsed, refused, bad, net, absolute = _COUNTERS.unpack_from(answer)
+    return DeviceCounters(status, token, samples, late, lapsed, refused, bad, net, absolute)
+
+
+def new_token() -> int:
+    """A session token: random, never 0."""
+    return secrets.randbelow(0xFFFFFFFF) + 1
+
+
+def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
+    """Scheme, rest and options of a device URI. RefusedError if it is none."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon or not scheme.isidentifier():
+        known = "virtual:, sim:, serial:/dev/ttyACM0"
+        raise RefusedError("not a device URI", key="--device", value=uri, remedy=f"write one of {known}")
+    path, _, query = rest.partition("?")
+    try:
+        options = urllib.parse.parse_qs(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise RefusedError("not a device URI", key="--device", value=uri, remedy="write options as ?name=value&name=value") from None
+    return scheme, path, options
+
+
+def open_device(uri: str, *, state_file: Path | None = None) -> Device:
+    """Open a device and greet it.
+
+    `virtual:` starts a virtual device as its own process, `sim:` one in this process, `serial:PATH` opens a port; other
+    schemes come from the entry points `ionto_rt.devices`, each a function of the URI that returns a `Device`.
+    `state_file` is where a virtual device keeps its counters. RefusedError if it cannot be used.
+    """
+    scheme, path, options = split_uri(uri)
+    if scheme == "serial":
+        if options or not path:
+            raise RefusedError("a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"')
+        device = Device(uri, SerialBytes(path))
+    elif scheme == "virtual":
+        device = _start_virtual(uri, path, options, state_file)
+    elif scheme == "sim":
+        device = Device(uri, _open_sim(uri, path, options, state_file))
+    else:
+        found = [entry for entry in entry_points(group="ionto_rt.devices") if entry.name == scheme]
+        if not found:
+            remedy = "use virtual:, sim: or serial:PATH, or install the package that brings it"
+            raise RefusedError("no such kind of device", key="--device", value=uri, remedy=remedy)
+        device = found[0].load()(uri)
+    try:
+        device.greet()
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _virtual_options(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> dict[str, list[str]]:
+    if path:
+        raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')
+    given = dict(options)
+    if state_file is not None:
+        given.setdefault("state", [str(state_file)])
+    return given
+
+
+def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> Device:
+    arguments = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, values in _virtual_options(uri, path, options, state_file).items()
+        for value in values
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ionto_rt.virtual_device", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    ready, _, _ = select.select([process.stdout], [], [], SPAWN_S)
+    line = process.stdout.readline() if ready else b""
+    if not line:
+        process.kill()
+        process.wait()
+        said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        problem = said[-1].removeprefix("ionto-rt: ") if said else "it did not start"
+        raise RefusedError(f"the virtual device: {problem}", key="--device", value=uri, remedy="see `ionto-rt virtual-device --help`")
+    process.stderr.close()
+    try:
+        port = SerialBytes(json.loads(line)["port"])
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return Device(uri, port, process)
+
+
+def _open_sim(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> BytePort:
+    from ionto_rt.virtual_device import open_sim  # noqa: PLC0415 - only where it is used
+
+    port: BytePort = open_sim(_virtual_options(uri, path, options, state_file))
+    return port
