@@ -1,0 +1,144 @@
+"""Numbers that the tick, the wire and the record use, under the names that `core/types.pxd` gives them.
+
+Members drop the prefix of the C name: `SEGMENT_DELIVER` is `SegmentKind.DELIVER`. A test reads types.pxd and holds
+both to the same numbers.
+"""
+
+from enum import IntEnum, IntFlag
+
+MAX_CHANNELS = 32
+MAX_SEGMENTS = 4096
+HISTORY_TICKS = 16
+PORT_VERSION = 1
+
+
+class FrontEnd(IntEnum):
+    CURRENT_SOURCE = 0
+    VOLTAGE_SOURCE = 1
+
+
+class Pacing(IntFlag):
+    DEVICE = 1
+    HOST = 2
+    LOCK_STEP = 4
+
+
+class DeviceStatus(IntFlag):
+    RELAY_CLOSED = 1
+    COMPLIANCE = 2
+    LEASE_EXPIRED = 4
+    OVER_CURRENT = 8
+    CHARGE_CAP = 16
+    TIME_CAP = 32
+    CLAMPED = 64
+    LATE = 128
+
+
+class OperatorCommand(IntEnum):
+    NONE = 0
+    PAUSE = 1
+    RESUME = 2
+    TRIM = 3
+    STOP = 4
+
+
+class StopFlag(IntEnum):
+    NONE = 0
+    RAMP_DOWN = 1
+    NOW = 2
+
+
+class SegmentKind(IntEnum):
+    SELF_TEST = 0
+    CONTACT_CHECK = 1
+    DELIVER = 2
+    RAMP_DOWN = 3
+    REST = 4
+
+
+class Phase(IntEnum):
+    SELF_TEST = 0
+    CONTACT_CHECK = 1
+    RAMP_UP = 2
+    TREATMENT = 3
+    PAUSE = 4
+    RAMP_DOWN = 5
+    COMPLETE = 6
+    ABORTED = 7
+    FAULTED = 8
+
+
+class EndReason(IntEnum):
+    NONE = 0
+    COMPLETE = 1
+    OPERATOR = 2
+    SELF_TEST = 3
+    CONTACT_OPEN = 4
+    CONTACT_SHORT = 5
+    TRIP = 6
+
+
+class Contact(IntEnum):
+    UNKNOWN = 0
+    GOOD = 1
+    LOST = 2
+
+
+class Action(IntEnum):
+    """Safe states, in rising order of urgency: derate is S3, pause S2, ramp down S1, off S0."""
+
+    NONE = 0
+    DERATE = 1
+    PAUSE = 2
+    RAMP_DOWN = 3
+    OFF = 4
+
+
+class Trip(IntEnum):
+    """Causes of a trip; up to 53 the numbers are those of the hazard matrix."""
+
+    NONE = 0
+    OVER_CURRENT = 1
+    OPEN_LEAD = 5
+    INTERMITTENT_LEAD = 7
+    SHORT = 8
+    DENSITY = 13
+    CHARGE_CAP = 15
+    SESSION_TIME = 16
+    READINGS_DISAGREE = 23
+    LOST_SAMPLES = 24
+    STALE_DATA = 25
+    DEADLINES = 26
+    LEASE_LAPSED = 29
+    HEARTBEAT = 30
+    NOT_FINITE = 32
+    DEVICE_CLOCK = 53
+    LIMITS_CORRUPT = 54
+    DEVICE_CAP = 55
+    OPERATOR_STOP = 56
+    CHARGE_MISMATCH = 57
+
+
+class SampleFault(IntEnum):
+    GOOD = 0
+    OUT_OF_RANGE = 1
+    NOT_FINITE = 2
+    REPEATED = 3
+
+
+class Event(IntFlag):
+    PHASE = 1
+    TRIP = 2
+    SEGMENT = 4
+    OPERATOR = 8
+    LIMITED = 16
+    CONTACT = 32
+    BAD_SAMPLE = 64
+    GAP = 128
+    PAUSE = 256
+    STATUS = 512
+    END = 1024
+
+
+class CommandFlag(IntFlag):
+    CLOSE_RELAY = 1

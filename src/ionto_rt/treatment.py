@@ -1,0 +1,313 @@
+"""Treatments: TOML files of `format = 1` with steps, electrodes and limits.
+
+Inside, all quantities are SI floats with the unit in the name; in the file they are text with a unit. `Treatment.load`
+checks form only: whether the treatment is within limits is the business of `ionto_rt.safety` and `ionto_rt.plan`.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, WithJsonSchema
+from pydantic.functional_validators import AfterValidator, BeforeValidator, model_validator
+
+from ionto_rt.errors import RefusedError
+from ionto_rt.toml_source import Location, TomlDocument, read_source, refuse_validation, suggest
+from ionto_rt.units import Kind, UnitError, parse_quantity
+
+FORMAT = 1
+MAX_STEPS = 4094
+"""Most steps after the blocks have been repeated: one segment each at least, and two service segments."""
+
+_BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _quantity(kind: Kind, zero_remedy: str | None) -> tuple[BeforeValidator, WithJsonSchema]:
+    def read(text: Any) -> float:
+        value = parse_quantity(text, kind)
+        if value == 0.0 and zero_remedy is not None:
+            raise UnitError(f"is zero; {zero_remedy}")
+        return value
+
+    description = f"A {kind.label}: a number and one of the units {', '.join(kind.units)}."
+    schema = {"type": "string", "description": description, "examples": [kind.example]}
+    return BeforeValidator(read), WithJsonSchema(schema)
+
+
+def _line_of_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; write a few words")
+    if not text.isprintable():
+        raise ValueError("has line breaks or control characters; write one line of text")
+    return text
+
+
+_POSITIVE = "it must be greater than zero"
+Current = Annotated[float, *_quantity(Kind.CURRENT, 'to rest without current write a step with pause = "60 s"')]
+CurrentLimit = Annotated[float, *_quantity(Kind.CURRENT, _POSITIVE)]
+DensityLimit = Annotated[float, *_quantity(Kind.DENSITY, _POSITIVE)]
+Charge = Annotated[float, *_quantity(Kind.CHARGE, _POSITIVE)]
+VoltageLimit = Annotated[float, *_quantity(Kind.VOLTAGE, _POSITIVE)]
+Time = Annotated[float, *_quantity(Kind.TIME, _POSITIVE)]
+RampTime = Annotated[float, *_quantity(Kind.TIME, None)]
+Area = Annotated[float, *_quantity(Kind.AREA, _POSITIVE)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(_line_of_text)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ActiveElectrode(_Table):
+    """The electrode that holds the drug."""
+
+    type: Text
+    """Key of the electrode in the catalogue."""
+    area_m2: Area = Field(alias="area")
+    polarity: Literal["cathode", "anode"]
+
+
+class ReturnElectrode(_Table):
+    """The electrode that closes the circuit, of the other polarity."""
+
+    type: Text
+    area_m2: Area = Field(alias="area")
+
+
+class Electrodes(_Table):
+    active: ActiveElectrode
+    return_: ReturnElectrode = Field(alias="return")
+
+
+class TreatmentLimits(_Table):
+    """Limits of this treatment alone. They may tighten the catalogue's, never loosen them."""
+
+    current_a: CurrentLimit | None = Field(default=None, alias="current")
+    density_a_per_m2: DensityLimit | None = Field(default=None, alias="density")
+    dose_c: Charge | None = Field(default=None, alias="dose")
+    voltage_v: VoltageLimit | None = Field(default=None, alias="voltage")
+    time_s: Time | None = Field(default=None, alias="time")
+
+
+class Deliver(_Table):
+    """Current at one level, until a dose is reached or a time is over.
+
+    `ramp_s` is the time of the ramp from the level before to this one, and of the ramp down to zero where a pause or
+    the end follows; None takes the catalogue's ramp rate. `dose_c` counts from the start of the ramp in to the end,
+    with the ramp out. `time_s` runs from the start of the ramp in to the start of the ramp out, so that the width at
+    half level is exact.
+    """
+
+    kind: ClassVar[Literal["deliver"]] = "deliver"
+
+    current_a: Current = Field(alias="current")
+    dose_c: Charge | None = Field(default=None, alias="dose")
+    time_s: Time | None = Field(default=None, alias="time")
+    ramp_s: RampTime | None = Field(default=None, alias="ramp")
+
+    @model_validator(mode="after")
+    def _one_end(self) -> "Deliver":
+        if self.dose_c is None and self.time_s is None:
+            raise ValueError('has neither dose nor time; add dose = "40 mA*min" or time = "10 min"')
+        if self.dose_c is not None and self.time_s is not None:
+            raise ValueError("has both dose and time; keep the one that must end the step")
+        return self
+
+    @property
+    def goal(self) -> tuple[Literal["dose", "time"], float]:
+        """What ends the step, and how much of it: C or s."""
+        if self.dose_c is not None:
+            return "dose", self.dose_c
+        return "time", self.time_s or 0.0
+
+
+class Pause(_Table):
+    """No current from the start of the ramp down before it to the start of the ramp up after it."""
+
+    kind: ClassVar[Literal["pause"]] = "pause"
+
+    pause_s: Time = Field(alias="pause")
+
+
+class Repeat(_Table):
+    """The steps of a named block, several times."""
+
+    kind: ClassVar[Literal["repeat"]] = "repeat"
+
+    repeat: Text
+    times: int = Field(ge=1, le=MAX_STEPS)
+
+
+def _step_kind(step: Any) -> str:
+    if isinstance(step, dict):
+        for kind in ("repeat", "pause"):
+            if kind in step:
+                return kind
+        if "times" in step:
+            return "repeat"
+    return "deliver"
+
+
+Leaf = Deliver | Pause
+Step = Annotated[
+    Annotated[Deliver, Tag("deliver")] | Annotated[Pause, Tag("pause")] | Annotated[Repeat, Tag("repeat")],
+    Discriminator(_step_kind),
+]
+BlockStep = Annotated[
+    Annotated[Deliver, Tag("deliver")] | Annotated[Pause, Tag("pause")],
+    Discriminator(_step_kind),
+]
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+class Treatment(_Table):
+    """A treatment as a person wrote it. Make one with `load` or `parse`."""
+
+    format: Literal[1]
+    title: Text
+    drug: Text
+    """Key of the drug in the catalogue."""
+    subject: Text | None = None
+    site: Text | None = None
+    electrodes: Electrodes
+    limits: TreatmentLimits = TreatmentLimits()
+    steps: list[Step] = Field(min_length=1)
+    blocks: dict[str, Annotated[list[BlockStep], Field(min_length=1)]] = {}
+
+    _document: TomlDocument = PrivateAttr()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Treatment":
+        """Read the treatment in the file `path`. Raises RefusedError, one line naming file, line, key and remedy."""
+        return cls.parse(read_source(path), os.fspath(path))
+
+    @classmethod
+    def parse(cls, source: bytes, path: str = "treatment.toml") -> "Treatment":
+        """Read a treatment from the bytes of a file; `path` is its name in errors. Raises RefusedError."""
+        document = TomlDocument.parse(source, path)
+        version = document.data.get("format")
+        if version is None:
+            raise document.refuse(("format",), "is missing", f"add format = {FORMAT} at the top")
+        if version is True or version != FORMAT:
+            raise document.refuse(("format",), "is not a format that this version reads", f"write format = {FORMAT}")
+        try:
+            treatment = cls.model_validate(document.data)
+        except ValidationError as error:
+            raise refuse_validation(error, document, _KNOWN_KEYS, _EXAMPLES) from None
+        treatment._document = document
+        treatment._check_blocks()
+        return treatment
+
+    @property
+    def source(self) -> bytes:
+        """The file's bytes as read."""
+        return self._document.source
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes, in hex."""
+        return hashlib.sha256(self._document.source).hexdigest()
+
+    @property
+    def path(self) -> str:
+        """The file's name as it was given."""
+        return self._document.path
+
+    @property
+    def polarity(self) -> int:
+        """Sign of the active electrode's current: +1 anode, -1 cathode."""
+        return 1 if self.electrodes.active.polarity == "anode" else -1
+
+    def line_of(self, location: Location) -> int | None:
+        """Line of a key in the file, or of the table around it."""
+        return self._document.line_of(location)
+
+    def refuse(self, location: Location, problem: str, remedy: str | None = None) -> RefusedError:
+        """The error that names the file, line, key and value at `location`."""
+        return self._document.refuse(location, problem, remedy)
+
+    def expanded(self) -> Iterator[tuple[Location, Leaf, str]]:
+        """The steps in the order of delivery, blocks repeated: location in the file, step, name.
+
+        The name of a step of a block tells the turn: `pulse 2/3`. At most MAX_STEPS come, which `parse` has checked.
+        """
+        for index, step in enumerate(self.steps):
+            if isinstance(step, Repeat):
+                for turn in range(step.times):
+                    for position, leaf in enumerate(self.blocks[step.repeat]):
+                        yield ("blocks", step.repeat, position), leaf, f"{step.repeat} {turn + 1}/{step.times}"
+            else:
+                yield ("steps", index), step, ""
+
+    def deliveries(self) -> Iterator[tuple[Location, Deliver]]:
+        """Every step that delivers current, once each, in the order of the file; blocks that are not used left out."""
+        used = {step.repeat for step in self.steps if isinstance(step, Repeat)}
+        for index, step in enumerate(self.steps):
+            if isinstance(step, Deliver):
+                yield ("steps", index), step
+        for name, leaves in self.blocks.items():
+            for position, leaf in enumerate(leaves):
+                if name in used and isinstance(leaf, Deliver):
+                    yield ("blocks", name, position), leaf
+
+    def unused_blocks(self) -> list[str]:
+        """Names of the blocks that no step repeats."""
+        used = {step.repeat for step in self.steps if isinstance(step, Repeat)}
+        return [name for name in self.blocks if name not in used]
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON schema of the file, for editors that complete and check TOML."""
+        return cls.model_json_schema(by_alias=True)
+
+    def _check_blocks(self) -> None:
+        for name in self.blocks:
+            if not _BLOCK_NAME.fullmatch(name):
+                raise self.refuse(("blocks", name), "is not a name for a block", "use up to 64 of A-Z a-z 0-9 _ -")
+        total = 0
+        for index, step in enumerate(self.steps):
+            length = 1
+            if isinstance(step, Repeat):
+                if step.repeat not in self.blocks:
+                    location: Location = ("steps", index, "repeat")
+                    remedy = suggest(step.repeat, self.blocks) if self.blocks else "add [[blocks.NAME]] with its steps"
+                    raise self.refuse(location, "no block has this name", remedy)
+                length = step.times * len(self.blocks[step.repeat])
+            total += length
+            if total > MAX_STEPS:
+                key: Location = ("steps", index, "times") if isinstance(step, Repeat) else ("steps", index)
+                raise self.refuse(key, f"makes more than {MAX_STEPS} steps in all", "repeat less often")
+        if not any(True for _ in self.deliveries()):
+            raise self.refuse(("steps",), "no step delivers current", 'add a step with current = "2 mA" and a dose')
+
+
+_KNOWN_KEYS: dict[Location, list[str]] = {
+    (): _keys(Treatment),
+    ("electrodes",): _keys(Electrodes),
+    ("electrodes", "active"): _keys(ActiveElectrode),
+    ("electrodes", "return"): _keys(ReturnElectrode),
+    ("limits",): _keys(TreatmentLimits),
+    ("steps", "*"): [*_keys(Deliver), *_keys(Pause), *_keys(Repeat)],
+    ("blocks", "*", "*"): [*_keys(Deliver), *_keys(Pause)],
+}
+
+_EXAMPLES = {
+    "title": 'title = "Dexamethasone, left elbow"',
+    "drug": 'drug = "dexamethasone-phosphate"',
+    "electrodes": "[electrodes.active] and [electrodes.return]",
+    "active": '[electrodes.active] with type, area = "8 cm^2" and polarity',
+    "return": '[electrodes.return] with type and area = "25 cm^2"',
+    "type": 'type = "buffered-pad"',
+    "area": 'area = "8 cm^2"',
+    "polarity": 'polarity = "cathode"',
+    "steps": '[[steps]] with current = "2 mA" and dose = "20 mA*min"',
+    "current": 'current = "2 mA"',
+    "pause": 'pause = "60 s"',
+    "repeat": 'repeat = "pulse"',
+    "times": "times = 3",
+}
