@@ -72,6 +72,24 @@ def session_facts(**more: Any) -> dict[str, Any]:
     return facts | more
 
 
+def steady_rows(count: int, current_a: float = -4e-3) -> np.ndarray[Any, np.dtype[Any]]:
+    """A constant cathodal current in treatment, its charge counted by host and device alike."""
+    rows = np.zeros(count, TICK)
+    code = round(current_a / CURRENT_LSB_A)
+    rows["index"] = np.arange(count)
+    rows["current_code"] = rows["redundant_code"] = code
+    rows["current_a"] = rows["redundant_a"] = code * CURRENT_LSB_A
+    rows["setpoint_a"] = rows["level_a"] = rows["prescribed_a"] = current_a
+    rows["voltage_code"] = round(current_a * 2120 / VOLTAGE_LSB_V)
+    rows["voltage_v"] = rows["voltage_code"] * VOLTAGE_LSB_V
+    rows["net_codes"] = rows["device_charge_codes"] = np.arange(1, count + 1) * code * 65536
+    rows["absolute_codes"] = np.abs(rows["net_codes"])
+    rows["delivered_c"] = -rows["net_codes"] * (CURRENT_LSB_A * TICK_S / 65536)
+    rows["phase"] = 3
+    rows["contact"] = 1
+    return rows
+
+
 def treatment_rows(minutes: float = 10.5, prescribed_c: float = 2.4, seed: int = 1) -> np.ndarray[Any, np.dtype[Any]]:
     """A 4 mA cathodal treatment as skin shows it: 30 s ramps, 9 V at the end of the ramp settling to 8.5 V.
 
@@ -131,12 +149,12 @@ def treatment_rows(minutes: float = 10.5, prescribed_c: float = 2.4, seed: int =
 
 
 def make_session(out_dir: Path, rows: np.ndarray[Any, Any] | None = None, **more: Any) -> SessionFolder:
-    """A running session's folder with `rows` written and flushed (a short treatment by default)."""
+    """A running session's folder with `rows` written (50 steady ones by default)."""
     folder = SessionFolder.create(
         out_dir, "Dexamethasone 40", treatment_source=TREATMENT, session=session_facts(**more)
     )
     writer = folder.open_telemetry(TICK, 1 / TICK_S)
-    writer.append(treatment_rows(0.05) if rows is None else rows)
+    writer.append(steady_rows(50) if rows is None else rows)
     folder.events.write("session_begun", 0, safety=True)
     return folder
 

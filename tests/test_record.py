@@ -38,7 +38,7 @@ from record_support import (
     receipt_of,
     same_rows,
     session_facts,
-    treatment_rows,
+    steady_rows,
 )
 
 SMALL = np.dtype([("index", "<u4"), ("current_a", "<f8"), ("status", "<u2")])
@@ -125,10 +125,6 @@ def test_a_channel_column_of_the_ring_is_taken_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(Telemetry(tmp_path / "t.arrows")["channel"], rows["channel"])
 
 
-def same_small(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
-    return len(left) == len(right) and all(np.array_equal(left[name], right[name]) for name in SMALL.names or ())
-
-
 def test_a_record_cut_at_any_byte_of_its_last_batches_reads_as_a_prefix_never_a_wrong_row(tmp_path: Path) -> None:
     path = tmp_path / "t.arrows"
     rows = random_rows(37)
@@ -195,7 +191,7 @@ def test_other_readers_see_the_same_rows_and_units(tmp_path: Path) -> None:
     polars = pytest.importorskip("polars")
     duckdb = pytest.importorskip("duckdb")
     path = tmp_path / "t.arrows"
-    rows = treatment_rows(0.01)
+    rows = steady_rows(600)
     write(path, rows, 1000.0, [333, 17])
     table = pyarrow.ipc.open_stream(path).read_all()
     table.validate(full=True)
@@ -288,7 +284,7 @@ def test_phase_names_are_those_of_the_core() -> None:
 
 
 def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
-    rows = treatment_rows(0.05)
+    rows = steady_rows(3000)
     folder = make_session(tmp_path, rows, limits={"current": 0.1 + 0.2}, seed=2**63)
     receipt = folder.finish(receipt_of(rows, odd=float("nan")))
     record = Record.open(folder.path)
@@ -354,7 +350,7 @@ def test_a_session_is_running_while_its_process_lives(tmp_path: Path) -> None:
 
 
 def test_the_list_of_sessions_needs_only_the_folders(tmp_path: Path) -> None:
-    rows = treatment_rows(0.05)
+    rows = steady_rows(3000)
     first = make_session(tmp_path, rows)
     first.finish(receipt_of(rows, trips=[{"name": "open lead"}]))
     second = make_session(tmp_path, rows)

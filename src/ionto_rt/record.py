@@ -54,6 +54,10 @@ LOCK = "lock"
 FORMAT = 1
 BATCHES_PER_SECOND = 10
 COULOMB_PER_MAMIN = 0.06
+# docs/design.md: silence after which the loop ramps down, longest lease of a command, slowest ramp of a safe stop.
+HEARTBEAT_S = 2.0
+LEASE_S = 0.1
+SLOWEST_RAMP_A_PER_S = 1e-3
 # The number of one enumeration value is its place; the enumerations are those of core/types.pxd.
 PHASES = (
     "self-test",
@@ -763,6 +767,11 @@ class SessionFolder:
         self.close()
         return written
 
+    def discard(self) -> None:
+        """Remove the folder: no current has flowed, so nothing happened that a record must tell."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def close(self) -> None:
         """Close files and let go of the lock, without a receipt (then `recover` is what writes one)."""
         try:
@@ -773,6 +782,21 @@ class SessionFolder:
             if self._lock_fd >= 0:
                 os.close(self._lock_fd)
                 self._lock_fd = -1
+
+
+@dataclass(frozen=True)
+class CountedCharge:
+    """Charge as telemetry has it.
+
+    net_c is in the direction of the treatment, absolute_c never below the device's net count; absolute_codes
+    (1/65536 code) are the host's, device_net_codes the device's; tick is the last row's index, -1 without rows.
+    """
+
+    net_c: float
+    absolute_c: float
+    absolute_codes: int
+    device_net_codes: int
+    tick: int
 
 
 class Record:
@@ -825,6 +849,51 @@ class Record:
     @property
     def running(self) -> bool:
         return is_running(self.path)
+
+    def number(self, *path: str) -> float:
+        """A number of `session.json`, given by its keys; `RecordError` if it is not there."""
+        value: Any = self.session
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise RecordError(f"{self.path / SESSION}: {'.'.join(path)} is missing or no number; restore the file")
+        return value
+
+    @property
+    def coulombs_per_code(self) -> float:
+        """Charge of one unit of the ledger's and the device's counts (1/65536 code)."""
+        calibration = ("controller", "calibration")
+        return self.number(*calibration, "current_lsb_a") * self.number(*calibration, "tick_s") / 65536
+
+    @property
+    def polarity(self) -> float:
+        """+1 anodal, -1 cathodal: the sign of the active electrode's current."""
+        return self.number("controller", "programme", "polarity")
+
+    def counted(self) -> "CountedCharge":
+        """What telemetry counted up to its last whole batch; all zero without any."""
+        last = self.telemetry().last() if self.has_telemetry else None
+        if last is None:
+            return CountedCharge(0.0, 0.0, 0, 0, -1)
+        net, absolute, device = (int(last[name]) for name in ("net_codes", "absolute_codes", "device_charge_codes"))
+        unit = self.coulombs_per_code
+        return CountedCharge(
+            net_c=self.polarity * net * unit,
+            absolute_c=max(absolute, abs(device)) * unit,
+            absolute_codes=absolute,
+            device_net_codes=device,
+            tick=int(last["index"]),
+        )
+
+    @property
+    def unseen_c(self) -> float:
+        """The most charge (C) that can have flowed after the last whole batch of a host that died.
+
+        At the session's maximum current: a batch that was not yet written, the 2 s until the loop notices that the
+        orchestrator is silent, and a lease of 0.1 s; between them a ramp down at 1 mA/s, the slowest allowed.
+        """
+        current = self.number("max_current_a")
+        return current * (1 / BATCHES_PER_SECOND + HEARTBEAT_S + LEASE_S) + current**2 / (2 * SLOWEST_RAMP_A_PER_S)
 
 
 def session_folders(out_dir: Path) -> list[Path]:
