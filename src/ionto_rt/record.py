@@ -1,0 +1,951 @@
+"""The record of a session: a folder that is the truth of what happened.
+
+    DIR/20260317T142530Z-dexamethasone-40-3fa9c1/
+        treatment.toml      the treatment as run
+        session.json        versions, hashes, host fitness, resolved limits, plan, controller configuration
+        telemetry.arrows    Arrow IPC stream, one row per tick and channel: every input and every term of the tick
+        events.jsonl        hash-chained events (`ionto_rt.events`)
+        receipt.json        the outcome; written last, whole or not at all
+        lock                held while the session runs
+
+`session.json` must hold, besides what its writer likes to keep: `subject` and `site` (text, may be empty),
+`prescribed_c` (C), `max_current_a` (A, the highest current that the guard lets flow) and `controller` (the
+`ControllerConfig` struct as nested mappings: `calibration`, `programme`, `guard`, ..., `token`). Recovery reads these,
+and the journal is rebuilt from them.
+
+Any Arrow reader takes the telemetry: `polars.read_ipc_stream(path)`, `pyarrow.ipc.open_stream(path).read_pandas()`,
+`duckdb.from_arrow(pyarrow.ipc.open_stream(path))`.
+"""
+
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import mmap
+import os
+import re
+import secrets
+import shutil
+import struct
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import nanoarrow as na  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+from nanoarrow.ipc import InputStream, StreamWriter  # type: ignore[import-untyped]
+
+from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
+
+TREATMENT = "treatment.toml"
+SESSION = "session.json"
+TELEMETRY = "telemetry.arrows"
+RECOVERED_TELEMETRY = "telemetry.recovered.arrows"
+EVENTS = "events.jsonl"
+RECEIPT = "receipt.json"
+LOCK = "lock"
+
+FORMAT = 1
+BATCHES_PER_SECOND = 10
+COULOMB_PER_MAMIN = 0.06
+# docs/design.md: silence after which the loop ramps down, longest lease of a command, slowest ramp of a safe stop.
+HEARTBEAT_S = 2.0
+LEASE_S = 0.1
+SLOWEST_RAMP_A_PER_S = 1e-3
+# The number of one enumeration value is its place; the enumerations are those of core/types.pxd.
+PHASES = (
+    "self-test",
+    "contact check",
+    "ramp up",
+    "treatment",
+    "pause",
+    "ramp down",
+    "complete",
+    "aborted",
+    "faulted",
+)
+
+_CONTINUATION = 0xFFFFFFFF
+_END_OF_STREAM = struct.pack("<II", _CONTINUATION, 0)
+# Batches are encoded in blocks that stay in the processor's cache.
+_BLOCK_BYTES = 1 << 17
+_SESSION_KEYS = {"subject": str, "site": str, "prescribed_c": float, "max_current_a": float, "controller": Mapping}
+_REGULATOR_UNIT = "A on a current source, V on a voltage source"
+_UNITS = {
+    "index": "sample periods since arming",
+    "applied_index": "index of the sample that the command in force answered",
+    "gap_ticks": "samples lost before this one",
+    "device_charge_codes": "1/65536 code, net, by the device",
+    "net_codes": "1/65536 code, by the host",
+    "absolute_codes": "1/65536 code, by the host",
+    "current_code": "code",
+    "redundant_code": "code",
+    "voltage_code": "code",
+    "applied_code": "code",
+    "output_code": "code",
+    "status": "bits of DeviceStatus",
+    "events": "bits of Event",
+    "phase": ", ".join(f"{number} {name}" for number, name in enumerate(PHASES)),
+    "end_reason": "EndReason",
+    "contact": "Contact: 0 unknown, 1 good, 2 lost",
+    "action": "Action: 0 none, 1 derate, 2 pause, 3 ramp down, 4 off",
+    "trip": "number of the hazard, 0 none",
+    "sample_fault": "SampleFault",
+    "stop": "StopFlag",
+    "operator_command": "OperatorCommand",
+    "saturated": "-1, 0 or 1",
+    "proportional": _REGULATOR_UNIT,
+    "integral": _REGULATOR_UNIT,
+    "derivative": _REGULATOR_UNIT,
+    "feed_forward": _REGULATOR_UNIT,
+    "unlimited": _REGULATOR_UNIT,
+    "output": _REGULATOR_UNIT,
+}
+_ARROW_TYPES = {
+    "<i8": na.Type.INT64,
+    "<u8": na.Type.UINT64,
+    "<i4": na.Type.INT32,
+    "<u4": na.Type.UINT32,
+    "<i2": na.Type.INT16,
+    "<u2": na.Type.UINT16,
+    "|i1": na.Type.INT8,
+    "|u1": na.Type.UINT8,
+    "<f8": na.Type.DOUBLE,
+    "<f4": na.Type.FLOAT,
+}
+_NUMPY_FORMATS = {
+    "c": "|i1",
+    "C": "|u1",
+    "s": "<i2",
+    "S": "<u2",
+    "i": "<i4",
+    "I": "<u4",
+    "l": "<i8",
+    "L": "<u8",
+    "f": "<f4",
+    "g": "<f8",
+}
+
+Array = npt.NDArray[Any]
+
+
+class RecordError(Exception):
+    """A record cannot be written or read; the message is one line with what, where and the remedy."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class _BatchLayout:
+    """Where the columns of one kind of record batch lie in its message."""
+
+    rows: int
+    header_bytes: int
+    message: np.dtype[Any]
+
+
+def _table_field(data: bytes, table: int, number: int) -> int | None:
+    """Position of field `number` of a flatbuffer table, None if absent."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    (vtable_bytes,) = struct.unpack_from("<H", data, vtable)
+    slot = 4 + 2 * number
+    if vtable < 0 or slot + 2 > vtable_bytes:
+        return None
+    (offset,) = struct.unpack_from("<H", data, vtable + slot)
+    return table + offset if offset else None
+
+
+def _indirect(data: bytes, position: int | None) -> int:
+    if position is None:
+        raise ValueError("a field is missing")
+    return position + int(struct.unpack_from("<I", data, position)[0])
+
+
+def _batch_layout(header: bytes, columns: tuple[tuple[str, str], ...]) -> _BatchLayout:
+    """Layout of the record batch with this encapsulated message header (continuation, length, flatbuffer metadata).
+
+    Raises ValueError or struct.error if the metadata is not that of an uncompressed batch of `columns`.
+    """
+    data = header[8:]
+    message = struct.unpack_from("<I", data, 0)[0]
+    kind = _table_field(data, message, 1)
+    if kind is None or data[kind] != 3:
+        raise ValueError("not a record batch")
+    batch = _indirect(data, _table_field(data, message, 2))
+    body = _table_field(data, message, 3)
+    body_bytes = struct.unpack_from("<q", data, body)[0] if body is not None else 0
+    length = _table_field(data, batch, 0)
+    rows = struct.unpack_from("<q", data, length)[0] if length is not None else 0
+    if _table_field(data, batch, 3) is not None:
+        raise ValueError("compressed")
+    nodes = _indirect(data, _table_field(data, batch, 1))
+    buffers = _indirect(data, _table_field(data, batch, 2))
+    counts = struct.unpack_from("<I", data, nodes)[0], struct.unpack_from("<I", data, buffers)[0]
+    if counts != (len(columns), 2 * len(columns)) or rows < 0 or not 0 <= body_bytes < 1 << 40:
+        raise ValueError("not a batch of these columns")
+    offsets = []
+    for number, (_, code) in enumerate(columns):
+        node_rows, nulls = struct.unpack_from("<qq", data, nodes + 4 + 16 * number)
+        offset, size = struct.unpack_from("<qq", data, buffers + 4 + 16 * (2 * number + 1))
+        needed = rows * np.dtype(code).itemsize
+        if node_rows != rows or nulls != 0 or offset < 0 or size < needed or offset + needed > body_bytes:
+            raise ValueError("a column lies outside the batch")
+        offsets.append(len(header) + offset)
+    dtype = np.dtype(
+        {
+            "names": [name for name, _ in columns],
+            "formats": [(code, (rows,)) for _, code in columns],
+            "offsets": offsets,
+            "itemsize": len(header) + body_bytes,
+        }
+    )
+    return _BatchLayout(rows, len(header), dtype)
+
+
+class _Sink:
+    """Collects what nanoarrow writes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.data += data
+        return len(data)
+
+
+def _encode(columns: tuple[tuple[str, str], ...], metadata: Mapping[str, str], rows: int) -> tuple[bytes, bytes]:
+    """The schema message and one record batch of `rows` zero rows, as nanoarrow encodes them."""
+    fields = [
+        na.c_schema(na.Schema(_ARROW_TYPES[code], nullable=False)).modify(
+            name=name, metadata={"unit": _UNITS[name]} if name in _UNITS else None
+        )
+        for name, code in columns
+    ]
+    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=fields, nullable=False)).modify(
+        children=fields, metadata=dict(metadata)
+    )
+    children = [
+        na.c_array_from_buffers(schema.child(number), length=rows, buffers=[None, np.zeros(rows, code)], null_count=0)
+        for number, (_, code) in enumerate(columns)
+    ]
+    array = na.c_array_from_buffers(schema, length=rows, buffers=[None], null_count=0, children=children)
+    sink = _Sink()
+    writer = StreamWriter.from_writable(sink)
+    writer.write_stream(array)
+    stream = bytes(sink.data)
+    writer.release()
+    schema_bytes = 8 + struct.unpack_from("<I", stream, 4)[0]
+    return stream[:schema_bytes], stream[schema_bytes:]
+
+
+class TelemetryWriter:
+    """Writes `telemetry.arrows`: batches of 100 ms, each reaching the file whole, with memory that does not grow.
+
+    path      must not exist
+    dtype     of the rows handed to `append`: the fields of struct `Tick`, little-endian scalars; a `channel` column
+              (uint8) is added last if it has none
+    metadata  text by name, kept in the schema
+    rate_hz   sample rate; a batch is rate_hz / 10 ticks of all `channels`, at least one
+
+    The file is a finished stream at every moment: a batch is written behind the end-of-stream marker, and then the
+    marker's four length bytes are replaced. So a process killed in mid-write leaves a file that any reader takes to its
+    last whole batch. All batches of one length share one encoded header (nanoarrow makes it); a batch costs one strided
+    copy per column and two writes. Use from one thread.
+    """
+
+    def __init__(
+        self, path: Path, dtype: npt.DTypeLike, metadata: Mapping[str, str], rate_hz: float, *, channels: int = 1
+    ) -> None:
+        given = np.dtype(dtype)
+        if given.names is None or not (rate_hz > 0 and 1 <= channels <= 32):
+            raise RecordError(f"{path}: telemetry needs a structured dtype, a positive rate and 1 to 32 channels")
+        columns = [(name, given[name].str) for name in given.names]
+        self._adds_channel = "channel" not in given.names
+        if self._adds_channel:
+            columns.append(("channel", "|u1"))
+        for name, code in columns:
+            if code not in _ARROW_TYPES:
+                raise RecordError(f"{path}: column {name} has type {code}, which telemetry cannot hold")
+        self.path = path
+        self.dtype = given
+        self.batch_rows = max(1, round(rate_hz / BATCHES_PER_SECOND)) * channels
+        self.rows = 0
+        self._names = given.names
+        self._columns = tuple(columns)
+        self._metadata = dict(metadata)
+        schema, batch = _encode(self._columns, self._metadata, self.batch_rows)
+        self._layout, self._block = self._make_block(batch, max(1, _BLOCK_BYTES // len(batch)))
+        self._fill = 0
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be created ({error.strerror}); give a new session's folder") from None
+        self._write(memoryview(schema))
+
+    def _make_block(self, batch: bytes, count: int) -> tuple[_BatchLayout, Array]:
+        header = batch[: 8 + struct.unpack_from("<I", batch, 4)[0]]
+        layout = _batch_layout(header, self._columns)
+        return layout, np.tile(np.frombuffer(batch, np.uint8), count).view(layout.message)
+
+    def append(self, rows: Array, channel: int = 0) -> None:
+        """Take rows (1-D, of the writer's dtype, any number); what does not fill a batch waits for the next call.
+
+        `channel` goes into the added column. Raises `RecordError` if the disk refuses; the file then ends with its
+        last whole batch, the rows that were waiting are lost (a gap in `index` shows it), and writing may go on.
+        """
+        if rows.dtype != self.dtype or rows.ndim != 1:
+            raise RecordError(f"{self.path}: rows of another type than the writer was made for")
+        block, size, total, start = self._block, self.batch_rows, len(rows), 0
+        while start < total:
+            if self._fill == 0 and total - start >= size:
+                count = min((total - start) // size, len(block))
+                taken = rows[start : start + count * size].reshape(count, size)
+                for name in self._names:
+                    block[name][:count] = taken[name]
+                if self._adds_channel:
+                    block["channel"][:count] = channel
+                start += count * size
+                self._write_batches(count)
+            else:
+                taken = rows[start : start + size - self._fill]
+                end = self._fill + len(taken)
+                for name in self._names:
+                    block[name][0, self._fill : end] = taken[name]
+                if self._adds_channel:
+                    block["channel"][0, self._fill : end] = channel
+                start += len(taken)
+                self._fill = end
+                if end == size:
+                    self._fill = 0
+                    self._write_batches(1)
+
+    def _write_batches(self, count: int) -> None:
+        self._write(self._block[:count].view(np.uint8).data)
+        self.rows += count * self.batch_rows
+
+    def _write(self, data: memoryview) -> None:
+        if self._fd < 0:
+            raise RecordError(f"{self.path}: telemetry is closed")
+        start = self._bytes
+        try:
+            # Up to here the file is whole and ends with the marker at `start`, whose continuation bytes stay.
+            if start:
+                self._write_at(start + 8, data[8:], _END_OF_STREAM)
+                self._write_at(start + 4, data[4:8])
+            else:
+                self._write_at(0, data, _END_OF_STREAM)
+        except OSError as error:
+            os.pwrite(self._fd, _END_OF_STREAM[: min(start, 8)], start)
+            os.ftruncate(self._fd, start + min(start, 8))
+            raise RecordError(f"{self.path}: telemetry not written ({error.strerror}); free disk space") from None
+        self._bytes += len(data)
+        self._hash.update(data)
+
+    def _write_at(self, offset: int, *parts: memoryview | bytes) -> None:
+        wanted = sum(map(len, parts))
+        done = os.pwritev(self._fd, parts, offset)
+        if done < wanted:
+            rest = memoryview(b"".join(parts))
+            while done < wanted:
+                done += os.pwrite(self._fd, rest[done:], offset + done)
+
+    def flush(self) -> None:
+        """Write the rows that wait for a full batch as a shorter one (before a pause, or at the end)."""
+        if not self._fill:
+            return
+        rows, self._fill = self._fill, 0
+        layout, block = self._make_block(_encode(self._columns, self._metadata, rows)[1], 1)
+        for name, _ in self._columns:
+            block[name][0] = self._block[name][0, :rows]
+        self._write(block.view(np.uint8).data)
+        self.rows += layout.rows
+
+    def sync(self) -> None:
+        """Wait until all written batches are on disk."""
+        os.fsync(self._fd)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes so far, hexadecimal."""
+        whole = self._hash.copy()
+        whole.update(_END_OF_STREAM)
+        return whole.hexdigest()
+
+    def close(self) -> None:
+        """Write the rows that wait, sync and close; closing twice does nothing."""
+        if self._fd < 0:
+            return
+        try:
+            self.flush()
+            os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive record batches of one layout."""
+
+    offset: int
+    count: int
+    layout: _BatchLayout
+
+
+class Telemetry:
+    """What a telemetry file holds up to its last whole batch; columns are copied from the mapped file when asked for.
+
+    names           of the columns
+    metadata        of the schema
+    whole_bytes     bytes of the file up to the end of its last whole batch
+    dropped_bytes   bytes after that (a cut batch), end-of-stream marker not counted
+    complete        the stream has its end-of-stream marker: any reader takes the file
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: tuple[tuple[str, str], ...] = ()
+        self.metadata: dict[str, str] = {}
+        self.complete = False
+        self._runs: list[_Run] = []
+        self._data: mmap.mmap | bytes = b""
+        self.whole_bytes = 0
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size:
+                    self._data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise RecordError(f"{path}: no telemetry to read ({error.strerror}); give a session's folder") from None
+        self._scan(size)
+        self.dropped_bytes = size - self.whole_bytes - (len(_END_OF_STREAM) if self.complete else 0)
+        self._rows = sum(run.count * run.layout.rows for run in self._runs)
+
+    def _header(self, offset: int) -> bytes | None:
+        """The message header at `offset`, None if cut or not one."""
+        prefix = self._data[offset : offset + 8]
+        if len(prefix) < 8:
+            return None
+        continuation, length = struct.unpack("<II", prefix)
+        if continuation != _CONTINUATION or not 0 < length <= len(self._data) - offset - 8:
+            return None
+        return self._data[offset : offset + 8 + length]
+
+    def _scan(self, size: int) -> None:
+        header = self._header(0)
+        if header is None:
+            return
+        try:
+            schema = na.c_array_stream(InputStream.from_readable(io.BytesIO(header + _END_OF_STREAM))).get_schema()
+            columns = tuple((str(field.name), _NUMPY_FORMATS[field.format]) for field in schema.children)
+        except (KeyError, ValueError, RuntimeError, na.NanoarrowException) as error:
+            raise RecordError(f"{self.path}: not a telemetry file ({error}); give a session's folder") from None
+        self.columns = columns
+        self.metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        layouts = functools.lru_cache(maxsize=64)(lambda known: _batch_layout(known, columns))
+        offset = self.whole_bytes = len(header)
+        known: bytes | None = None
+        layout: _BatchLayout | None = None
+        while True:
+            if self._data[offset : offset + 8] == _END_OF_STREAM:
+                self.complete = True
+                return
+            if known is None or self._data[offset : offset + len(known)] != known:
+                known = self._header(offset)
+                if known is None:
+                    return
+                try:
+                    layout = layouts(known)
+                except (ValueError, struct.error, IndexError):
+                    return
+            assert layout is not None
+            if offset + layout.message.itemsize > size:
+                return
+            run = self._runs[-1] if self._runs else None
+            if run is not None and run.layout is layout:
+                self._runs[-1] = _Run(run.offset, run.count + 1, layout)
+            else:
+                self._runs.append(_Run(offset, 1, layout))
+            offset += layout.message.itemsize
+            self.whole_bytes = offset
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.columns)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows that `rows` and `batches` give (packed)."""
+        return np.dtype([(name, code) for name, code in self.columns])
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def _messages(self, run: _Run) -> Array:
+        return np.ndarray((run.count,), run.layout.message, self._data, run.offset)
+
+    def __getitem__(self, name: str) -> Array:
+        """One column, copied: shape (rows,)."""
+        code = dict(self.columns).get(name)
+        if code is None:
+            raise RecordError(f"{self.path}: no column {name}; the columns are {', '.join(self.names) or 'none'}")
+        out = np.empty(self._rows, code)
+        start = 0
+        for run in self._runs:
+            part = self._messages(run)[name].reshape(-1)
+            out[start : start + len(part)] = part
+            start += len(part)
+        return out
+
+    def batches(self) -> Iterator[Array]:
+        """Structured rows, a few batches at a time: memory stays flat however long the record."""
+        for part, rows in self._parts():
+            out = np.empty(rows, self.dtype)
+            for name, _ in self.columns:
+                out[name] = part[name].reshape(-1)
+            yield out
+
+    def _parts(self) -> Iterator[tuple[Array, int]]:
+        for run in self._runs:
+            step = max(1, _BLOCK_BYTES // run.layout.message.itemsize)
+            for first in range(0, run.count, step):
+                part = self._messages(run)[first : first + step]
+                yield part, len(part) * run.layout.rows
+
+    def rows(self) -> Array:
+        """All rows as one structured array (some 330 bytes a row)."""
+        out = np.empty(self._rows, self.dtype)
+        start = 0
+        for part, rows in self._parts():
+            for name, _ in self.columns:
+                out[name][start : start + rows] = part[name].reshape(-1)
+            start += rows
+        return out
+
+    def last(self) -> Array | None:
+        """The last row (0-d structured array), None if there is none."""
+        if not self._rows:
+            return None
+        run = next(run for run in reversed(self._runs) if run.layout.rows)
+        message = self._messages(run)[-1]
+        out = np.empty((), self.dtype)
+        for name, _ in self.columns:
+            out[name] = message[name][-1]
+        return out
+
+
+def _exact_json(value: Any, where: str) -> Any:
+    """`value` as JSON that reads back exactly; a non-finite float or an unknown type raises `RecordError`."""
+    if isinstance(value, Mapping):
+        return {str(key): _exact_json(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_exact_json(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if hasattr(value, "tolist"):
+        return _exact_json(value.tolist(), where)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        raise RecordError(f"{SESSION}: {where} is {value}, which a record cannot hold; leave it out or give a number")
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise RecordError(f"{SESSION}: {where} is a {type(value).__name__}, which JSON cannot hold; give its fields")
+    return value
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `path` so that it holds either its old content or all of `data`, also after a power loss."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RecordError(f"{path}: not written ({error.strerror}); check permissions and disk space") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def pretty_json(value: Any) -> bytes:
+    """JSON for people: two blanks of indent, a newline at the end."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; `RecordError` if it is missing or not one."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); give a session's folder") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: not JSON ({error}); restore the file from a copy") from None
+    if not isinstance(value, dict):
+        raise RecordError(f"{path}: not a JSON object; restore the file from a copy")
+    return value
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Take the session's lock: a file descriptor to close, or None while another process holds it."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be locked ({error.strerror}); check the folder's permissions") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def is_running(folder: Path) -> bool:
+    """True while the process that runs the session lives (it holds the lock; the kernel lets go when it dies)."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def slug(name: str) -> str:
+    """`name` as part of a folder's name: a-z, 0-9 and hyphens, at most 40; `session` if nothing is left."""
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:40].strip("-") or "session"
+
+
+def _remove_abandoned(out_dir: Path) -> None:
+    """Remove what a process left that was killed while it made a session's folder (no current had flowed)."""
+    oldest = datetime.now(UTC).timestamp() - 60
+    for path in out_dir.glob(".new-*"):
+        if path.stat().st_mtime < oldest and not is_running(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class SessionFolder:
+    """The folder of a running session, and what is written into it. Made by `create`, ended by `finish`.
+
+    path, session_id   the folder, and its name, which identifies the session
+    events             its event log
+    """
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self.session_id = path.name
+        self.events = EventLog(path / EVENTS)
+        self._lock_fd = lock_fd
+        self._telemetry: TelemetryWriter | None = None
+
+    @classmethod
+    def create(
+        cls,
+        out_dir: Path,
+        name: str,
+        *,
+        treatment_source: str | bytes,
+        session: Mapping[str, Any],
+        needs_bytes: int = 0,
+    ) -> Self:
+        """Make DIR/<UTC time>-<slug of name>-<token> with treatment, session and first event, all at once or not.
+
+        Call it when current may flow, not before. `session` must hold the keys named in the module's text; numbers are
+        kept exactly, non-finite ones are refused. `needs_bytes` is what the session will write: refused if the disk has
+        less. The lock is held until `finish` or `close`. Raises `RecordError`; then nothing is left behind.
+        """
+        for key, kind in _SESSION_KEYS.items():
+            value = session.get(key)
+            if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+                raise RecordError(f"{SESSION}: {key} is missing or not a {kind.__name__}; the session must give it")
+        source = treatment_source.encode() if isinstance(treatment_source, str) else treatment_source
+        now = datetime.now(UTC)
+        session_id = f"{now:%Y%m%dT%H%M%SZ}-{slug(name)}-{secrets.token_hex(3)}"
+        facts = {"format": FORMAT, "session_id": session_id, "name": name, "created_utc": utc_text(now)}
+        text = pretty_json(facts | {key: _exact_json(value, key) for key, value in session.items() if key not in facts})
+        temporary = out_dir / f".new-{session_id}"
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(out_dir).free
+            if free < needs_bytes:
+                raise RecordError(
+                    f"{out_dir}: {free // 10**6} MB free, the session needs {needs_bytes // 10**6} MB; free disk space"
+                )
+            _remove_abandoned(out_dir)
+            temporary.mkdir()
+        except OSError as error:
+            raise RecordError(f"{out_dir}: cannot keep a session ({error.strerror}); give another --out") from None
+        lock_fd = None
+        try:
+            lock_fd = lock_folder(temporary)
+            assert lock_fd is not None
+            write_atomic(temporary / TREATMENT, source)
+            write_atomic(temporary / SESSION, text)
+            with EventLog(temporary / EVENTS) as events:
+                events.write(
+                    "record_begun",
+                    None,
+                    safety=True,
+                    session_id=session_id,
+                    treatment_sha256=hashlib.sha256(source).hexdigest(),
+                    session_sha256=hashlib.sha256(text).hexdigest(),
+                )
+            sync_folder(temporary)
+            path = temporary.rename(out_dir / session_id)
+            sync_folder(out_dir)
+            return cls(path, lock_fd)
+        except BaseException as error:
+            if lock_fd is not None:
+                os.close(lock_fd)
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise RecordError(f"{out_dir}: session not created ({error.strerror}); check disk space") from None
+            raise
+
+    def open_telemetry(
+        self, dtype: npt.DTypeLike, rate_hz: float, metadata: Mapping[str, str] | None = None, *, channels: int = 1
+    ) -> TelemetryWriter:
+        """The session's telemetry writer; `finish` closes it. The session's id is added to the metadata."""
+        facts = {"session_id": self.session_id, "rate_hz": repr(float(rate_hz)), "format": str(FORMAT)}
+        self._telemetry = TelemetryWriter(
+            self.path / TELEMETRY, dtype, facts | dict(metadata or {}), rate_hz, channels=channels
+        )
+        return self._telemetry
+
+    def finish(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
+        """Close everything and write `receipt.json`, last and whole; returns the receipt as written.
+
+        Added to it: `session_id`, `record` (path), `telemetry_rows`, `telemetry_sha256`, `events_count`, `events_head`.
+        Non-finite numbers become null.
+        """
+        proofs: dict[str, Any] = {}
+        if self._telemetry is not None:
+            self._telemetry.close()
+            proofs = {"telemetry_rows": self._telemetry.rows, "telemetry_sha256": self._telemetry.sha256}
+        self.events.close()
+        written: dict[str, Any] = {
+            **plain(receipt),
+            "session_id": self.session_id,
+            "record": str(self.path),
+            "ended_utc": utc_text(),
+            **proofs,
+            "events_count": self.events.count,
+            "events_head": self.events.head,
+        }
+        write_atomic(self.path / RECEIPT, pretty_json(written))
+        self.close()
+        return written
+
+    def discard(self) -> None:
+        """Remove the folder: no current has flowed, so nothing happened that a record must tell."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close files and let go of the lock, without a receipt (then `recover` is what writes one)."""
+        try:
+            if self._telemetry is not None:
+                self._telemetry.close()
+            self.events.close()
+        finally:
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+
+@dataclass(frozen=True)
+class CountedCharge:
+    """Charge as telemetry has it.
+
+    net_c is in the direction of the treatment, absolute_c never below the device's net count; absolute_codes
+    (1/65536 code) are the host's, device_net_codes the device's; tick is the last row's index, -1 without rows.
+    """
+
+    net_c: float
+    absolute_c: float
+    absolute_codes: int
+    device_net_codes: int
+    tick: int
+
+
+class Record:
+    """A session's folder, read lazily; nothing in it is changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """`folder` must hold a `session.json`; `RecordError` otherwise."""
+        path = Path(folder)
+        if not (path / SESSION).is_file():
+            raise RecordError(f"{path}: not a session's folder (no {SESSION}); see `ionto-rt sessions`")
+        return cls(path)
+
+    @functools.cached_property
+    def session(self) -> dict[str, Any]:
+        return read_json(self.path / SESSION)
+
+    @functools.cached_property
+    def receipt(self) -> dict[str, Any] | None:
+        """None while the session runs, and after a crash until `recover`."""
+        return read_json(self.path / RECEIPT) if (self.path / RECEIPT).exists() else None
+
+    @property
+    def treatment_source(self) -> bytes:
+        """The treatment as run, byte for byte."""
+        try:
+            return (self.path / TREATMENT).read_bytes()
+        except OSError as error:
+            raise RecordError(f"{self.path / TREATMENT}: cannot be read ({error.strerror})") from None
+
+    @property
+    def has_telemetry(self) -> bool:
+        return (self.path / TELEMETRY).exists()
+
+    def telemetry(self) -> Telemetry:
+        """Rows up to the last whole batch; `dropped_bytes` says how much of a cut one was left out."""
+        return Telemetry(self.path / TELEMETRY)
+
+    def events(self) -> EventChain:
+        """The events and the state of their chain, checked against the receipt if there is one."""
+        head = (self.receipt or {}).get("events_head")
+        try:
+            return read_events(self.path / EVENTS, head if isinstance(head, str) else None)
+        except EventError as error:
+            raise RecordError(str(error)) from None
+
+    @property
+    def running(self) -> bool:
+        return is_running(self.path)
+
+    def number(self, *path: str) -> float:
+        """A number of `session.json`, given by its keys; `RecordError` if it is not there."""
+        value: Any = self.session
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise RecordError(f"{self.path / SESSION}: {'.'.join(path)} is missing or no number; restore the file")
+        return value
+
+    @property
+    def coulombs_per_code(self) -> float:
+        """Charge of one unit of the ledger's and the device's counts (1/65536 code)."""
+        calibration = ("controller", "calibration")
+        return self.number(*calibration, "current_lsb_a") * self.number(*calibration, "tick_s") / 65536
+
+    @property
+    def polarity(self) -> float:
+        """+1 anodal, -1 cathodal: the sign of the active electrode's current."""
+        return self.number("controller", "programme", "polarity")
+
+    def counted(self) -> "CountedCharge":
+        """What telemetry counted up to its last whole batch; all zero without any."""
+        last = self.telemetry().last() if self.has_telemetry else None
+        if last is None:
+            return CountedCharge(0.0, 0.0, 0, 0, -1)
+        net, absolute, device = (int(last[name]) for name in ("net_codes", "absolute_codes", "device_charge_codes"))
+        unit = self.coulombs_per_code
+        return CountedCharge(
+            net_c=self.polarity * net * unit,
+            absolute_c=max(absolute, abs(device)) * unit,
+            absolute_codes=absolute,
+            device_net_codes=device,
+            tick=int(last["index"]),
+        )
+
+    @property
+    def unseen_c(self) -> float:
+        """The most charge (C) that can have flowed after the last whole batch of a host that died.
+
+        At the session's maximum current: a batch that was not yet written, the 2 s until the loop notices that the
+        orchestrator is silent, and a lease of 0.1 s; between them a ramp down at 1 mA/s, the slowest allowed.
+        """
+        current = self.number("max_current_a")
+        return current * (1 / BATCHES_PER_SECOND + HEARTBEAT_S + LEASE_S) + current**2 / (2 * SLOWEST_RAMP_A_PER_S)
+
+
+def session_folders(out_dir: Path) -> list[Path]:
+    """Folders of sessions in `out_dir`, oldest first."""
+    if not out_dir.is_dir():
+        return []
+    return sorted(path for path in out_dir.iterdir() if not path.name.startswith(".") and (path / SESSION).is_file())
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """One line of the list of sessions. `outcome` is `running` or `unrecovered` for one without a receipt."""
+
+    session_id: str
+    folder: Path
+    created_utc: str
+    name: str
+    subject: str
+    site: str
+    outcome: str
+    dose_prescribed_mamin: float | None
+    dose_delivered_mamin: float | None
+    trips: int
+
+
+def list_sessions(out_dir: Path) -> list[SessionRow]:
+    """The sessions in `out_dir`, oldest first, from their folders alone; a damaged one is listed as `unreadable`."""
+    rows = []
+    for folder in session_folders(out_dir):
+        try:
+            record = Record.open(folder)
+            session, receipt = record.session, record.receipt
+        except RecordError:
+            rows.append(SessionRow(folder.name, folder, "", "", "", "", "unreadable", None, None, 0))
+            continue
+        facts = receipt or {"outcome": "running" if record.running else "unrecovered"}
+        prescribed = facts.get("dose_prescribed_mamin")
+        if prescribed is None and isinstance(session.get("prescribed_c"), (int, float)):
+            prescribed = session["prescribed_c"] / COULOMB_PER_MAMIN
+        trips = facts.get("trips")
+        rows.append(
+            SessionRow(
+                session_id=folder.name,
+                folder=folder,
+                created_utc=str(session.get("created_utc", "")),
+                name=str(session.get("name", "")),
+                subject=str(session.get("subject", "")),
+                site=str(session.get("site", "")),
+                outcome=str(facts.get("outcome", "")),
+                dose_prescribed_mamin=prescribed,
+                dose_delivered_mamin=facts.get("dose_delivered_mamin"),
+                trips=len(trips) if isinstance(trips, list) else 0,
+            )
+        )
+    return rows

@@ -1,0 +1,204 @@
+"""The journal: what a site has received today, reservations included, whoever died when."""
+
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ionto_rt.journal import JOURNAL, Journal, JournalError, local_day, rebuild
+from record_support import make_session, receipt_of, steady_rows
+
+HERE = Path(__file__).parent.parent
+
+
+def run_python(code: str) -> "subprocess.Popen[str]":
+    text = "import os, signal, sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
+    text += "from ionto_rt.journal import Journal, JournalError\n" + code
+    return subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE, text=True
+    )
+
+
+def test_a_running_session_counts_with_its_reservation_and_an_ended_one_with_its_charge(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", tmp_path / "a", "S-07", "left knee", 2.4, 0.004)
+        assert journal.charge_today("S-07", "left knee") == 0.004
+        journal.extend("a", 0.5, 0.504)
+        assert journal.charge_today("S-07", "left knee") == 0.504
+        assert [row.session_id for row in journal.open_sessions()] == ["a"]
+        journal.finish("a", "complete", 0.51, 0.52)
+        assert journal.charge_today("S-07", "left knee") == 0.52
+        assert journal.charge_today("S-07", "right knee") == journal.charge_today("S-08", "left knee") == 0
+        assert journal.open_sessions() == []
+        (row,) = journal.sessions()
+        assert (row.outcome, row.delivered_net_c, row.folder, row.measured) == ("complete", 0.51, "a", True)
+
+
+def test_a_reservation_never_falls_while_the_session_is_open(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "", "", 2.4, 0.01)
+        journal.extend("a", 0.5, 0.504)
+        journal.extend("a", 0.4, 0.1)
+        assert journal.charge_today("", "") == 0.504
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.floats(0, 5), st.floats(0, 5)), max_size=12))
+def test_the_charge_of_a_site_is_the_sum_over_its_sessions(sessions: list[tuple[str, float, float]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+        expected = {"x": 0.0, "y": 0.0}
+        for number, (site, reserved, delivered) in enumerate(sessions):
+            journal.begin(str(number), str(number), "S", site, 1.0, reserved)
+            if number % 2:
+                journal.finish(str(number), "complete", delivered, delivered)
+            expected[site] += delivered if number % 2 else reserved
+        for site, charge in expected.items():
+            assert journal.charge_today("S", site) == pytest.approx(charge, abs=1e-12)
+
+
+def test_a_session_counts_on_the_days_on_which_it_ran(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", "x", 1.0, 0.5)
+        today = datetime.now(UTC).astimezone().date()
+        assert journal.charge_today("S", "x", today) == 0.5
+        assert journal.charge_today("S", "x", today - timedelta(days=1)) == 0
+        assert journal.charge_today("S", "x", today + timedelta(days=1)) == 0
+        assert local_day() == today.isoformat()
+
+
+def test_a_daily_cap_holds_against_two_processes_that_begin_at_once(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    code = (
+        f"journal = Journal(Path({str(tmp_path)!r}))\n"
+        "print('ready', flush=True); name = sys.stdin.readline().strip()\n"
+        "try:\n"
+        "    journal.begin(name, name, 'S', 'x', 2.4, 2.4, cap_c=4.0); print('begun')\n"
+        "except JournalError as error: print(error)\n"
+    )
+    processes = [run_python(code) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for number, process in enumerate(processes):
+        assert process.stdin is not None
+        process.stdin.write(f"{number}\n")
+        process.stdin.flush()
+    answers = [process.communicate()[0].strip() for process in processes]
+    assert answers.count("begun") == 1
+    refused = [answer for answer in answers if answer != "begun"]
+    assert all("40.00 mA*min today and 40.00 mA*min prescribed exceed 66.67 mA*min" in answer for answer in refused)
+
+
+def test_two_processes_make_and_write_one_journal(tmp_path: Path) -> None:
+    code = (
+        "name = sys.stdin.readline().strip()\n"
+        f"with Journal(Path({str(tmp_path)!r})) as journal:\n"
+        "    journal.begin(name, name, 'S', 'x', 1.0, 0.0)\n"
+        "    for step in range(1, 101): journal.extend(name, step / 100, step / 100)\n"
+    )
+    processes = [run_python(code) for _ in range(3)]
+    for number, process in enumerate(processes):
+        assert process.stdin is not None
+        process.stdin.write(f"{number}\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    with Journal(tmp_path) as journal:
+        assert journal.charge_today("S", "x") == 3.0
+
+
+def test_what_was_reserved_before_a_kill_still_counts(tmp_path: Path) -> None:
+    code = (
+        f"journal = Journal(Path({str(tmp_path)!r}))\n"
+        "journal.begin('a', 'a', 'S', 'x', 2.4, 0.004)\n"
+        "for step in range(1, 200): journal.extend('a', step * 0.004, step * 0.004 + 0.004)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = run_python(code)
+    process.communicate()
+    assert process.returncode == -9
+    with Journal(tmp_path) as journal:
+        assert journal.charge_today("S", "x") == 200 * 0.004
+        assert journal.recovered("a", 0.797, 0.797, measured=True)
+        assert not journal.recovered("a", 5.0, 5.0, measured=True)
+        assert journal.charge_today("S", "x") == 0.797
+
+
+def test_ending_what_is_not_open_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", "x", 1.0, 0.0)
+        journal.finish("a", "complete", 1.0, 1.0)
+        with pytest.raises(JournalError, match="not an open session"):
+            journal.finish("a", "complete", 1.0, 1.0)
+        with pytest.raises(JournalError, match="not an open session"):
+            journal.extend("b", 1.0, 1.0)
+        with pytest.raises(JournalError, match="UNIQUE"):
+            journal.begin("a", "a", "S", "x", 1.0, 0.0)
+
+
+@pytest.mark.parametrize("damage", ["noise", "text", "empty tables", "other program", "cut", "missing"])
+def test_a_damaged_journal_is_refused_with_the_remedy_and_rebuilt_from_the_folders(tmp_path: Path, damage: str) -> None:
+    rows = steady_rows(3000)
+    with Journal(tmp_path) as journal:
+        folder = make_session(tmp_path, rows)
+        journal.begin(folder.session_id, folder.path, "S-07", "left knee", 2.4, 0.004)
+        receipt = folder.finish(receipt_of(rows))
+        delivered = float(rows["delivered_c"][-1])
+        journal.finish(folder.session_id, receipt["outcome"], delivered, delivered)
+    path = tmp_path / JOURNAL
+    if damage == "noise":
+        path.write_bytes(path.read_bytes()[:100] + bytes(range(256)) * 50)
+    elif damage == "text":
+        path.write_text("journal of sessions, nothing to see here\n" * 50)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "other program":
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA application_id = 1")
+        db.close()
+    else:
+        path.unlink()
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE other (x)")
+        db.close()
+    with pytest.raises(JournalError) as caught:
+        Journal(tmp_path)
+    assert "rebuild" in str(caught.value) and "\n" not in str(caught.value) and str(path) in str(caught.value)
+    done = rebuild(tmp_path)
+    assert (done.sessions, done.unreadable, done.kept_as is None) == (1, [], damage == "missing")
+    with Journal(tmp_path) as journal:
+        (row,) = journal.sessions()
+        assert (row.session_id, row.outcome, row.subject) == (folder.session_id, "complete", "S-07")
+        assert journal.charge_today("S-07", "left knee") == pytest.approx(delivered, rel=1e-12)
+
+
+def test_a_rebuilt_journal_counts_an_unended_session_with_the_most_it_can_have_delivered(tmp_path: Path) -> None:
+    rows = steady_rows(12000)
+    folder = make_session(tmp_path, rows)
+    folder.close()
+    assert rebuild(tmp_path).sessions == 1
+    absolute = int(rows["absolute_codes"][-1]) * (4e-3 / 30000) * 1e-3 / 65536
+    with Journal(tmp_path) as journal:
+        (row,) = journal.open_sessions()
+        unseen = 4e-3 * (0.1 + 2.0 + 0.1) + 4e-3**2 / (2 * 1e-3)
+        assert row.reserved_until_c == pytest.approx(absolute + unseen, rel=1e-12)
+        assert journal.charge_today("S-07", "left knee") == row.reserved_until_c
+
+
+def test_a_journal_is_not_rebuilt_under_a_running_session(tmp_path: Path) -> None:
+    folder = make_session(tmp_path)
+    with pytest.raises(JournalError, match="running"):
+        rebuild(tmp_path)
+    folder.close()
+    (folder.path / "session.json").write_text("[]")
+    done = rebuild(tmp_path)
+    assert done.sessions == 0 and len(done.unreadable) == 1
