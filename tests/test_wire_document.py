@@ -242,9 +242,9 @@ def test_check_value_of_the_crc() -> None:
 def test_cobs_table() -> None:
     rows = table_after(PAGE, "| data (hex) |")
     assert len(rows) == 4
-    for data, wire in rows:
-        assert cobs_encode(bytes.fromhex(data)) + b"\0" == bytes.fromhex(wire)
-        assert cobs_decode(bytes.fromhex(wire)[:-1]) == bytes.fromhex(data)
+    for data, stuffed in rows:
+        assert cobs_encode(bytes.fromhex(data)) + b"\0" == bytes.fromhex(stuffed)
+        assert cobs_decode(bytes.fromhex(stuffed)[:-1]) == bytes.fromhex(data)
 
 
 @pytest.mark.parametrize("length", [*range(6), *range(250, 260), *range(504, 512), 1028])
