@@ -58,6 +58,16 @@ extensions = [
     if EXTENSIONS
 ]
 
+DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+    "linetrace": COVERAGE,
+}
+
 # The guard: on some platforms the translators' worker processes import this file again.
 if __name__ == "__main__":
     workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
@@ -67,15 +77,7 @@ if __name__ == "__main__":
             nthreads=workers if workers > 1 else 0,
             include_path=["src"],
             build_dir=build_dir,
-            compiler_directives={
-                "language_level": "3",
-                "boundscheck": False,
-                "wraparound": False,
-                "cdivision": True,
-                "initializedcheck": False,
-                "embedsignature": True,
-                "linetrace": COVERAGE,
-            },
+            compiler_directives=DIRECTIVES,
         ),
         options={"build_ext": {"parallel": workers}},
     )
