@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.stem for path in (ROOT / "ext").glob("*.pyx"))
 PACKAGE_DATA = (".pxd", ".pyi", ".typed", ".toml", ".html")
 NOT_SHIPPED = shutil.ignore_patterns(
-    ".git", ".venv", "build", "dist", "sessions", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis", ".bench*"
+    ".git", ".venv", "build", "dist", "sessions", "*.egg-info", "*.so", "__pycache__",
+    ".*_cache", ".hypothesis", ".bench*"
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
