@@ -1,0 +1,98 @@
+# make            lists the targets
+# make PYTHON=…   uses another interpreter (3.11 or newer) for the environment
+
+PYTHON ?= python3
+PREFIX ?= $(HOME)/.local
+VENV := .venv
+BIN := $(VENV)/bin
+TREATMENT ?= examples/dexamethasone-40.toml
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench coverage sanitize clean install hooks build pytest strict
+
+# A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
+define copy_tree
+	@rm -rf build/$(1) && mkdir -p build/$(1)
+	@tar c --exclude=./.git --exclude=./$(VENV) --exclude=./build --exclude=./sessions --exclude='*.so' . | tar x -C build/$(1)
+endef
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run build ## run a 40 mA·min treatment on a virtual patient; leaves record and report
+	$(BIN)/ionto-rt run $(TREATMENT) --speed max --out sessions
+	@session=$$(ls -1dt sessions/*/ | head -n 1); \
+	$(BIN)/ionto-rt report "$$session" && echo && echo "record and report: $$session" && ls -1 "$$session"
+
+test: lint pytest ## lint, build and run the whole test suite
+
+lint: $(VENV)/.test strict ## ruff, cython-lint, mypy --strict, and a build that takes every warning for an error
+	$(BIN)/ruff check .
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $$(git ls-files -co --exclude-standard '*.pyx' '*.pxd')
+	$(BIN)/mypy
+
+bench: $(VENV)/.test build ## costs of tick, wire, loop and record beside their peers and floors
+	$(BIN)/python -m pytest bench --benchmark-only
+
+coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/coverage/htmlcov (slow)
+	$(call copy_tree,coverage)
+	cd build/coverage && IONTO_RT_COVERAGE=1 IONTO_RT_OPTIMIZE=-O0 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/coverage && PYTHONPATH=$(CURDIR)/build/coverage/src $(CURDIR)/$(BIN)/coverage run -m pytest tests \
+		-m 'not slow' --timeout 0
+	cd build/coverage && $(CURDIR)/$(BIN)/coverage html --quiet && $(CURDIR)/$(BIN)/coverage report
+
+sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour sanitizers (slow)
+	$(call copy_tree,sanitize)
+	cd build/sanitize && IONTO_RT_SANITIZE=address,undefined $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/sanitize && PYTHONPATH=$(CURDIR)/build/sanitize/src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+		UBSAN_OPTIONS=print_stacktrace=1 \
+		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
+		$(CURDIR)/$(BIN)/python -m pytest tests -m 'not slow'
+
+clean: ## remove builds, caches and the environment; sessions stay
+	rm -rf build dist src/*.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find src ext tests bench examples -name '*.so' -delete -o -name '__pycache__' -prune -exec rm -rf {} +
+
+install: ## put the ionto-rt command into PREFIX/bin (default ~/.local)
+	@$(PYTHON) .ci/prerequisites.py
+	$(PYTHON) -m venv $(PREFIX)/lib/ionto-rt
+	$(PREFIX)/lib/ionto-rt/bin/pip install --quiet --upgrade '.[report]'
+	mkdir -p $(PREFIX)/bin
+	ln -sf ../lib/ionto-rt/bin/ionto-rt $(PREFIX)/bin/ionto-rt
+
+hooks: $(VENV)/.test ## run the quick checks before every commit
+	$(BIN)/pip install --quiet pre-commit
+	$(BIN)/pre-commit install
+
+pytest: $(VENV)/.test build
+	$(BIN)/python -m pytest tests
+
+build: $(VENV)/.tools
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+# A tree of its own, so that a build by other flags is never taken for a clean one. Cython prints its hints only when it
+# translates, hence a tree with a hint is thrown away.
+strict: $(VENV)/.tools
+	@mkdir -p build
+	@IONTO_RT_STRICT=1 $(BIN)/python setup.py -q build_ext --build-lib build/strict/lib --build-temp build/strict/tmp \
+		>build/strict.log 2>&1 || { cat build/strict.log; exit 1; }
+	@if grep -nE '(performance hint|warning):' build/strict.log; then \
+		cat build/strict.log; rm -rf build/strict; echo 'the build must be free of hints and warnings' >&2; exit 1; fi
+
+$(VENV)/.tools: .ci/prerequisites.py
+	@command -v $(PYTHON) >/dev/null || { echo 'missing: $(PYTHON) (install with: sudo apt-get install python3 python3-venv python3-dev)'; exit 1; }
+	@$(PYTHON) .ci/prerequisites.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet 'setuptools>=77' 'Cython>=3.1'
+	@touch $@
+
+# Requirements and the command; the extensions are built in place by "build", which knows what has changed.
+$(VENV)/.run: pyproject.toml $(VENV)/.tools
+	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[report]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.tools
+	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[report,test]'
+	@touch $@ $(VENV)/.run

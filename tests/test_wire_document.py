@@ -1,0 +1,292 @@
+"""The protocol page is complete: a coder made of nothing but its tables reads and writes its own example frames.
+
+The coder here shares no code with the project (struct, zlib and a COBS of its own). It takes names, types and offsets
+from the page, so a table that is wrong, or leaves a byte out, cannot be read.
+"""
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ionto_rt.core import wire
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "wire-protocol.md").read_text()
+
+TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "16s": "16s"}
+SAME_LAYOUT = {"LIMITS_READ_BACK": "LIMITS", "ARMED": "ARM", "COUNTERS": "DISARMED"}
+REPEATED = {"Per range": "ranges", "Per channel": "channels"}
+MAX_PAYLOAD = 1024
+
+Value = int | str
+
+
+@dataclass
+class Layout:
+    """Fields as (offset, type, name); the repeated block after the fixed part, if the frame has one."""
+
+    fixed: list[tuple[int, str, str]] = field(default_factory=list)
+    block: list[tuple[int, str, str]] = field(default_factory=list)
+    fixed_bytes: int = 0
+    block_bytes: int = 0
+    repeated: str = ""
+
+
+def width(kind: str) -> int:
+    if kind.endswith(" bytes"):
+        return int(kind.split()[0])
+    return struct.calcsize("<" + TYPES[kind])
+
+
+def table_after(text: str, header: str) -> list[list[str]]:
+    """Rows of the first table in text whose header line begins with header; none if there is no such table."""
+    rows: list[list[str]] = []
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith(header):
+            next(lines)
+            break
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def section(name: str) -> str:
+    found = re.search(rf"^### {name} 0x[0-9A-F]{{2}}\n(.*?)(?=^##)", PAGE, re.M | re.S)
+    assert found, f"no section on {name}"
+    return found[1]
+
+
+def frame_types() -> dict[str, int]:
+    return {row[1]: int(row[0], 16) for row in table_after(PAGE, "| type | name | direction |")}
+
+
+def fields_of(rows: list[list[str]]) -> tuple[list[tuple[int, str, str]], int]:
+    """Fields of a table, and its bytes; each must begin where the one before ends."""
+    fields, at = [], 0
+    for offset, kind, name, *_ in rows:
+        assert int(offset.lstrip("+")) == at, f"{name} stands at {offset}, the field before it ends at {at}"
+        fields.append((at, kind, name))
+        at += width(kind)
+    return fields, at
+
+
+def layout(name: str) -> Layout:
+    text = section(SAME_LAYOUT.get(name, name))
+    result = Layout()
+    result.fixed, result.fixed_bytes = fields_of(table_after(text, "| offset | type |"))
+    for opening, repeated in REPEATED.items():
+        found = re.search(rf"^{opening}, (\d+) bytes, from offset (\d+):\n(.*)", text, re.M | re.S)
+        if found:
+            result.block, result.block_bytes = fields_of(table_after(found[3], "| offset | type |"))
+            result.repeated = repeated
+            assert result.block_bytes == int(found[1])
+            assert result.fixed_bytes == int(found[2])
+    return result
+
+
+def examples() -> list[tuple[str, str, dict[str, Value]]]:
+    """(name, hex, values) of every worked example."""
+    found = []
+    for name, block, rest in re.findall(r"^```hex ([A-Z_]+)\n(.*?)```\n(.*?)(?=^##|^```|\Z)", PAGE, re.M | re.S):
+        values: dict[str, Value] = {}
+        for key, text in table_after(rest, "| field | value |"):
+            values[key] = text if key in ("model", "serial") else int(text, 0)
+        found.append((name, block, values))
+    return found
+
+
+def cobs_encode(data: bytes) -> bytes:
+    """Groups of at most 254 bytes that hold no zero, each led by its length plus one."""
+    out = bytearray()
+    groups = data.split(b"\0")
+    for number, group in enumerate(groups):
+        last = number == len(groups) - 1
+        while len(group) >= 254:
+            out += b"\xff" + group[:254]
+            group = group[254:]
+            if last and not group:
+                return bytes(out)
+        out += bytes([len(group) + 1]) + group
+    return bytes(out)
+
+
+def cobs_decode(data: bytes) -> bytes:
+    out = bytearray()
+    at = 0
+    while at < len(data):
+        code = data[at]
+        group = data[at + 1 : at + code]
+        if code == 0 or len(group) != code - 1 or 0 in group:
+            raise ValueError(f"code byte {code} at {at}")
+        out += group
+        at += code
+        if code != 0xFF and at < len(data):
+            out.append(0)
+    return bytes(out)
+
+
+def frame_of(payload: bytes) -> bytes:
+    return cobs_encode(payload + struct.pack("<I", zlib.crc32(payload))) + b"\0"
+
+
+def payload_of(frame: bytes) -> bytes:
+    assert frame[-1] == 0
+    assert 0 not in frame[:-1]
+    data = cobs_decode(frame[:-1])
+    payload, crc = data[:-4], struct.unpack("<I", data[-4:])[0]
+    assert crc == zlib.crc32(payload)
+    return payload
+
+
+def unpack_field(payload: bytes, offset: int, kind: str) -> Value:
+    value = struct.unpack_from("<" + TYPES[kind], payload, offset)[0]
+    return value.rstrip(b"\0").decode("ascii") if isinstance(value, bytes) else int(value)
+
+
+def decode(name: str, payload: bytes) -> dict[str, Value]:
+    """Every field of a payload but the reserved ones, which must be zero."""
+    plan = layout(name)
+    values: dict[str, Value] = {}
+    blocks = (len(payload) - plan.fixed_bytes) // plan.block_bytes if plan.block else 0
+    assert len(payload) == plan.fixed_bytes + blocks * plan.block_bytes
+    places = [("", 0, plan.fixed)]
+    places += [(f"{plan.repeated}[{i}].", plan.fixed_bytes + i * plan.block_bytes, plan.block) for i in range(blocks)]
+    for prefix, base, fields in places:
+        for offset, kind, field_name in fields:
+            if field_name == "reserved":
+                assert not any(payload[base + offset : base + offset + width(kind)])
+            else:
+                values[prefix + field_name] = unpack_field(payload, base + offset, kind)
+    return values
+
+
+def encode(name: str, values: dict[str, Value]) -> bytes:
+    plan = layout(name)
+    blocks = len({key.split(".")[0] for key in values if "." in key})
+    payload = bytearray(plan.fixed_bytes + blocks * plan.block_bytes)
+    places = [("", 0, plan.fixed)]
+    places += [(f"{plan.repeated}[{i}].", plan.fixed_bytes + i * plan.block_bytes, plan.block) for i in range(blocks)]
+    for prefix, base, fields in places:
+        for offset, kind, field_name in fields:
+            if field_name != "reserved":
+                value = values[prefix + field_name]
+                packed = value.encode("ascii") if isinstance(value, str) else value
+                struct.pack_into("<" + TYPES[kind], payload, base + offset, packed)
+    return bytes(payload)
+
+
+def enumeration(module: str, name: str) -> dict[str, int]:
+    """Members of an enum of a .pxd, without their common prefix."""
+    text = (ROOT / "src/ionto_rt/core" / f"{module}.pxd").read_text()
+    found = re.search(rf"^cdef enum {name}:.*?\n((?:    .*\n)+)", text, re.M)
+    assert found, f"no enum {name} in {module}.pxd"
+    members = re.findall(r"^    (\w+) = (0x[0-9A-Fa-f]+|\d+)", found[1], re.M)
+    return {member.split("_", 1)[1]: int(value, 0) for member, value in members}
+
+
+EXAMPLES = examples()
+NAMES = [f"{name}-{number}" for number, (name, _, _) in enumerate(EXAMPLES)]
+
+
+def test_every_frame_has_a_worked_example() -> None:
+    assert {name for name, _, _ in EXAMPLES} == set(frame_types())
+
+
+@pytest.mark.parametrize("name, text, values", EXAMPLES, ids=NAMES)
+def test_example_frames_hold_the_values_stated_beside_them(name: str, text: str, values: dict[str, Value]) -> None:
+    payload = payload_of(bytes.fromhex(text))
+    assert payload[0] == frame_types()[name]
+    assert decode(name, payload) == values
+
+
+@pytest.mark.parametrize("name, text, values", EXAMPLES, ids=NAMES)
+def test_the_stated_values_make_the_example_frames(name: str, text: str, values: dict[str, Value]) -> None:
+    assert frame_of(encode(name, values)).hex(" ") == " ".join(text.split())
+
+
+def test_stated_lengths_are_those_of_the_tables() -> None:
+    for row in table_after(PAGE, "| type | name | direction |"):
+        plan = layout(row[1])
+        stated = f"{plan.fixed_bytes}"
+        if plan.block:
+            stated += f" + {plan.block_bytes} per {plan.repeated.rstrip('s')}"
+        assert row[3] == stated, row[1]
+
+
+def test_no_payload_outgrows_the_frame() -> None:
+    for name, most in (("HELLO", 29), ("LIMITS", 32), ("SAMPLE", 32), ("COMMAND", 32)):
+        plan = layout(name)
+        assert plan.fixed_bytes + most * plan.block_bytes <= MAX_PAYLOAD
+    assert layout("HELLO").fixed_bytes + 30 * layout("HELLO").block_bytes > MAX_PAYLOAD
+    assert len(frame_of(b"\xff" * MAX_PAYLOAD)) <= 1034
+
+
+def test_frames_of_one_channel_are_as_short_as_stated() -> None:
+    lengths = {name: len(bytes.fromhex(text)) for name, text, _ in reversed(EXAMPLES)}
+    assert lengths["SAMPLE"] == 48
+    assert lengths["COMMAND"] == 24
+
+
+def test_check_value_of_the_crc() -> None:
+    assert zlib.crc32(b"123456789") == 0xCBF43926
+    assert "0xCBF43926" in PAGE
+
+
+def test_cobs_table() -> None:
+    rows = table_after(PAGE, "| data (hex) |")
+    assert len(rows) == 4
+    for data, stuffed in rows:
+        assert cobs_encode(bytes.fromhex(data)) + b"\0" == bytes.fromhex(stuffed)
+        assert cobs_decode(bytes.fromhex(stuffed)[:-1]) == bytes.fromhex(data)
+
+
+@pytest.mark.parametrize("length", [*range(6), *range(250, 260), *range(504, 512), 1028])
+@pytest.mark.parametrize("end", [b"", b"\0", b"\0\0"])
+def test_cobs_of_this_coder_is_its_own_inverse(length: int, end: bytes) -> None:
+    data = b"\x55" * length + end
+    if data:
+        assert 0 not in cobs_encode(data)
+        assert cobs_decode(cobs_encode(data)) == data
+
+
+def test_the_page_and_the_code_name_the_same_numbers() -> None:
+    assert frame_types() == enumeration("wire", "FrameType")
+    errors = {row[1]: int(row[0]) for row in table_after(PAGE, "| error | name |")}
+    assert errors == {name.removeprefix("ERROR_"): code for name, code in enumeration("wire", "WireError").items()}
+    status = {row[1]: int(row[0]) for row in table_after(PAGE, "| status bit | name |")}
+    assert status == enumeration("types", "DeviceStatus")
+
+
+@pytest.mark.parametrize("name, text, values", EXAMPLES, ids=NAMES)
+def test_the_compiled_coder_reads_and_writes_the_same_frames(name: str, text: str, values: dict[str, Value]) -> None:
+    frame = bytes.fromhex(text)
+    payload = payload_of(frame)
+    assert wire.encode_frame(payload) == frame
+    reader = wire.FrameReader()
+    assert reader.feed(b"\x01\x02noise\0" + frame[:5]) == []
+    assert reader.feed(frame[5:] + frame) == [payload, payload]
+    assert reader.bad_frames == 1
+
+
+@pytest.mark.parametrize("text, values", [(text, values) for name, text, values in EXAMPLES if name == "SAMPLE"])
+def test_the_compiled_reader_finds_the_stated_values_of_a_sample(text: str, values: dict[str, Value]) -> None:
+    channels = wire.unpack_sample(payload_of(bytes.fromhex(text)))
+    assert len(channels) == values["channels"]
+    for number, channel in enumerate(channels):
+        stated = {key: values[key] for key in ("index", "device_time_us", "applied_index", "nonce")}
+        stated |= {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"channels[{number}].")}
+        assert channel == stated
+
+
+def test_the_compiled_reader_finds_the_stated_values_of_a_command() -> None:
+    text, values = next((text, values) for name, text, values in EXAMPLES if name == "COMMAND")
+    (channel,) = wire.unpack_command(payload_of(bytes.fromhex(text)))
+    assert channel.pop("code") == values["channels[0].output_code"]
+    assert channel == {key: values[key] for key in ("index", "token", "nonce", "lease_ticks", "flags")}
