@@ -275,6 +275,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.limited = setpoint.limited
     row.action = verdict.action
     row.trip = verdict.trip
+    row.pause = verdict.pause
     row.sample_fault = fault
     row.close_relay = verdict.close_relay
     row.estimate_block = controller.impedance.estimate.block

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, HISTORY_TICKS, OPERATOR_RESUME, STATUS_CHARGE_CAP,
     STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH,
-    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_HEARTBEAT, TRIP_INTERMITTENT_LEAD,
+    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_INTERMITTENT_LEAD,
     TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD,
     TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT, TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, Verdict,
 )
@@ -61,7 +61,9 @@ cdef void check_time(GuardState* state, const GuardLimits* limits, const GuardIn
         if state.heartbeat_age >= limits.heartbeat_ticks:
             trip(state, TRIP_HEARTBEAT, ACTION_RAMP_DOWN)
 
-    if given.host_late_us > limits.late_stop_us:
+    if given.host_late_us > limits.lease_us:
+        trip(state, TRIP_HOST_SUSPENDED, ACTION_OFF)
+    elif given.host_late_us > limits.late_stop_us:
         trip(state, TRIP_STALE_DATA, ACTION_RAMP_DOWN)
     elif given.host_late_us > limits.late_pause_us:
         pause(state, TRIP_STALE_DATA, 0)
@@ -269,7 +271,7 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     state.relay_closed = verdict.close_relay
     verdict.output_code = code
     verdict.trip = state.trip
-    verdict.pause = state.pause != TRIP_NONE
+    verdict.pause = state.pause
     verdict.action = state.action
     if state.action == ACTION_NONE and verdict.pause:
         verdict.action = ACTION_PAUSE

@@ -158,6 +158,15 @@ _TRIPS = {
         "Deadlines missed",
         "this host is too slow or too busy: close other programs or use another host, then start again",
     ),
+    Trip.HOST_SUSPENDED: Alarm(
+        "host-suspended",
+        "H28",
+        Priority.HIGH,
+        True,
+        Action.OFF,
+        "This host stood still for longer than a lease",
+        "the device has switched off by itself; keep the host awake and free of other load, then start again",
+    ),
     Trip.LEASE_LAPSED: Alarm(
         "lease-lapsed",
         "H29",

@@ -109,6 +109,7 @@ class Trip(IntEnum):
     LOST_SAMPLES = 24
     STALE_DATA = 25
     DEADLINES = 26
+    HOST_SUSPENDED = 28
     LEASE_LAPSED = 29
     HEARTBEAT = 30
     NOT_FINITE = 32

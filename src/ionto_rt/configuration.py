@@ -86,6 +86,7 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
     lsb_a = calibration["current_lsb_a"]
     probe_a = next(segment["level_a"] for segment in plan.segments if segment["kind"] == 1)
     period_ticks, block_ticks = _tone_ticks(tick_s)
+    lease_ticks = min(hello.lease_max_ticks, ticks_of(LEASE_S, tick_s))
     open_floor_a = max(10.0 * lsb_a, 0.4 * probe_a)
     contact_level_a = max(probe_a, 2.0 * open_floor_a)
     impedance = {
@@ -178,6 +179,7 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "gap_stop_ticks": ticks_of(0.010, tick_s),
         "late_pause_us": profile.late_pause_us,
         "late_stop_us": profile.late_stop_us,
+        "lease_us": round(lease_ticks * tick_s * 1e6),
         "overruns_pause": 2,
         "overruns_stop": 10,
         "overrun_us": profile.overrun_us,
@@ -193,7 +195,7 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "programme": programme,
         "regulator": regulator,
         "guard": guard,
-        "lease_ticks": min(hello.lease_max_ticks, ticks_of(LEASE_S, tick_s)),
+        "lease_ticks": lease_ticks,
         "token": token,
     }
 

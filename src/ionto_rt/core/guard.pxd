@@ -38,6 +38,7 @@ cdef struct GuardLimits:
     uint32_t gap_stop_ticks     # H24: and beyond which current ramps down
     uint32_t late_pause_us      # H25: age of the sample when ticked
     uint32_t late_stop_us
+    uint32_t lease_us           # H28: data older than the lease means that the device has let go
     uint32_t overruns_pause     # H26: late ticks within 100 ticks
     uint32_t overruns_stop
     uint32_t overrun_us         # a tick later than this counts as an overrun

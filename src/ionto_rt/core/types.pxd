@@ -94,6 +94,7 @@ cdef enum Trip:                 # numbers are those of the hazard matrix
     TRIP_LOST_SAMPLES = 24      # H24
     TRIP_STALE_DATA = 25        # H25
     TRIP_DEADLINES = 26         # H26
+    TRIP_HOST_SUSPENDED = 28    # H28: data older than a lease: the host stood still
     TRIP_LEASE_LAPSED = 29      # H28, H29: the device let go
     TRIP_HEARTBEAT = 30         # H30: the orchestrator went silent
     TRIP_NOT_FINITE = 32        # H32
@@ -213,7 +214,7 @@ cdef struct Verdict:
     int32_t trip                # first cause; latched
     int32_t output_code
     int32_t close_relay
-    int32_t pause               # 1: the programme must pause
+    int32_t pause               # Trip code of the pause that the programme must make; 0: none
 
 cdef struct TickInput:
     Sample sample
@@ -279,6 +280,7 @@ cdef struct Tick:
     int32_t limited
     int32_t action
     int32_t trip
+    int32_t pause               # Trip code of the pause the guard asks for
     int32_t sample_fault
     int32_t close_relay
     uint32_t estimate_block

@@ -1,0 +1,104 @@
+"""Rows in which something changed -> events that people read, with their alarms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ionto_rt.alarms import Alarm, SoftAlarm, alarm_for_end, alarm_for_pause, alarm_for_soft, alarm_for_trip
+from ionto_rt.codes import Action, Contact, DeviceStatus, EndReason, Event, OperatorCommand, Phase, SampleFault, Trip
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One event: `kind` and `fields` go to the log, `alarm` to the screen; `safety` ones reach the disk at once."""
+
+    tick: int
+    kind: str
+    fields: dict[str, Any]
+    safety: bool = False
+    alarm: Alarm | None = None
+
+
+class Interpreter:
+    """Remembers the row before, to say what changed."""
+
+    def __init__(self) -> None:
+        self.phase: int | None = None
+        self.action = 0
+        self.trip = 0
+        self.pause = 0
+        self.limited = 0
+        self.contact = 0
+        self.status = 0
+        self.segment = -1
+
+    def read(self, row: np.void) -> list[Happening]:
+        """What happened in one row of telemetry."""
+        found: list[Happening] = []
+        tick = int(row["index"])
+
+        def say(kind: str, *, safety: bool = False, alarm: Alarm | None = None, **fields: Any) -> None:
+            if alarm is not None:
+                fields |= {"alarm": alarm.key, "priority": alarm.priority.name, "title": alarm.title, "advice": alarm.advice}
+            found.append(Happening(tick, kind, fields, safety, alarm))
+
+        events = int(row["events"])
+        if events & Event.GAP:
+            say("samples-lost", lost=int(row["lost_ticks"]))
+        if events & Event.BAD_SAMPLE:
+            say("sample-refused", fault=SampleFault(int(row["sample_fault"])).name)
+        if int(row["trip"]) != self.trip:
+            self.trip = int(row["trip"])
+            self.action = int(row["action"])
+            alarm = alarm_for_trip(self.trip)
+            say(
+                "trip", safety=True, alarm=alarm, code=self.trip, name=Trip(self.trip).name, hazard=alarm.hazard,
+                action=Action(self.action).name, **_readings(row),
+            )  # fmt: skip
+        elif int(row["action"]) != self.action and int(row["trip"]):
+            self.action = int(row["action"])
+            say("action", safety=True, action=Action(self.action).name, **_readings(row))
+        if int(row["pause"]) != self.pause:
+            self.pause = int(row["pause"])
+            if self.pause:
+                say("guard-pause", safety=True, alarm=alarm_for_pause(self.pause), code=self.pause, name=Trip(self.pause).name)
+            else:
+                say("guard-pause-over")
+        if int(row["operator_sequence"]):
+            say(
+                "operator", command=OperatorCommand(int(row["operator_command"])).name,
+                sequence=int(row["operator_sequence"]), value_a=float(row["operator_value_a"]),
+            )  # fmt: skip
+        if int(row["contact"]) != self.contact:
+            lost = int(row["contact"]) == Contact.LOST
+            if lost or self.contact == Contact.LOST:
+                say("contact-lost" if lost else "contact-back", **_readings(row))
+            self.contact = int(row["contact"])
+        if int(row["limited"]) != self.limited:
+            self.limited = int(row["limited"])
+            if self.limited:
+                say("derated", alarm=alarm_for_soft(SoftAlarm.DERATED), **_readings(row))
+            else:
+                say("derating-over", **_readings(row))
+        if int(row["status"]) != self.status:
+            self.status = int(row["status"])
+            say("device-status", status=[flag.name for flag in DeviceStatus if flag & self.status])
+        if int(row["segment"]) != self.segment and row["step"] >= 0:
+            say("step", step=int(row["step"]), segment=int(row["segment"]))
+        self.segment = int(row["segment"])
+        if int(row["phase"]) != self.phase:
+            phase = Phase(int(row["phase"]))
+            self.phase = int(phase)
+            ended = phase in (Phase.FAULTED, Phase.ABORTED, Phase.COMPLETE)
+            say("phase", safety=ended, phase=phase.name, delivered_c=float(row["delivered_c"]))
+        if events & Event.END:
+            reason = int(row["end_reason"])
+            quiet = reason in (EndReason.COMPLETE, EndReason.TRIP)
+            alarm = None if quiet else alarm_for_end(reason, self.trip)
+            say("end", safety=True, alarm=alarm, reason=EndReason(reason).name, delivered_c=float(row["delivered_c"]))
+        return found
+
+
+def _readings(row: np.void) -> dict[str, float]:
+    return {name: float(row[name]) for name in ("setpoint_a", "current_a", "redundant_a", "voltage_v")}
