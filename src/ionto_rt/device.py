@@ -174,17 +174,41 @@ def parse_hello(payload: bytes) -> Hello:
     """A HELLO payload; ValueError says what is wrong with it."""
     if len(payload) < _HELLO.size:
         raise ValueError(f"a hello of {len(payload)} bytes, {_HELLO.size} at least")
-    (_, version, channels, pacing, front_end, ranges, lease, firmware, period_ns, compliance_mv, voltage_nv, voltage_offset,
-     code_limit, model, serial, token, net, absolute, samples, last_range) = _HELLO.unpack_from(payload)
+    (
+        _,
+        version,
+        channels,
+        pacing,
+        front_end,
+        ranges,
+        lease,
+        firmware,
+        period_ns,
+        compliance_mv,
+        voltage_nv,
+        voltage_offset,
+        code_limit,
+        model,
+        serial,
+        token,
+        net,
+        absolute,
+        samples,
+        last_range,
+    ) = _HELLO.unpack_from(payload)
     if version != PROTOCOL_VERSION:
         raise ValueError(f"protocol version {version}, this host speaks {PROTOCOL_VERSION}")
     if len(payload) < _HELLO.size + ranges * _RANGE.size:
         raise ValueError(f"a hello of {len(payload)} bytes for {ranges} ranges")
     found = []
     for k in range(ranges):
-        full, lsb, offset, lsb2, offset2, out, low, high, ballast = _RANGE.unpack_from(payload, _HELLO.size + k * _RANGE.size)
+        full, lsb, offset, lsb2, offset2, out, low, high, ballast = _RANGE.unpack_from(
+            payload, _HELLO.size + k * _RANGE.size
+        )
         output_lsb = out * (1e-15 if front_end == FrontEnd.CURRENT_SOURCE else 1e-12)
-        found.append(Range(full * 1e-9, lsb * 1e-15, offset, lsb2 * 1e-15, offset2, output_lsb, low, high, ballast * 1e-3))
+        found.append(
+            Range(full * 1e-9, lsb * 1e-15, offset, lsb2 * 1e-15, offset2, output_lsb, low, high, ballast * 1e-3)
+        )
     problems = (
         (not 1 <= channels <= 32, f"{channels} channels"),
         (front_end not in (0, 1), f"front-end {front_end}"),
@@ -193,7 +217,10 @@ def parse_hello(payload: bytes) -> Hello:
         (not 1 <= lease * period_ns <= 100_000_000, f"leases of up to {lease} samples, more than 100 ms"),
         (not 1 <= code_limit <= 1 << 30, f"a code limit of {code_limit}"),
         (not compliance_mv or not voltage_nv, "no voltage range"),
-        (any(not (r.full_scale_a and r.current_lsb_a and r.redundant_lsb_a and r.output_lsb) for r in found), "a scale of 0"),
+        (
+            any(not (r.full_scale_a and r.current_lsb_a and r.redundant_lsb_a and r.output_lsb) for r in found),
+            "a scale of 0",
+        ),
         (any(not r.output_code_min <= 0 < r.output_code_max for r in found), "an output range without zero"),
         (any(r.full_scale_a > 0.1 for r in found), "a range above 100 mA"),
         (any(r.full_scale_a > r.current_lsb_a * code_limit for r in found), "a range its converter cannot read"),
@@ -202,10 +229,26 @@ def parse_hello(payload: bytes) -> Hello:
         if wrong:
             raise ValueError(f"its hello claims {what}")
     return Hello(
-        version, channels, pacing, FrontEnd(front_end), lease, firmware, period_ns * 1e-9, compliance_mv * 1e-3,
-        voltage_nv * 1e-9, voltage_offset, code_limit, _text(model), _text(serial), token, net, absolute, samples,
-        last_range, tuple(found),
-    )  # fmt: skip
+        version,
+        channels,
+        pacing,
+        FrontEnd(front_end),
+        lease,
+        firmware,
+        period_ns * 1e-9,
+        compliance_mv * 1e-3,
+        voltage_nv * 1e-9,
+        voltage_offset,
+        code_limit,
+        _text(model),
+        _text(serial),
+        token,
+        net,
+        absolute,
+        samples,
+        last_range,
+        tuple(found),
+    )
 
 
 def _text(raw: bytes) -> str:
@@ -216,7 +259,7 @@ class SerialBytes:
     """A serial port: pyserial opens it, exclusively, and asks for low latency."""
 
     def __init__(self, path: str) -> None:
-        import serial  # noqa: PLC0415 - only where a serial port is used
+        import serial
 
         self.path = path
         try:
@@ -226,13 +269,19 @@ class SerialBytes:
             if "Errno 2]" in text or "Errno 20]" in text:
                 raise RefusedError("no such port", key=f"serial:{path}", remedy="see `ionto-rt devices`") from None
             if "Errno 11]" in text or "Errno 16]" in text or "lock" in text:
-                raise RefusedError("the port is in use by another program", key=f"serial:{path}", remedy="close it first") from None
+                raise RefusedError(
+                    "the port is in use by another program", key=f"serial:{path}", remedy="close it first"
+                ) from None
             if "Errno 13]" in text:
                 remedy = "join the group of the port, usually `dialout`"
                 raise RefusedError("no permission to open the port", key=f"serial:{path}", remedy=remedy) from None
-            raise RefusedError(f"cannot be opened ({text})", key=f"serial:{path}", remedy="give a serial device") from None
+            raise RefusedError(
+                f"cannot be opened ({text})", key=f"serial:{path}", remedy="give a serial device"
+            ) from None
         except (OSError, ValueError) as error:
-            raise RefusedError(f"cannot be opened ({error})", key=f"serial:{path}", remedy="give a serial device") from None
+            raise RefusedError(
+                f"cannot be opened ({error})", key=f"serial:{path}", remedy="give a serial device"
+            ) from None
         self.fd: int = self.port.fileno()
         self.low_latency = self._ask_low_latency()
 
@@ -331,9 +380,17 @@ class Device:
         return answer
 
     def push_limits(
-        self, *, range_index: int, lease_max_ticks: int, token: int, session_ticks: int, current_cap_code: int,
-        output_code_min: int, output_code_max: int, charge_cap_codes: int,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        range_index: int,
+        lease_max_ticks: int,
+        token: int,
+        session_ticks: int,
+        current_cap_code: int,
+        output_code_min: int,
+        output_code_max: int,
+        charge_cap_codes: int,
+    ) -> None:
         """Push the session's limits and read them back. RefusedError if the device holds others."""
         channel = _CHANNEL_LIMITS.pack(current_cap_code, output_code_min, output_code_max, charge_cap_codes)
         pushed = _LIMITS.pack(LIMITS, range_index, lease_max_ticks, token, session_ticks) + channel
@@ -396,7 +453,9 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
     try:
         options = urllib.parse.parse_qs(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
-        raise RefusedError("not a device URI", key="--device", value=uri, remedy="write options as ?name=value&name=value") from None
+        raise RefusedError(
+            "not a device URI", key="--device", value=uri, remedy="write options as ?name=value&name=value"
+        ) from None
     return scheme, path, options
 
 
@@ -410,7 +469,9 @@ def open_device(uri: str, *, state_file: Path | None = None) -> Device:
     scheme, path, options = split_uri(uri)
     if scheme == "serial":
         if options or not path:
-            raise RefusedError("a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"')
+            raise RefusedError(
+                "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
+            )
         device = Device(uri, SerialBytes(path))
     elif scheme == "virtual":
         device = _start_virtual(uri, path, options, state_file)
@@ -430,7 +491,9 @@ def open_device(uri: str, *, state_file: Path | None = None) -> Device:
     return device
 
 
-def _virtual_options(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> dict[str, list[str]]:
+def _virtual_options(
+    uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None
+) -> dict[str, list[str]]:
     if path:
         raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')
     given = dict(options)
@@ -447,8 +510,11 @@ def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "ionto_rt.virtual_device", *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     assert process.stdout is not None and process.stderr is not None
     ready, _, _ = select.select([process.stdout], [], [], SPAWN_S)
     line = process.stdout.readline() if ready else b""
@@ -457,7 +523,9 @@ def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_
         process.wait()
         said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
         problem = said[-1].removeprefix("ionto-rt: ") if said else "it did not start"
-        raise RefusedError(f"the virtual device: {problem}", key="--device", value=uri, remedy="see `ionto-rt virtual-device --help`")
+        raise RefusedError(
+            f"the virtual device: {problem}", key="--device", value=uri, remedy="see `ionto-rt virtual-device --help`"
+        )
     process.stderr.close()
     try:
         port = SerialBytes(json.loads(line)["port"])
@@ -469,7 +537,7 @@ def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_
 
 
 def _open_sim(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> BytePort:
-    from ionto_rt.virtual_device import open_sim  # noqa: PLC0415 - only where it is used
+    from ionto_rt.virtual_device import open_sim
 
     port: BytePort = open_sim(_virtual_options(uri, path, options, state_file))
     return port

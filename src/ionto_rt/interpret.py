@@ -40,7 +40,12 @@ class Interpreter:
 
         def say(kind: str, *, safety: bool = False, alarm: Alarm | None = None, **fields: Any) -> None:
             if alarm is not None:
-                fields |= {"alarm": alarm.key, "priority": alarm.priority.name, "title": alarm.title, "advice": alarm.advice}
+                fields |= {
+                    "alarm": alarm.key,
+                    "priority": alarm.priority.name,
+                    "title": alarm.title,
+                    "advice": alarm.advice,
+                }
             found.append(Happening(tick, kind, fields, safety, alarm))
 
         events = int(row["events"])
@@ -53,23 +58,37 @@ class Interpreter:
             self.action = int(row["action"])
             alarm = alarm_for_trip(self.trip)
             say(
-                "trip", safety=True, alarm=alarm, code=self.trip, name=Trip(self.trip).name, hazard=alarm.hazard,
-                action=Action(self.action).name, **_readings(row),
-            )  # fmt: skip
+                "trip",
+                safety=True,
+                alarm=alarm,
+                code=self.trip,
+                name=Trip(self.trip).name,
+                hazard=alarm.hazard,
+                action=Action(self.action).name,
+                **_readings(row),
+            )
         elif int(row["action"]) != self.action and int(row["trip"]):
             self.action = int(row["action"])
             say("action", safety=True, action=Action(self.action).name, **_readings(row))
         if int(row["pause"]) != self.pause:
             self.pause = int(row["pause"])
             if self.pause:
-                say("guard-pause", safety=True, alarm=alarm_for_pause(self.pause), code=self.pause, name=Trip(self.pause).name)
+                say(
+                    "guard-pause",
+                    safety=True,
+                    alarm=alarm_for_pause(self.pause),
+                    code=self.pause,
+                    name=Trip(self.pause).name,
+                )
             else:
                 say("guard-pause-over")
         if int(row["operator_sequence"]):
             say(
-                "operator", command=OperatorCommand(int(row["operator_command"])).name,
-                sequence=int(row["operator_sequence"]), value_a=float(row["operator_value_a"]),
-            )  # fmt: skip
+                "operator",
+                command=OperatorCommand(int(row["operator_command"])).name,
+                sequence=int(row["operator_sequence"]),
+                value_a=float(row["operator_value_a"]),
+            )
         if int(row["contact"]) != self.contact:
             lost = int(row["contact"]) == Contact.LOST
             if lost or self.contact == Contact.LOST:
