@@ -171,8 +171,11 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
     memset(period, 0, sizeof(period[0]))
     one.limited = 0
     for step in range(state.substeps):
-        end = state.target + (state.output - state.target) * state.pole
-        mean = state.target + (state.output - state.target) * state.pole_mean
+        end = state.output - state.target
+        if fabs(end) < 1e-18:
+            end = 0.0
+        mean = state.target + end * state.pole_mean
+        end = state.target + end * state.pole
         if not state.relay_closed:
             one.charge_c = 0.0
             one.peak_a = 0.0

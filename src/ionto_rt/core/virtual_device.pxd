@@ -1,0 +1,147 @@
+"""The virtual device: firmware, front-end and skin in one struct, one call for each sample period.
+
+Order of one period k, which runs from boundary k-1 to boundary k:
+  1. front-end and skin run the whole period on the command in force;
+  2. sample k is taken just before boundary k: its applied_index and applied_code are those in force during period k;
+  3. at boundary k the newest accepted command comes into force, or the lease in force loses a tick.
+A command that answers sample k and arrives before boundary k+1 acts at boundary k+1, so that sample k+2 is the first
+that sees all of it: the loop's delay is two samples. One that arrives later acts at the next boundary and is counted
+late. A lease of L ticks covers the L periods after the boundary at which its command acts.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from ionto_rt.core.frontend cimport FrontEndPeriod, FrontEndState
+from ionto_rt.core.skin cimport SkinState
+from ionto_rt.core.types cimport Command, Port
+from ionto_rt.core.wire cimport Receiver
+
+cdef enum:
+    TRANSMIT_BYTES = 65536
+    NONCES = 2048               # samples back for which a command is still known
+    FAULTS = 64
+    TRUTH_BYTES = 1 << 18
+    TRUTH_ROW_BYTES = 512
+
+cdef enum DevicePhase:
+    DEVICE_IDLE = 0
+    DEVICE_CONFIGURED = 1       # limits accepted and read back
+    DEVICE_ARMED = 2
+    DEVICE_EXPIRED = 3          # latched: the lease ran out
+    DEVICE_TRIPPED = 4          # latched: a cap acted
+
+cdef enum FaultKind:
+    FAULT_OPEN = 0              # the active lead comes off: 1 Gohm
+    FAULT_CLOSE = 1             # lead and bridge as they were
+    FAULT_SHORT = 2             # 20 ohm between the leads
+    FAULT_AREA = 3              # contact of the active pad becomes value x what it was at the start
+    FAULT_UNPLUG = 4            # the port closes
+    FAULT_STALL = 5             # samples of the next value seconds are never sent
+    FAULT_STUCK = 6             # the output converter keeps its value
+
+cdef enum ServeEnd:
+    SERVE_CLOSED = 0            # the host closed the port
+    SERVE_UNPLUGGED = 1         # fault script
+    SERVE_SILENT = 2            # lock-step, and no frame for a second
+    SERVE_STOPPED = 3           # stop_fd became readable
+    SERVE_IDLE = 4              # nobody spoke for idle_ms, and nothing is armed
+    SERVE_FAILED = 5            # the port failed in another way
+
+cdef struct ScriptedFault:
+    double time_s               # armed device time
+    double value
+    int32_t kind                # FaultKind
+
+cdef struct VirtualDeviceState:
+    SkinState skin
+    FrontEndState front_end
+    FrontEndPeriod period
+    Receiver receiver
+    # identity and abilities
+    char model[16]
+    char serial[16]
+    uint32_t sample_period_ns
+    int64_t pace_ns             # wall time between samples when the device paces
+    uint32_t firmware_version
+    uint16_t lease_most_ticks
+    uint16_t relay_ticks        # from output zero to relay open after a lapse: 10 ms
+    uint8_t pacing_offered      # Pacing bits
+    double contact_at_start
+    # limits in force
+    int32_t phase               # DevicePhase
+    uint8_t pacing              # chosen at arming
+    uint8_t range
+    uint16_t lease_max_ticks
+    uint32_t token
+    uint32_t session_ticks_max
+    int32_t current_cap_code
+    int32_t output_code_min
+    int32_t output_code_max
+    int64_t charge_cap_codes
+    double comparator_a
+    # session
+    uint32_t samples            # since arming; the next sample's index
+    uint32_t late
+    uint32_t lapsed
+    uint32_t refused
+    uint64_t bad_frames_before
+    int64_t net_codes
+    int64_t absolute_codes
+    uint16_t status_latched
+    uint16_t status_command     # STATUS_LATE, STATUS_CLAMPED of the command in force
+    uint32_t applied_index
+    int32_t applied_code
+    uint32_t lease_left
+    uint32_t relay_left         # ticks to relay open; 0: not counting
+    uint32_t newest_index       # newest index accepted
+    int32_t any_accepted
+    int32_t pending
+    Command command             # accepted, not yet in force
+    uint16_t nonces[2048]
+    uint64_t noise
+    # device clock and true totals, over all sessions
+    uint64_t ticks
+    double charge_c
+    double absolute_c
+    # last session, as the hello reports it
+    uint32_t last_token
+    uint32_t last_samples
+    int64_t last_net_codes
+    int64_t last_absolute_codes
+    uint8_t last_range
+    # fault script
+    ScriptedFault faults[64]
+    uint32_t fault_count
+    uint32_t fault_next
+    uint64_t stall_until
+    int32_t unplugged
+    int32_t gone                # in process: unplugged, and run down
+    # to the host
+    uint8_t transmit[65536]
+    size_t transmit_length
+    uint64_t dropped            # frames that found the buffer full
+    # files
+    int32_t truth_fd            # -1: none
+    int32_t truth_error         # errno of the first failed write
+    size_t truth_length
+    uint32_t flush_ticks        # 0.1 s
+    uint32_t save_ticks         # 1 s
+    int32_t save_due
+    char* state_path            # NULL: none
+    char* state_spare_path      # written first, then renamed
+    int32_t state_error
+    char* truth
+    Port port
+
+# Bytes from the host. In lock-step each complete frame, good or bad, is followed by one sample period.
+cdef void virtual_device_receive(VirtualDeviceState* device, const uint8_t* data, size_t length) noexcept nogil
+# Takes bytes that wait for the host; returns how many.
+cdef size_t virtual_device_transmit(VirtualDeviceState* device, uint8_t* out, size_t capacity) noexcept nogil
+# One sample period, if samples are running (armed, expired or tripped).
+cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil
+# The host is gone: runs the clock through the lease's expiry to the open relay, writes truth and state.
+cdef void virtual_device_run_down(VirtualDeviceState* device) noexcept nogil
+# Serves the port fd (not blocking) until it closes; returns a ServeEnd. *keep_fd (-1: none) is a second descriptor of
+# the host's side, closed and set to -1 at the first byte, so that a hang-up means the host. Readable stop_fd (-1: none)
+# ends it.
+cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_fd, int stop_fd,
+                                  int64_t idle_ms) noexcept nogil

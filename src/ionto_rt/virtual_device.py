@@ -1,0 +1,259 @@
+"""The virtual device as a process of its own on a pseudo-terminal, and as a port inside this process.
+
+Only what it needs is imported: the process must be ready in a blink.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tty
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from ionto_rt.core.virtual_device import FAULT_KINDS, VirtualDevice
+
+PACINGS = {"real": 1, "lock-step": 4, "both": 5}
+STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
+IDLE_MS = 500
+
+
+def parse_fault(text: str) -> tuple[str, float, float]:
+    """One line of a fault script.
+
+    Args:
+        text: ``open@60``, ``close@60.5``, ``short@60``, ``area=0.5@60``, ``unplug@60``, ``stall@60+0.02`` or
+            ``stuck@60``; times in seconds of armed device time, the length of a stall in seconds.
+
+    Returns:
+        (kind, value, time_s); value is the share of the contact area left, or the seconds of the stall.
+
+    Raises:
+        ValueError: anything else; the message names the text and what is allowed.
+    """
+    head, at, when = text.partition("@")
+    kind, _, share = head.partition("=")
+    start, _, length = when.partition("+")
+    value = share if kind == "area" else length if kind == "stall" else "0"
+    try:
+        if not at or kind not in FAULT_KINDS or (share and kind != "area") or (length and kind != "stall"):
+            raise ValueError
+        fault = kind, float(value), float(start)
+        if not all(0.0 <= number < 1e9 for number in fault[1:]):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"fault {text!r} is not understood: write {', '.join(FAULT_KINDS)} as in open@60, area=0.5@60, stall@60+0.02"
+        ) from None
+    return fault
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The device's memory of its last session, or None if there is no file.
+
+    Raises:
+        ValueError: the file is there and is no such memory.
+    """
+    try:
+        state = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        state = None
+    if (
+        not isinstance(state, dict)
+        or state.get("format") != 1
+        or any(type(state.get(key)) is not (str if key == "serial" else int) for key in STATE_KEYS)
+    ):
+        raise ValueError(f"{path}: not the state of a virtual device: move it away to start with an empty one")
+    return {key: state[key] for key in STATE_KEYS}
+
+
+def make_device(
+    *,
+    state: str | os.PathLike[str] | None = None,
+    truth_fd: int = -1,
+    serial: str | None = None,
+    faults: Iterable[str] = (),
+    pacing: str = "both",
+    **options: Any,
+) -> VirtualDevice:
+    """A device in this process that remembers its last session in the file ``state``.
+
+    Args:
+        state: path; read if it exists, replaced at least once a second of device time.
+        truth_fd: descriptor of the truth file, or -1.
+        serial: serial number, at most 15 characters; by default the state's, or ``VIRTUAL-0001``.
+        faults: fault script, see `parse_fault`; put in the order of its times.
+        pacing: real, lock-step or both: what the hello offers.
+        options: the other arguments of `ionto_rt.core.virtual_device.VirtualDevice`.
+
+    Raises:
+        ValueError: an option out of range, a fault that is not understood, a state file of another device or kind.
+    """
+    if pacing not in PACINGS:
+        raise ValueError(f"pacing {pacing!r} is not known: use {', '.join(PACINGS)}")
+    path = None if state is None else Path(state).absolute()
+    memory = None if path is None else read_state(path)
+    if memory is not None and serial not in (None, memory["serial"]):
+        raise ValueError(f"{path}: state of device {memory['serial']}, not of {serial}: give each device its own file")
+    device = VirtualDevice(
+        serial=serial or (memory["serial"] if memory else "VIRTUAL-0001"),
+        faults=sorted((parse_fault(text) for text in faults), key=lambda fault: fault[2]),
+        pacing=PACINGS[pacing],
+        truth_fd=truth_fd,
+        state_path=path,
+        **options,
+    )
+    if memory is not None:
+        device.recall(**{key: memory[key] for key in STATE_KEYS if key != "serial"})
+    return device
+
+
+class SimPort:
+    """A device in this process, in lock-step, with the bytes of its port.
+
+    Args:
+        options: arguments of `make_device`.
+
+    Attributes:
+        device: the `VirtualDevice`, with its true values and faults.
+        capsule: PyCapsule ``ionto_rt.core.types.Port`` for the compiled loop; it keeps the device alive.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("pacing", "lock-step")
+        self.device = make_device(**options)
+        self.capsule: object = self.device.port_capsule()
+        self._waiting = b""
+
+    def read(self, size: int, timeout: float = 0.0) -> bytes:
+        """Up to ``size`` bytes that wait for the host; empty when none do. Never waits: in lock-step none would come."""
+        data = self._waiting + self.device.transmit()
+        self._waiting = data[size:]
+        return data[:size]
+
+    def write(self, data: bytes) -> int:
+        """Bytes to the device; all are taken."""
+        self.device.receive(data)
+        return len(data)
+
+    def close(self) -> None:
+        """The host lets go: the lease runs out, the relay opens, truth and state are written."""
+        self.device.run_down()
+
+
+def _open_pty() -> tuple[int, int, str]:
+    """(port, host's side, path) of a raw pseudo-terminal: no echo, no line editing, no flow control."""
+    port_fd, host_fd = os.openpty()
+    tty.setraw(host_fd)
+    os.set_blocking(port_fd, False)
+    os.set_inheritable(port_fd, False)
+    return port_fd, host_fd, os.ttyname(host_fd)
+
+
+def _link(path: Path, target: str) -> None:
+    """Makes path a symbolic link to target; what stands there already must be a link."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        raise ValueError(f"{path}: is there and is no symbolic link: choose another path for the link")
+    path.symlink_to(target)
+
+
+def serve(
+    *,
+    truth: str | os.PathLike[str] | None = None,
+    link: str | os.PathLike[str] | None = None,
+    cpu: int | None = None,
+    keep: bool = False,
+    stream: TextIO | None = None,
+    **options: Any,
+) -> str:
+    """Runs a virtual device on a new pseudo-terminal until its host closes it.
+
+    Prints one line of JSON when ready: ``{"port": "/dev/pts/N", "serial": ..., "pid": ...}``. When the host goes, the
+    device's clock runs on until the lease has run out and the relay is open; truth and state are then complete. It also
+    ends when its parent process dies before any host has spoken, and on SIGTERM or SIGINT.
+
+    Args:
+        truth: CSV file for what truly happened, one row each sample period, flushed each 0.1 s of device time:
+            index, device_time_s, current_a (mean through the skin), current_peak_a, charge_c, absolute_charge_c,
+            voltage_v (end of the period), applied_code, lease_ticks_left, relay_closed, lapsed, contact_fraction.
+            A disarming adds one row without a sample, with the relay open.
+        link: symbolic link to the pseudo-terminal, removed at the end.
+        cpu: processor to stay on; None: any.
+        keep: serve the next host after this one, instead of ending.
+        stream: where the line goes; standard output by default.
+        options: arguments of `make_device`.
+
+    Returns:
+        Why it ended: closed, unplugged, silent (lock-step, no frame for a second), stopped, idle (its parent died) or
+        failed.
+
+    Raises:
+        ValueError: an option out of range.
+        OSError: a file cannot be written, or the processor is not to be had.
+    """
+    stream = sys.stdout if stream is None else stream
+    parent = os.getppid()
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    truth_fd = -1
+    if truth is not None:
+        truth_fd = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    link_path = None if link is None else Path(link)
+    stop_read, stop_write = os.pipe()
+    os.set_blocking(stop_write, False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    wakeup = signal.set_wakeup_fd(stop_write)
+    end = "closed"
+    port_fd = host_fd = -1
+    try:
+        for number in handlers:
+            signal.signal(number, lambda *_: None)
+        device = make_device(truth_fd=truth_fd, **options)
+        port_fd, host_fd, path = _open_pty()
+        if link_path is not None:
+            _link(link_path, path)
+        print(json.dumps({"port": path, "serial": device.serial, "pid": os.getpid()}), file=stream, flush=True)
+        while True:
+            end, host_fd = device.serve(port_fd, host_fd, stop_read, IDLE_MS)
+            if end == "idle":
+                if host_fd >= 0 and os.getppid() != parent:
+                    break
+            elif keep and end in ("closed", "silent"):
+                if host_fd < 0:
+                    host_fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+            else:
+                break
+        for name, error in zip(("truth", "state"), device.file_errors, strict=True):
+            if error:
+                raise OSError(error, f"the {name} file is not complete: {os.strerror(error)}")
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for fd in (port_fd, host_fd, truth_fd, stop_read, stop_write):
+            if fd >= 0:
+                os.close(fd)
+        if link_path is not None and link_path.is_symlink():
+            link_path.unlink()
+    return end
+
+
+def main(arguments: list[str]) -> int:
+    """Entry for programs that start a device: one argument, the options of `serve` as a JSON object."""
+    try:
+        serve(**json.loads(arguments[0] if arguments else "{}"))
+    except (ValueError, OSError, TypeError) as error:
+        print(f"virtual device: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
