@@ -1,0 +1,231 @@
+"""Recovery: the dose on record is never below the device's count, and nothing the dead host wrote is changed."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ionto_rt.events import RECOVERED
+from ionto_rt.journal import JOURNAL, Journal
+from ionto_rt.record import EVENTS, RECEIPT, RECOVERED_TELEMETRY, TELEMETRY, Record, RecordError, Telemetry
+from ionto_rt.recover import BOUND, MEASURED, DeviceCount, recover
+from ionto_rt.verify import verify
+from record_support import CONTROLLER, CURRENT_LSB_A, TICK_S, make_session, receipt_of, same_rows, steady_rows
+
+UNIT_C = CURRENT_LSB_A * TICK_S / 65536
+UNSEEN_C = 4e-3 * (0.1 + 2.0 + 0.1) + 4e-3**2 / (2 * 1e-3)
+TOKEN = CONTROLLER["token"]
+
+
+def dead_session(out_dir: Path, rows: np.ndarray[Any, Any], reserved_c: float | None = None) -> Path:
+    """A session whose host has died: no receipt, no lock, the rows that filled no batch lost."""
+    if reserved_c is not None:
+        with Journal(out_dir) as journal:
+            folder = make_session(out_dir, rows)
+            journal.begin(folder.session_id, folder.path, "S-07", "left knee", 2.4, 0.004)
+            journal.extend(folder.session_id, 0.0, reserved_c)
+    else:
+        folder = make_session(out_dir, rows)
+    folder.events.write("trip", len(rows), safety=True, name="open lead", advice="press the pad on")
+    # A killed host does not write the rows that wait for a full batch.
+    (folder.path / "copy").write_bytes((folder.path / TELEMETRY).read_bytes())
+    folder.close()
+    (folder.path / "copy").replace(folder.path / TELEMETRY)
+    return folder.path
+
+
+def test_the_device_count_is_the_dose_on_record_exactly(tmp_path: Path) -> None:
+    rows = steady_rows(1000)
+    folder = dead_session(tmp_path, rows, reserved_c=0.008)
+    count = int(rows["device_charge_codes"][-1]) - 7 * 30000 * 65536
+    result = recover(folder, DeviceCount(TOKEN, count))
+    receipt = result.receipt
+    assert result.created and result.measured and receipt["outcome"] == "recovered"
+    assert receipt["dose_basis"] == MEASURED
+    assert receipt["charge_net_c"] == receipt["charge_absolute_c"] == -count * UNIT_C
+    assert receipt["dose_delivered_mamin"] == -count * UNIT_C / 0.06
+    assert receipt["dose_prescribed_mamin"] == 40.0
+    assert (receipt["ticks"], receipt["gaps"], receipt["late"], receipt["last_phase"]) == (1000, 0, 0, "treatment")
+    assert receipt["peak_current_ma"] == 4.0
+    assert receipt["trips"] == [{"name": "open lead", "advice": "press the pad on"}]
+    assert json.loads((folder / RECEIPT).read_text()) == receipt
+    with Journal(tmp_path) as journal:
+        assert journal.open_sessions() == []
+        assert journal.charge_today("S-07", "left knee") == -count * UNIT_C
+
+
+def test_without_the_device_the_dose_is_a_bound_and_says_so(tmp_path: Path) -> None:
+    rows = steady_rows(1000)
+    seen = 1000 * 30000 * 65536 * UNIT_C
+    for reserved, base in ((0.001, seen), (0.9, 0.9)):
+        out = tmp_path / str(reserved)
+        result = recover(dead_session(out, rows, reserved_c=reserved))
+        assert not result.measured and result.receipt["dose_basis"] == BOUND
+        assert result.receipt["charge_absolute_c"] == pytest.approx(base + UNSEEN_C, rel=1e-12)
+        assert result.receipt["dose_seen_mamin"] == pytest.approx(seen / 0.06, rel=1e-12)
+        with Journal(out) as journal:
+            assert journal.charge_today("S-07", "left knee") == result.receipt["charge_absolute_c"]
+            assert not journal.sessions()[0].measured
+
+
+def test_a_device_armed_since_for_another_session_is_not_believed(tmp_path: Path) -> None:
+    result = recover(dead_session(tmp_path, steady_rows(500), 0.004), DeviceCount(TOKEN + 1, 0))
+    assert not result.measured and any("token" in note for note in result.notes)
+    assert result.receipt["charge_absolute_c"] > 500 * 30000 * 65536 * UNIT_C
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 700),
+    st.integers(-(2**50), 2**50),
+    st.none() | st.integers(0, 2**51),
+    st.none() | st.floats(0, 3),
+)
+def test_the_dose_on_record_is_never_below_the_device_count(
+    rows: int, extra: int, absolute: int | None, reserved: float | None
+) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        folder = dead_session(Path(out), steady_rows(rows), reserved)
+        counted = Record.open(folder).counted()
+        count = counted.device_net_codes + extra
+        receipt = recover(folder, DeviceCount(TOKEN, count, absolute)).receipt
+        assert receipt["charge_net_c"] == -count * UNIT_C
+        assert receipt["charge_absolute_c"] >= abs(count) * UNIT_C
+        assert receipt["charge_absolute_c"] >= counted.absolute_codes * UNIT_C
+        assert receipt["charge_absolute_c"] >= (absolute or 0) * UNIT_C
+        assert verify(folder).problems == []
+
+
+def test_recovering_twice_changes_nothing(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(500), 0.004)
+    first = recover(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = recover(folder, DeviceCount(TOKEN, -1))
+    assert again.receipt == first.receipt and not again.created
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert verify(folder).ok
+
+
+def test_a_recovery_that_was_itself_cut_off_is_taken_up(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(500), 0.004)
+    with Journal(tmp_path) as journal:
+        recover(folder)
+        (folder / RECEIPT).unlink()
+        kinds = [event.kind for event in Record.open(folder).events().events]
+        recover(folder)
+        assert [event.kind for event in Record.open(folder).events().events] == kinds
+        assert kinds.count(RECOVERED) == 1
+        assert journal.open_sessions() == []
+
+
+def test_a_receipt_written_but_not_in_the_journal_is_entered(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(500), 0.004)
+    shutil.move(tmp_path / JOURNAL, tmp_path / "kept")
+    for end in ("-wal", "-shm"):
+        assert not (tmp_path / (JOURNAL + end)).exists()
+    charge = recover(folder).receipt["charge_absolute_c"]
+    shutil.move(tmp_path / "kept", tmp_path / JOURNAL)
+    assert not recover(folder).created
+    with Journal(tmp_path) as journal:
+        assert journal.open_sessions() == [] and journal.charge_today("S-07", "left knee") == charge
+
+
+def test_a_session_cut_anywhere_recovers_whole_batches_and_keeps_its_bytes(tmp_path: Path) -> None:
+    rows = steady_rows(300)
+    source = dead_session(tmp_path / "source", rows)
+    data = (source / TELEMETRY).read_bytes()
+    events = (source / EVENTS).read_bytes()
+    half = len(data) // 3
+    for number, cut in enumerate([*range(len(data) - half, len(data), 2999), len(data) - 8, len(data) - 1, 100, 0]):
+        out = tmp_path / str(number)
+        shutil.copytree(source, out / source.name)
+        folder = out / source.name
+        (folder / TELEMETRY).write_bytes(data[:cut])
+        (folder / EVENTS).write_bytes(events[: len(events) - number])
+        result = recover(folder)
+        assert (folder / TELEMETRY).read_bytes() == data[:cut]
+        assert (folder / EVENTS).read_bytes().startswith(events[: len(events) - number])
+        readable = Telemetry(folder / result.receipt["telemetry_file"])
+        assert len(readable) % 100 == 0
+        assert len(readable) == 0 or same_rows(readable.rows(), rows[: len(readable)])
+        assert readable.complete == (cut > 8000)
+        assert len(readable) == result.receipt["telemetry_rows"]
+        chain = Record.open(folder).events()
+        assert chain.intact and chain.events[-1].kind == RECOVERED
+        assert verify(folder).ok
+
+
+def test_a_cut_record_has_a_copy_that_others_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    polars = pytest.importorskip("polars")
+    rows = steady_rows(300)
+    folder = dead_session(tmp_path, rows)
+    data = (folder / TELEMETRY).read_bytes()
+    (folder / TELEMETRY).write_bytes(data[:-20])
+    assert recover(folder).receipt["telemetry_file"] == RECOVERED_TELEMETRY
+    assert polars.read_ipc_stream(folder / RECOVERED_TELEMETRY).height == 200
+    table = pyarrow.ipc.open_stream(folder / RECOVERED_TELEMETRY).read_all()
+    assert table["net_codes"].to_pylist() == rows["net_codes"][:200].tolist()
+
+
+def test_a_session_without_any_row_is_recovered(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(0), 0.004)
+    (folder / TELEMETRY).unlink()
+    receipt = recover(folder).receipt
+    assert receipt["charge_absolute_c"] == pytest.approx(0.004 + UNSEEN_C) and receipt["ticks"] == 0
+
+
+def test_a_running_session_is_not_recovered(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
+        "from record_support import make_session\n"
+        f"folder = make_session(Path({str(tmp_path)!r})); print(folder.path, flush=True); sys.stdin.read()\n"
+    )
+    here = Path(__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=here, text=True
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        with pytest.raises(RecordError, match="still running") as caught:
+            recover(folder)
+        assert caught.value.exit_code == 2
+        process.kill()
+    assert recover(folder).created
+
+
+def test_a_changed_event_log_is_told_and_left_alone(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(200))
+    changed = (folder / EVENTS).read_bytes().replace(b'"kind":"session_begun"', b'"kind":"session_begin"')
+    (folder / EVENTS).write_bytes(changed)
+    result = recover(folder)
+    assert result.receipt["events_broken_line"] == 2
+    assert (folder / EVENTS).read_bytes() == changed
+    assert not verify(folder).ok
+
+
+def test_a_finished_record_verifies_and_any_changed_part_is_named(tmp_path: Path) -> None:
+    rows = steady_rows(250)
+    session = make_session(tmp_path, rows)
+    session.finish(receipt_of(rows))
+    folder = session.path
+    assert verify(folder).ok
+    for name in (TELEMETRY, EVENTS, "treatment.toml", "session.json"):
+        good = (folder / name).read_bytes()
+        bad = bytearray(good)
+        bad[len(bad) // 2] ^= 1
+        (folder / name).write_bytes(bad)
+        assert any(name in problem for problem in verify(folder).problems)
+        (folder / name).write_bytes(good)
+    receipt = json.loads((folder / RECEIPT).read_text())
+    for key, value in (("dose_delivered_mamin", 39.0), ("telemetry_rows", 249), ("events_head", "0" * 64)):
+        (folder / RECEIPT).write_text(json.dumps(receipt | {key: value}))
+        assert not verify(folder).ok
