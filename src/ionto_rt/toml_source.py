@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -308,7 +308,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name[:80], names, n=1)
     if close:
         return f'did you mean "{close[0]}"?'
-    return f"known are {', '.join(names)}"
+    return f"known here: {', '.join(names)}"
 
 
 _PROBLEMS = {
@@ -326,13 +326,13 @@ _PROBLEMS = {
 def refuse_validation(
     error: "ValidationError",
     document: TomlDocument,
-    known_keys: Mapping[Location, Iterable[str]],
+    known_keys: Callable[[Location, Any], Iterable[str]],
     examples: Mapping[str, str],
 ) -> RefusedError:
     """Turn a pydantic error into one line.
 
-    `known_keys` gives the valid keys of a table by its location, with `"*"` for any name or index; `examples` a valid
-    line for a key that is missing. Parts of pydantic's location that are not in the file (tags of unions) are dropped.
+    `known_keys(location, table)` gives the valid keys of a table; `examples` what to add for a key that is missing.
+    Parts of pydantic's location that are not in the file (tags of unions) are dropped.
     """
     found = []
     for detail in error.errors(include_url=False):
@@ -344,7 +344,7 @@ def refuse_validation(
     remedy: str | None
     if kind == "extra_forbidden":
         name = str(location[-1]) if location else ""
-        problem, remedy = "unknown key", suggest(name, _known(known_keys, location[:-1]))
+        problem, remedy = "unknown key", suggest(name, known_keys(location[:-1], document.value_at(location[:-1])))
     elif kind == "missing":
         name = str(location[-1]) if location else ""
         problem, remedy = "is missing", f"add {examples[name]}" if name in examples else None
@@ -372,10 +372,3 @@ def _real_location(document: TomlDocument, location: tuple[int | str, ...], miss
             continue
         real += (part,)
     return real
-
-
-def _known(known_keys: Mapping[Location, Iterable[str]], table: Location) -> Iterable[str]:
-    for pattern, names in known_keys.items():
-        if len(pattern) == len(table) and all(a in ("*", b) for a, b in zip(pattern, table, strict=True)):
-            return names
-    return ()

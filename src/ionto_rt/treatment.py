@@ -141,22 +141,20 @@ class Repeat(_Table):
 
 
 def _step_kind(step: Any) -> str:
-    if isinstance(step, dict):
-        for kind in ("repeat", "pause"):
-            if kind in step:
-                return kind
-        if "times" in step:
-            return "repeat"
-    return "deliver"
+    """Tag of the kind of step that the keys of a table mean; the tags are no valid keys."""
+    keys = step if isinstance(step, dict) else {}
+    if "repeat" in keys or "times" in keys:
+        return "<repeat>"
+    return "<pause>" if "pause" in keys else "<deliver>"
 
 
 Leaf = Deliver | Pause
 Step = Annotated[
-    Annotated[Deliver, Tag("deliver")] | Annotated[Pause, Tag("pause")] | Annotated[Repeat, Tag("repeat")],
+    Annotated[Deliver, Tag("<deliver>")] | Annotated[Pause, Tag("<pause>")] | Annotated[Repeat, Tag("<repeat>")],
     Discriminator(_step_kind),
 ]
 BlockStep = Annotated[
-    Annotated[Deliver, Tag("deliver")] | Annotated[Pause, Tag("pause")],
+    Annotated[Deliver, Tag("<deliver>")] | Annotated[Pause, Tag("<pause>")],
     Discriminator(_step_kind),
 ]
 
@@ -198,7 +196,7 @@ class Treatment(_Table):
         try:
             treatment = cls.model_validate(document.data)
         except ValidationError as error:
-            raise refuse_validation(error, document, _KNOWN_KEYS, _EXAMPLES) from None
+            raise refuse_validation(error, document, _known_keys, _EXAMPLES) from None
         treatment._document = document
         treatment._check_blocks()
         return treatment
@@ -286,15 +284,21 @@ class Treatment(_Table):
             raise self.refuse(("steps",), "no step delivers current", 'add a step with current = "2 mA" and a dose')
 
 
-_KNOWN_KEYS: dict[Location, list[str]] = {
-    (): _keys(Treatment),
-    ("electrodes",): _keys(Electrodes),
-    ("electrodes", "active"): _keys(ActiveElectrode),
-    ("electrodes", "return"): _keys(ReturnElectrode),
-    ("limits",): _keys(TreatmentLimits),
-    ("steps", "*"): [*_keys(Deliver), *_keys(Pause), *_keys(Repeat)],
-    ("blocks", "*", "*"): [*_keys(Deliver), *_keys(Pause)],
+_TABLES: dict[Location, type[BaseModel]] = {
+    (): Treatment,
+    ("electrodes",): Electrodes,
+    ("electrodes", "active"): ActiveElectrode,
+    ("electrodes", "return"): ReturnElectrode,
+    ("limits",): TreatmentLimits,
 }
+_STEPS: dict[str, type[BaseModel]] = {"<deliver>": Deliver, "<pause>": Pause, "<repeat>": Repeat}
+
+
+def _known_keys(location: Location, table: Any) -> list[str]:
+    if location[:1] in (("steps",), ("blocks",)):
+        return _keys(_STEPS[_step_kind(table)])
+    return _keys(_TABLES[location])
+
 
 _EXAMPLES = {
     "title": 'title = "Dexamethasone, left elbow"',

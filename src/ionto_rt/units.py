@@ -121,7 +121,16 @@ class Kind(Enum):
 
 
 # Look-alikes that keyboards and word processors produce for the signs in the table.
-_LOOK_ALIKES = str.maketrans({"μ": "µ", "⋅": "·", "∙": "·", "Ω": "Ω", "\u00a0": " ", "\u202f": " "})
+_LOOK_ALIKES = str.maketrans(
+    {
+        "\N{GREEK SMALL LETTER MU}": "\N{MICRO SIGN}",
+        "\N{OHM SIGN}": "\N{GREEK CAPITAL LETTER OMEGA}",
+        "\N{DOT OPERATOR}": "\N{MIDDLE DOT}",
+        "\N{BULLET OPERATOR}": "\N{MIDDLE DOT}",
+        "\N{NO-BREAK SPACE}": " ",
+        "\N{NARROW NO-BREAK SPACE}": " ",
+    }
+)
 
 
 def parse_quantity(text: object, kind: Kind) -> float:
@@ -131,7 +140,7 @@ def parse_quantity(text: object, kind: Kind) -> float:
     """
     example = f'write it like "{kind.example}"'
     if not isinstance(text, str):
-        raise UnitError(f"a {kind.label} is text with a unit; {example}")
+        raise UnitError(f"must be text with a unit; {example}")
     if len(text) > MAX_TEXT:
         raise UnitError(f"longer than {MAX_TEXT} characters; {example}")
     match = _QUANTITY.fullmatch(text.translate(_LOOK_ALIKES).strip(" "))
@@ -144,13 +153,13 @@ def parse_quantity(text: object, kind: Kind) -> float:
     if factor is None:
         for other in Kind:
             if unit in other.value.units:
-                raise UnitError(f"is a {other.label}, but a {kind.label} belongs here; {example}")
-        raise UnitError(f"the unit is not known; a {kind.label} is in {', '.join(kind.units)}; {example}")
+                raise UnitError(f"has a unit of {other.label}, not of {kind.label}; {example}")
+        raise UnitError(f"has none of the units of {kind.label}, {', '.join(kind.units)}; {example}")
     value = _CONTEXT.multiply(_CONTEXT.create_decimal(number), factor)
     if sign == "-" and value != 0:
         raise UnitError(f"is negative; {example}")
     if value > kind.value.maximum:
-        raise UnitError(f"is beyond any {kind.label} that makes sense here; {example}")
+        raise UnitError(f"is far beyond any {kind.label} of this machine; {example}")
     return float(value)
 
 

@@ -150,11 +150,12 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-_KNOWN_KEYS: dict[Location, list[str]] = {
-    (): ["format", "drugs", "electrodes"],
-    ("drugs", "*"): _keys(Drug),
-    ("electrodes", "*"): _keys(Electrode),
-}
+def _known_keys(location: Location, table: Any) -> list[str]:
+    if not location:
+        return ["format", "drugs" if "drugs" in table else "electrodes"]
+    return _keys(Drug if location[0] == "drugs" else Electrode)
+
+
 _EXAMPLES = {"format": "format = 1"}
 
 
@@ -199,4 +200,4 @@ def _validated(model: type[Model], document: TomlDocument) -> Model:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        raise refuse_validation(error, document, _KNOWN_KEYS, _EXAMPLES) from None
+        raise refuse_validation(error, document, _known_keys, _EXAMPLES) from None

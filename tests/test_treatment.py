@@ -1,0 +1,421 @@
+"""Treatment files: what is read, and the one line that anything else gets."""
+
+import hashlib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ionto_rt.errors import RefusedError, shown
+from ionto_rt.toml_source import MAX_BYTES, MAX_LINE, Location, key_lines
+from ionto_rt.treatment import MAX_STEPS, Deliver, Pause, Treatment
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
+BASE = """\
+format = 1
+title = "test"
+drug = "dexamethasone-phosphate"
+
+[electrodes.active]
+type = "buffered-pad"
+area = "8 cm^2"
+polarity = "cathode"
+
+[electrodes.return]
+type = "return-pad"
+area = "25 cm^2"
+
+[[steps]]
+current = "4 mA"
+dose = "40 mA*min"
+ramp = "30 s"
+"""
+
+
+def refusal(text: str | bytes) -> RefusedError:
+    source = text.encode() if isinstance(text, str) else text
+    with pytest.raises(RefusedError) as caught:
+        Treatment.parse(source, "t.toml")
+    line = str(caught.value)
+    assert line.isprintable() and line.startswith("t.toml:"), line
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def swap(old: str, new: str) -> str:
+    assert old in BASE
+    return BASE.replace(old, new, 1)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_read_whole(path: Path) -> None:
+    treatment = Treatment.load(path)
+    assert treatment.source == path.read_bytes()
+    assert treatment.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert treatment.path == str(path)
+
+
+def test_quantities_are_si_inside() -> None:
+    treatment = Treatment.parse(BASE.encode())
+    step = treatment.steps[0]
+    assert isinstance(step, Deliver)
+    assert (step.current_a, step.dose_c, step.time_s, step.ramp_s) == (0.004, 2.4, None, 30.0)
+    assert treatment.electrodes.active.area_m2 == 8e-4
+    assert treatment.polarity == -1
+
+
+def test_blocks_repeat_by_name_in_order() -> None:
+    treatment = Treatment.parse(
+        (
+            BASE
+            + """
+[[steps]]
+repeat = "pulse"
+times = 2
+[[blocks.pulse]]
+pause = "60 s"
+[[blocks.pulse]]
+current = "1 mA"
+time = "20 s"
+"""
+        ).encode()
+    )
+    kinds = [(location, leaf.kind, name) for location, leaf, name in treatment.expanded()]
+    assert kinds == [
+        (("steps", 0), "deliver", ""),
+        (("blocks", "pulse", 0), "pause", "pulse 1/2"),
+        (("blocks", "pulse", 1), "deliver", "pulse 1/2"),
+        (("blocks", "pulse", 0), "pause", "pulse 2/2"),
+        (("blocks", "pulse", 1), "deliver", "pulse 2/2"),
+    ]
+    assert [location for location, _ in treatment.deliveries()] == [("steps", 0), ("blocks", "pulse", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "says"),
+    [
+        (swap("format = 1", "format = 2"), 1, "format", "format = 1"),
+        (swap("format = 1", "format = true"), 1, "format", "format = 1"),
+        (swap("format = 1\n", ""), None, "format", "is missing"),
+        (swap("title", "titel"), 2, "titel", 'did you mean "title"?'),
+        (swap('"test"', '""'), 2, "title", "is empty"),
+        (swap('"test"', '"a\\nb"'), 2, "title", "line breaks"),
+        (swap('"test"', "5"), 2, "title", "must be text"),
+        (swap('title = "test"\n', ""), None, "title", "is missing"),
+        (swap("area", "aera"), 7, "electrodes.active.aera", 'did you mean "area"?'),
+        (swap('"cathode"', '"minus"'), 8, "electrodes.active.polarity", "'cathode' or 'anode'"),
+        (
+            swap('[electrodes.return]\ntype = "return-pad"\narea = "25 cm^2"\n', ""),
+            5,
+            "electrodes.return",
+            "is missing",
+        ),
+        (swap('"8 cm^2"', '"8"'), 7, "electrodes.active.area", "has no unit"),
+        (swap('"8 cm^2"', "8"), 7, "electrodes.active.area", "must be text with a unit"),
+        (swap('"8 cm^2"', '"8 mA"'), 7, "electrodes.active.area", "has a unit of current, not of area"),
+        (swap('"8 cm^2"', '"0 cm^2"'), 7, "electrodes.active.area", "is zero"),
+        (swap('"4 mA"', '"nan mA"'), 15, "steps[0].current", "not a number and a unit"),
+        (swap('"4 mA"', "nan"), 15, "steps[0].current", "must be text with a unit"),
+        (swap('"4 mA"', '"2*2 mA"'), 15, "steps[0].current", "has none of the units"),
+        (swap('"4 mA"', '"-4 mA"'), 15, "steps[0].current", "is negative"),
+        (swap('"4 mA"', '"0 mA"'), 15, "steps[0].current", "pause"),
+        (swap("current =", "curent ="), 15, "steps[0].curent", 'did you mean "current"?'),
+        (swap('dose = "40 mA*min"\n', ""), 14, "steps[0]", "neither dose nor time"),
+        (swap("ramp =", 'time = "5 min"\nramp ='), 14, "steps[0]", "both dose and time"),
+        (swap('current = "4 mA"\n', ""), 14, "steps[0].current", "is missing"),
+        (swap("[[steps]]", "[steps]"), 14, "steps", "double brackets"),
+        (swap("[[steps]]", "[[step]]"), 14, "step", 'did you mean "steps"?'),
+        (BASE + '[[steps]]\npause = "60 s"\ntime = "5 s"\n', 20, "steps[1].time", "unknown key"),
+        (BASE + '[[steps]]\nrepeat = "x"\ntimes = 2\n', 19, "steps[1].repeat", "no block has this name"),
+        (BASE + '[[steps]]\nrepeat = "x"\n', 18, "steps[1].times", "is missing"),
+        (
+            BASE + '[[steps]]\nrepeat = "pulze"\ntimes = 2\n[[blocks.pulse]]\npause = "1 s"\n',
+            19,
+            "steps[1].repeat",
+            'did you mean "pulse"?',
+        ),
+        (
+            BASE + '[[blocks.a]]\nrepeat = "a"\ntimes = 2\n',
+            18,
+            "blocks.a[0]",
+            "cannot repeat another block",
+        ),
+        (BASE + '[[steps]]\nrepeat = "p"\ntimes = 0\n[[blocks.p]]\npause = "1 s"\n', 20, "steps[1].times", "greater"),
+        (BASE + '[[steps]]\nrepeat = "p"\ntimes = true\n[[blocks.p]]\npause = "1 s"\n', 20, "steps[1].times", "whole"),
+        (BASE + '[["blocks"."a b"]]\npause = "1 s"\n', 18, 'blocks."a b"', "not a name for a block"),
+        (swap('drug = "dexamethasone-phosphate"', "drug = {}"), 3, "drug", "must be text"),
+        (swap('current = "4 mA"\ndose = "40 mA*min"\nramp = "30 s"', 'pause = "1 s"'), 14, "steps", "delivers current"),
+    ],
+)
+def test_a_mistake_is_told_with_line_key_and_remedy(text: str, line: int | None, key: str, says: str) -> None:
+    error = refusal(text)
+    assert (error.line, error.key) == (line, key), str(error)
+    assert says in str(error)
+
+
+def test_the_line_tells_file_line_key_value_and_remedy() -> None:
+    assert str(refusal(swap('"4 mA"', '"4 volt"'))) == (
+        't.toml:15: steps[0].current = "4 volt": has none of the units of current, '
+        'mA, uA, \u00b5A, nA, A; write it like "2 mA"'
+    )
+
+
+def test_several_mistakes_are_counted_and_an_unknown_key_comes_first() -> None:
+    error = refusal(swap("current", "curent").replace('"8 cm^2"', '"8"'))
+    assert error.key == "steps[0].curent"
+    assert "2 more problems after this one" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"\x7fELF\x02\x01\x00\x00", "binary"),
+        (b"\xff\xfe\x00f", "not text in UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "not text in UTF-8"),
+        (b"this is not TOML", "is not valid TOML"),
+        (b"{}", "is not valid TOML"),
+        (b"format = 1\nformat = 1\n", "is not valid TOML"),
+        (b'format = 1\ntitle = "open\n', "is not valid TOML"),
+        (b"x = " + b"[\n" * 100_000, "is nested too deeply"),
+        (b"x = " + b"{a=" * 600, "is nested too deeply"),
+        (b"x = " + b"9" * 1900, "is missing"),
+        (b".".join([b"a"] * 100_000) + b" = 1", f"longer than {MAX_LINE} characters"),
+        (b"x = '" + b"y" * MAX_BYTES, "larger than 1 MiB"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_what_is_not_a_treatment_at_all_gets_one_line(source: bytes, says: str) -> None:
+    assert says in str(refusal(source))
+
+
+def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read() -> None:
+    treatment = Treatment.parse(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
+    assert treatment.line_of(("steps", 0, "current")) == 15
+
+
+def test_paths_that_are_no_files_get_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    for path, says in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "missing.toml", "no such file"),
+        (tmp_path / "loop", "loop of symbolic links"),
+        (tmp_path / "pipe", "not a regular file"),
+        (tmp_path / "file" / "t.toml", "cannot be opened"),
+        (Path("/dev/zero"), "not a regular file"),
+        ("a\0b", "not a file name"),
+        ("x" * 5000, "cannot be opened"),
+        ("", "no such file"),
+    ]:
+        with pytest.raises(RefusedError) as caught:
+            Treatment.load(path)
+        assert says in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_a_file_that_grew_beyond_the_bound_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "huge.toml"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(RefusedError, match="larger than 1 MiB"):
+        Treatment.load(path)
+
+
+def test_the_number_of_steps_is_known_before_any_is_made() -> None:
+    leaf = '[[blocks.p]]\npause = "1 s"\n'
+    text = BASE + f'[[steps]]\nrepeat = "p"\ntimes = {MAX_STEPS}\n' + leaf
+    error = refusal(text)
+    assert (error.line, error.key) == (20, "steps[1].times")
+    Treatment.parse((BASE + f'[[steps]]\nrepeat = "p"\ntimes = {MAX_STEPS - 1}\n' + leaf).encode())
+
+
+def test_the_schema_names_every_key_of_the_examples() -> None:
+    schema = Treatment.json_schema()
+    assert set(schema["properties"]) >= {"format", "title", "drug", "electrodes", "limits", "steps", "blocks"}
+    assert schema["additionalProperties"] is False
+    assert "current" in schema["$defs"]["Deliver"]["properties"]
+    assert schema["$defs"]["Deliver"]["properties"]["current"]["type"] == "string"
+
+
+LINES = """\
+# comment with [brackets] and "quotes"
+a = 1  # b = 2
+"quoted key" = 'x # y'
+'lit.eral' = "c \\" ] } #"
+d.e.f = 2
+d.e.g = [1, [2,
+  3], # [4]
+  { h = 5, i.j = [6] },
+]
+m = \"\"\"
+[fake]
+k = 1 \\"\"\" still \"\"
+\"\"\"\"
+l = '''
+n = 1''
+'''
+when = 1979-05-27 07:32:00
+[t . u]
+v = { w = "}", x = { y = 1 } }
+[[arr]]
+p = 1
+[[arr]]
+p = 2
+[arr.sub]
+q = 3
+[[arr.deep]]
+r = 4
+[[arr.deep]]
+r = 5
+[z]
+"""
+
+
+def test_the_line_of_every_kind_of_key_is_found() -> None:
+    lines = key_lines(LINES)
+    expected: dict[Location, int] = {
+        ("a",): 2,
+        ("quoted key",): 3,
+        ("lit.eral",): 4,
+        ("d", "e", "f"): 5,
+        ("d", "e", "g"): 6,
+        ("d", "e", "g", 0): 6,
+        ("d", "e", "g", 1, 0): 6,
+        ("d", "e", "g", 1, 1): 7,
+        ("d", "e", "g", 2, "h"): 8,
+        ("d", "e", "g", 2, "i", "j", 0): 8,
+        ("m",): 10,
+        ("l",): 14,
+        ("when",): 17,
+        ("t",): 18,
+        ("t", "u"): 18,
+        ("t", "u", "v", "w"): 19,
+        ("t", "u", "v", "x", "y"): 19,
+        ("arr",): 20,
+        ("arr", 0): 20,
+        ("arr", 0, "p"): 21,
+        ("arr", 1): 22,
+        ("arr", 1, "p"): 23,
+        ("arr", 1, "sub"): 24,
+        ("arr", 1, "sub", "q"): 25,
+        ("arr", 1, "deep", 0, "r"): 27,
+        ("arr", 1, "deep", 1): 28,
+        ("arr", 1, "deep", 1, "r"): 29,
+        ("z",): 30,
+    }
+    assert {location: lines.get(location) for location in expected} == expected
+
+
+def locations(value: Any, at: Location = ()) -> set[Location]:
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    found = {at} if at else set()
+    for key, inner in items:
+        found |= locations(inner, (*at, key))
+    return found
+
+
+@pytest.mark.parametrize("text", [LINES, BASE, *(path.read_text() for path in EXAMPLES)])
+def test_every_key_and_item_of_a_file_has_a_line(text: str) -> None:
+    assert set(key_lines(text)) == locations(tomllib.loads(text))
+
+
+scalars = st.one_of(
+    st.integers(-1000, 1000).map(str),
+    st.booleans().map(lambda value: str(value).lower()),
+    st.sampled_from(["'l#]}'", '"b\\"#[{"', '"""m\n[x]\n""\\"""""', "'''n\n'x''\n'''", "1.5e3", "inf", "12:30:00"]),
+)
+inline = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: "[ # c ]\n" + " ,\n".join(items) + "\n]"),
+        st.dictionaries(st.sampled_from(["a", "b.c", '"q.#"', "'='"]), inner, max_size=3).map(
+            lambda pairs: "{ " + ", ".join(f"{key} = {value}" for key, value in pairs.items()) + " }"
+        ),
+    ),
+    max_leaves=6,
+)
+statements = st.one_of(
+    st.tuples(st.sampled_from(["a", "b", "c.d", '"e f"', "'g'.h"]), inline).map(lambda pair: f"{pair[0]} = {pair[1]}"),
+    st.sampled_from(["[t]", "[t.u]", "[ v . 'w x' ]", "[[x]]", "[[x.y]]", "[x.z]", "", "# [no]"]),
+)
+
+
+@given(st.lists(statements, max_size=12).map("\n".join))
+def test_of_any_valid_file_the_found_keys_are_exactly_its_keys(text: str) -> None:
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return
+    lines = key_lines(text)
+    assert set(lines) == locations(data)
+    rows = text.split("\n")
+    for location, line in lines.items():
+        last = location[-1]
+        if isinstance(last, str) and last.isalnum():
+            assert last in rows[line - 1]
+
+
+SOURCES = [path.read_bytes() for path in EXAMPLES]
+FRAGMENTS = [
+    b"[[steps]]\n",
+    b"[[blocks.pulse]]\n",
+    b"[limits]\n",
+    b'current = "4 mA"\n',
+    b'time = "1 s"\n',
+    b"times = 999999999999999999999\n",
+    b'repeat = "pulse"\n',
+    b'pause = "1e9 h"\n',
+    b"\0",
+    b"\xff",
+    b"\r",
+    b"[",
+    b"]",
+    b"{",
+    b'"',
+    b"'''",
+    b"=",
+    b"nan",
+    b"-",
+    b"e99",
+    b".",
+    b"1979-05-27",
+    "\u2028".encode(),
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    source = bytearray(draw(st.sampled_from(SOURCES)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(source)))
+        length = draw(st.sampled_from([0, 0, 1, 2, 5, 40]))
+        source[start : start + length] = draw(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=4)))
+    return bytes(source)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated())
+def test_a_mutated_example_is_read_or_refused_in_one_line(source: bytes) -> None:
+    try:
+        treatment = Treatment.parse(source)
+    except RefusedError as error:
+        assert str(error).isprintable()
+    else:
+        assert all(isinstance(leaf, (Deliver, Pause)) for _, leaf, _ in treatment.expanded())
+
+
+def test_shown_values_are_short() -> None:
+    assert len(shown("x" * 10_000)) < 80
+    assert shown(10**400) == "a number of more than 60 digits"
+    assert shown([1]) == "a list"
+    assert shown({"a": 1}) == "a table"
