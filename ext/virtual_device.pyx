@@ -917,11 +917,11 @@ cdef class VirtualDevice:
         """Bytes from the host. In lock-step each complete frame is followed by one sample period."""
         virtual_device_receive(self.device, <const uint8_t*><const char*>data, len(data))
 
-    def transmit(self):
-        """Takes the bytes that wait for the host."""
-        cdef bytes data = (<char*>self.device.transmit)[:self.device.transmit_length]
-        self.device.transmit_length = 0
-        return data
+    def transmit(self, size_t most=TRANSMIT_BYTES):
+        """Takes up to ``most`` of the bytes that wait for the host; the rest waits on."""
+        cdef uint8_t data[TRANSMIT_BYTES]
+        cdef size_t length = virtual_device_transmit(self.device, data, most if most < TRANSMIT_BYTES else TRANSMIT_BYTES)
+        return (<char*>data)[:length]
 
     def advance(self, uint64_t periods=1):
         """Sample periods pass; nothing happens unless armed (or latched after arming)."""

@@ -205,11 +205,8 @@ def device_limits(hello: Hello, limits: Limits, token: int) -> dict[str, int]:
     assert limits.current_range is not None
     chosen = hello.ranges[limits.current_range.index]
     compliance_v = min(hello.compliance_v, limits.voltage_max_v)
-    if hello.front_end == FrontEnd.CURRENT_SOURCE:
-        # Twice the cap leaves room for a wrong gain of the output stage; the cap itself is on measured current.
-        highest = limits.current_cap_a * 2.0
-    else:
-        highest = compliance_v
+    # Twice the cap leaves room for a wrong gain of the output stage; the cap itself is on measured current.
+    highest = limits.current_cap_a * 2.0 if hello.front_end == FrontEnd.CURRENT_SOURCE else compliance_v
     code = min(chosen.output_code_max, -chosen.output_code_min, math.ceil(highest / chosen.output_lsb))
     return {
         "range_index": limits.current_range.index,

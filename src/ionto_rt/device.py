@@ -13,10 +13,9 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Protocol
 
 from ionto_rt.codes import FrontEnd, Pacing
@@ -353,12 +352,12 @@ class Device:
     def _refused(self, problem: str, remedy: str) -> RefusedError:
         return RefusedError(problem, key=self.uri, remedy=remedy)
 
-    def _ask(self, payload: bytes, wanted: int, timeout_s: float = ANSWER_S) -> bytes | None:
-        """Send, and wait for a payload of type `wanted`; None after the time-out. An ERROR frame that names ours raises."""
+    def _ask(self, payload: bytes, wanted: int, timeout_s: float = ANSWER_S, most: int = 4096) -> bytes | None:
+        """Send, and wait for a payload of type `wanted`; None after the time-out. An ERROR frame about ours raises."""
         self.port.write(encode_frame(payload))
         until = time.monotonic() + timeout_s
         while (left := until - time.monotonic()) > 0:
-            data = self.port.read(4096, left)
+            data = self.port.read(most, left)
             self.raw_bytes += len(data)
             if self.raw_bytes > 4 * GARBAGE_BYTES and not self.reader.frames:
                 return None
@@ -370,9 +369,9 @@ class Device:
                     raise self._refused(f"the device refused {said}", "see docs/wire-protocol.md, error replies")
         return None
 
-    def _ask_or_refuse(self, payload: bytes, wanted: int, what: str) -> bytes:
+    def _ask_or_refuse(self, payload: bytes, wanted: int, what: str, most: int = 4096) -> bytes:
         try:
-            answer = self._ask(payload, wanted)
+            answer = self._ask(payload, wanted, most=most)
         except OSError as error:
             raise self._refused(f"the port failed ({error})", "connect the device again") from None
         if answer is None:
@@ -400,7 +399,8 @@ class Device:
 
     def arm(self, pacing: Pacing, token: int) -> None:
         """Arm: samples flow from here on, relay open, output zero."""
-        answer = self._ask_or_refuse(_ARM.pack(ARM, int(pacing), 0, token), ARMED, "arming")
+        # Byte by byte: what follows the answer are samples, and those are the loop's.
+        answer = self._ask_or_refuse(_ARM.pack(ARM, int(pacing), 0, token), ARMED, "arming", most=1)
         if answer[: _ARM.size] != _ARM.pack(ARMED, int(pacing), 0, token):
             raise self._refused("the device armed something else than was asked", "do not use it")
 
@@ -417,14 +417,16 @@ class Device:
         """Give the port back, and end a virtual device's process that this call to `open_device` had started."""
         self.port.close()
         if self.process is not None:
+            # It runs its clock on until the lease has lapsed and the relay is open, then it saves its state and ends.
             try:
                 self.process.wait(3.0)
             except subprocess.TimeoutExpired:
                 self.process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(2.0)
-            if self.process.stdout is not None:
-                self.process.stdout.close()
+            for stream in (self.process.stdout, self.process.stderr):
+                if stream is not None:
+                    stream.close()
 
     def __enter__(self) -> "Device":
         return self
@@ -459,12 +461,86 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
     return scheme, path, options
 
 
-def open_device(uri: str, *, state_file: Path | None = None) -> Device:
+VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
+    "skin": ("skin", str),
+    "seed": ("seed", int),
+    "front-end": ("front_end", str),
+    "rate": ("sample_rate_hz", float),
+    "active-area": ("active_area_cm2", float),
+    "return-area": ("return_area_cm2", float),
+    "compliance": ("compliance_v", float),
+    "hum": ("hum_v", float),
+    "noise": ("noise_codes", float),
+    "dac-gain-error": ("dac_gain_error", float),
+    "clock-error-ppm": ("clock_error_ppm", float),
+    "serial": ("serial", str),
+    "pacing": ("pacing", str),
+    "truth": ("truth", str),
+    "state": ("state", str),
+    "link": ("link", str),
+    "cpu": ("cpu", int),
+    "fault": ("faults", list),
+}
+"""Options of a virtual device, as written in a URI or on the command line: argument of `serve` and its type."""
+
+
+def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Options as text -> arguments of `ionto_rt.virtual_device.serve`. RefusedError names what is not understood."""
+    arguments: dict[str, Any] = {}
+    for written, values in options.items():
+        name = written.replace("_", "-")
+        if name not in VIRTUAL_OPTIONS:
+            remedy = f"use one of {', '.join(VIRTUAL_OPTIONS)}"
+            raise RefusedError("no such option of a virtual device", key=written, remedy=remedy)
+        argument, kind = VIRTUAL_OPTIONS[name]
+        if kind is list:
+            arguments[argument] = [text for value in values for text in value.split(",") if text]
+            continue
+        try:
+            arguments[argument] = kind(values[-1])
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise RefusedError(f"must be {what}", key=written, value=values[-1], remedy="correct it") from None
+    return arguments
+
+
+class SimBytes:
+    """A virtual device in this process, in lock-step."""
+
+    low_latency = "in process"
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        from ionto_rt.virtual_device import SimPort
+
+        given = dict(arguments)
+        truth = given.pop("truth", None)
+        for of_a_process in ("link", "cpu"):
+            given.pop(of_a_process, None)
+        self._truth_fd = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644) if truth else -1
+        self.sim = SimPort(truth_fd=self._truth_fd, **given)
+
+    def read(self, most: int, timeout_s: float) -> bytes:
+        return self.sim.read(most, timeout_s)
+
+    def write(self, data: bytes) -> None:
+        self.sim.write(data)
+
+    def loop_port(self) -> object:
+        return self.sim.capsule
+
+    def close(self) -> None:
+        self.sim.close()
+        if self._truth_fd >= 0:
+            os.close(self._truth_fd)
+            self._truth_fd = -1
+
+
+def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Device:
     """Open a device and greet it.
 
     `virtual:` starts a virtual device as its own process, `sim:` one in this process, `serial:PATH` opens a port; other
     schemes come from the entry points `ionto_rt.devices`, each a function of the URI that returns a `Device`.
-    `state_file` is where a virtual device keeps its counters. RefusedError if it cannot be used.
+    `defaults` are arguments for a virtual device that its URI does not give. RefusedError if it cannot be used.
     """
     scheme, path, options = split_uri(uri)
     if scheme == "serial":
@@ -473,10 +549,14 @@ def open_device(uri: str, *, state_file: Path | None = None) -> Device:
                 "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
             )
         device = Device(uri, SerialBytes(path))
-    elif scheme == "virtual":
-        device = _start_virtual(uri, path, options, state_file)
-    elif scheme == "sim":
-        device = Device(uri, _open_sim(uri, path, options, state_file))
+    elif scheme in ("virtual", "sim"):
+        if path:
+            raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')
+        arguments = {**(defaults or {}), **virtual_arguments(options)}
+        try:
+            device = _start_virtual(uri, arguments) if scheme == "virtual" else Device(uri, SimBytes(arguments))
+        except (ValueError, OSError) as error:
+            raise RefusedError(str(error), key="--device", value=uri, remedy="correct the option") from None
     else:
         found = [entry for entry in entry_points(group="ionto_rt.devices") if entry.name == scheme]
         if not found:
@@ -491,25 +571,9 @@ def open_device(uri: str, *, state_file: Path | None = None) -> Device:
     return device
 
 
-def _virtual_options(
-    uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None
-) -> dict[str, list[str]]:
-    if path:
-        raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')
-    given = dict(options)
-    if state_file is not None:
-        given.setdefault("state", [str(state_file)])
-    return given
-
-
-def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> Device:
-    arguments = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, values in _virtual_options(uri, path, options, state_file).items()
-        for value in values
-    ]
+def _start_virtual(uri: str, arguments: Mapping[str, Any]) -> Device:
     process = subprocess.Popen(
-        [sys.executable, "-m", "ionto_rt.virtual_device", *arguments],
+        [sys.executable, "-m", "ionto_rt.virtual_device", json.dumps(dict(arguments))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -522,11 +586,9 @@ def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_
         process.kill()
         process.wait()
         said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        problem = said[-1].removeprefix("ionto-rt: ") if said else "it did not start"
-        raise RefusedError(
-            f"the virtual device: {problem}", key="--device", value=uri, remedy="see `ionto-rt virtual-device --help`"
-        )
-    process.stderr.close()
+        problem = said[-1] if said else "it did not start"
+        remedy = "see `ionto-rt virtual-device --help`"
+        raise RefusedError(problem, key="--device", value=uri, remedy=remedy)
     try:
         port = SerialBytes(json.loads(line)["port"])
     except BaseException:
@@ -534,10 +596,3 @@ def _start_virtual(uri: str, path: str, options: Mapping[str, list[str]], state_
         process.wait()
         raise
     return Device(uri, port, process)
-
-
-def _open_sim(uri: str, path: str, options: Mapping[str, list[str]], state_file: Path | None) -> BytePort:
-    from ionto_rt.virtual_device import open_sim
-
-    port: BytePort = open_sim(_virtual_options(uri, path, options, state_file))
-    return port

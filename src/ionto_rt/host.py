@@ -62,7 +62,7 @@ def pin_to_one_cpu() -> str:
 
 
 def deadline_profile(outcome: dict[str, str]) -> DeadlineProfile:
-    """The deadlines that this host can keep: the fit profile needs real-time priority, locked memory and no hypervisor."""
+    """The deadlines this host can keep: the fit profile needs real-time priority, locked memory and no hypervisor."""
     fit = (
         outcome.get("priority", "").startswith("SCHED_FIFO") and outcome.get("memory") == "locked" and not _hypervisor()
     )

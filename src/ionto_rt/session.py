@@ -24,7 +24,7 @@ from ionto_rt.errors import RefusedError
 from ionto_rt.host import deadline_profile, describe_host, pin_to_one_cpu, prepare_thread
 from ionto_rt.interpret import Happening, Interpreter
 from ionto_rt.journal import Journal
-from ionto_rt.plan import Plan, compile_plan
+from ionto_rt.plan import Plan, compile_plan, format_plan
 from ionto_rt.record import SessionFolder
 from ionto_rt.safety import Limits, OperatorLimits, resolve_limits
 from ionto_rt.treatment import Treatment
@@ -194,7 +194,7 @@ class Session:
                 "front_end": hello.front_end.name,
             },
             "limits": self.limits.as_rows(),
-            "plan": self.plan.text(),
+            "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,
             "treatment_sha256": self.treatment.sha256,
             "host": describe_host() | outcome,

@@ -128,13 +128,10 @@ class SimPort:
         options.setdefault("pacing", "lock-step")
         self.device = make_device(**options)
         self.capsule: object = self.device.port_capsule()
-        self._waiting = b""
 
     def read(self, size: int, timeout: float = 0.0) -> bytes:
         """Up to ``size`` bytes that wait for the host; empty when none do. Never waits: in lock-step none would come."""
-        data = self._waiting + self.device.transmit()
-        self._waiting = data[size:]
-        return data[:size]
+        return self.device.transmit(size)
 
     def write(self, data: bytes) -> int:
         """Bytes to the device; all are taken."""
