@@ -77,6 +77,14 @@ cdef int32_t tone_was_on(const ControllerState* controller) noexcept nogil:
     return controller.tone_on[controller.history_at]
 
 
+cdef void tune_feed_forward(ControllerState* controller) noexcept nogil:
+    """A current source's gain, as the contact check saw it, goes into the feed-forward once; beyond 5 % it is left alone."""
+    cdef double gain = controller.programme.output_gain
+    if controller.config.calibration.front_end != FRONT_END_CURRENT_SOURCE or not 0.95 <= gain <= 1.05:
+        return
+    controller.tuned.feed_forward = controller.config.regulator.feed_forward / gain
+
+
 cdef void controller_start(ControllerState* controller) noexcept nogil:
     cdef ControllerConfig* config = &controller.config
     memset(&controller.impedance, 0, sizeof(controller.impedance))
@@ -87,6 +95,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     memset(&controller.setpoints, 0, sizeof(controller.setpoints))
     memset(&controller.tone_on, 0, sizeof(controller.tone_on))
     controller.regulator.gain = 1.0
+    controller.tuned = config.regulator
     controller.programme.ceiling_a = config.programme.level_limit_a
     controller.started = 0
     controller.last_index = 0
@@ -142,9 +151,12 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         programme.current_a = current_a
         programme.redundant_a = redundant_a
         programme.voltage_v = voltage_v
+        programme.applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
         programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
         programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
 
+        if controller.programme.segment != segment_before:
+            tune_feed_forward(controller)
         tone_on = (
             config.impedance.tone_a > 0.0
             and (setpoint.phase == PHASE_TREATMENT or setpoint.phase == PHASE_RAMP_UP or setpoint.phase == PHASE_RAMP_DOWN)
@@ -159,7 +171,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
                 (sample.status & STATUS_COMPLIANCE) != 0 or setpoint.limited != 0
                 and magnitude(voltage_v) >= 0.97 * calibration.compliance_v
             )
-            if regulator_step(&controller.regulator, &config.regulator, setpoint.current_a, current_a, &terms):
+            if regulator_step(&controller.regulator, &controller.tuned, setpoint.current_a, current_a, &terms):
                 finite = 0
         else:
             regulator_reset(&controller.regulator, 0.0)

@@ -32,6 +32,7 @@ cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, con
     state.probe_v = 0.0
     state.probe_i = 0.0
     state.probe_redundant = 0.0
+    state.probe_output = 0.0
     state.probe_n = 0.0
     if state.segment >= config.segments:
         end(state, PHASE_COMPLETE, END_COMPLETE)
@@ -111,11 +112,14 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
         elif not resistance >= config.short_ohm:
             end(state, PHASE_ABORTED, END_CONTACT_SHORT)
         else:
+            if state.probe_output != 0.0:
+                state.output_gain = state.probe_i / state.probe_output
             next_segment(state, config, segments, delivered)
         return
     if 2 * at >= half and at < half - ramp:
         state.probe_v += sign * given.voltage_v
         state.probe_i += sign * given.current_a
+        state.probe_output += sign * given.applied
         state.probe_n += 1.0
     state.level_a = approach(
         state.level_a, sign * segment.level_a if at < half - ramp else 0.0, segment.slope_a_per_tick, segment.slope_a_per_tick

@@ -1,12 +1,16 @@
-"""Two-degree-of-freedom PID with feed-forward: u = ff r + kp (b r - y) + I + D.
+"""Two-degree-of-freedom PID with feed-forward: u = ff r + kp (b r' - y) + I + D.
 
-D is the filtered derivative of (c r - y), backward Euler of kd s / (1 + Tf s). With c = 0 it acts on the measured value
+r' is the setpoint `delay_ticks` ago (0: now): what the feed-forward has asked for cannot have arrived before, and an
+integral that runs on it in the meantime would overshoot by itself.
+
+D is the filtered derivative of (c r' - y), backward Euler of kd s / (1 + Tf s). With c = 0 it acts on the measured value
 alone, so that a step of the setpoint gives no kick. Form: Astrom and Hagglund, "Advanced PID Control", ISA 2006, ch. 3.
 """
 import math
 
 from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport int32_t
+from libc.string cimport memset
 
 import numpy as np
 
@@ -21,6 +25,8 @@ cdef void regulator_reset(RegulatorState* state, double output) noexcept nogil:
     state.previous_error = 0.0
     state.output = output
     state.manual_output = output
+    memset(&state.setpoints, 0, sizeof(state.setpoints))
+    state.setpoint_at = 0
     state.hold_integral = 0
     state.started = 0
 
@@ -30,20 +36,22 @@ cdef void regulator_retune(RegulatorState* state, const RegulatorConfig* old, co
     cdef double gain_old = state.gain if old.scheduled else 1.0
     cdef double gain_new = state.gain if new.scheduled else 1.0
     cdef double derivative = state.derivative
+    cdef double reference
     if not (isfinite(setpoint_a) and isfinite(measured_a)):
         return
+    reference = setpoint_a if new.delay_ticks == 0 else state.setpoints[(state.setpoint_at + 1 - new.delay_ticks) & 7]
     if old.kd * gain_old != 0.0:
         derivative = state.derivative * (new.kd * gain_new / (old.kd * gain_old))
     else:
         derivative = 0.0
     state.integral += (
         (old.feed_forward - new.feed_forward) * setpoint_a
-        + old.kp * gain_old * (old.setpoint_weight * setpoint_a - measured_a)
-        - new.kp * gain_new * (new.setpoint_weight * setpoint_a - measured_a)
+        + old.kp * gain_old * (old.setpoint_weight * reference - measured_a)
+        - new.kp * gain_new * (new.setpoint_weight * reference - measured_a)
         + state.derivative - derivative
     )
     state.derivative = derivative
-    state.previous_derivative_input += (new.derivative_weight - old.derivative_weight) * setpoint_a
+    state.previous_derivative_input += (new.derivative_weight - old.derivative_weight) * reference
 
 
 cdef void regulator_set_mode(RegulatorState* state, int32_t mode, double manual_output) noexcept nogil:
@@ -56,17 +64,20 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
                         RegulatorTerms* terms) noexcept nogil:
     cdef double gain = state.gain if config.scheduled else 1.0
     cdef double error, step_i, integral, derivative_input, fed, proportional, derivative, wanted, output, low, high
-    cdef double tracking
+    cdef double tracking, reference
+    cdef int32_t at
     if not (isfinite(setpoint_a) and isfinite(measured_a)):
         terms.fault = 1
         terms.output = state.output
         return 1
 
-    error = setpoint_a - measured_a
+    at = (state.setpoint_at + 1) & 7
+    reference = setpoint_a if config.delay_ticks == 0 else state.setpoints[(at - config.delay_ticks) & 7]
+    error = reference - measured_a
     fed = config.feed_forward * setpoint_a
-    proportional = config.kp * gain * (config.setpoint_weight * setpoint_a - measured_a)
+    proportional = config.kp * gain * (config.setpoint_weight * reference - measured_a)
 
-    derivative_input = config.derivative_weight * setpoint_a - measured_a
+    derivative_input = config.derivative_weight * reference - measured_a
     if state.started:
         derivative = (
             config.derivative_filter_s * state.derivative
@@ -136,6 +147,8 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
         terms.fault = 1
         terms.output = state.output
         return 1
+    state.setpoints[at] = setpoint_a
+    state.setpoint_at = at
     state.integral = integral
     state.derivative = derivative
     state.previous_derivative_input = derivative_input
@@ -177,6 +190,8 @@ cdef RegulatorConfig _config(dict given) except *:
             raise ValueError(f"{name} = {given[name]}: must not be negative")
     if not given["output_min"] < given["output_max"]:
         raise ValueError(f"output_min = {given['output_min']}: must be below output_max = {given['output_max']}")
+    if not 0 <= given["delay_ticks"] <= 7:
+        raise ValueError(f"delay_ticks = {given['delay_ticks']}: must be 0 to 7")
     if given["integration"] not in _INTEGRATION:
         raise ValueError(f"integration = {given['integration']!r}: must be one of {', '.join(_INTEGRATION)}")
     if given["anti_windup"] not in _ANTI_WINDUP:
@@ -193,6 +208,7 @@ cdef RegulatorConfig _config(dict given) except *:
     config.output_max = given["output_max"]
     config.slew_per_tick = given["slew_per_tick"]
     config.tracking_s = given["tracking_s"]
+    config.delay_ticks = given["delay_ticks"]
     config.integration = _INTEGRATION[given["integration"]]
     config.anti_windup = _ANTI_WINDUP[given["anti_windup"]]
     config.scheduled = 0
@@ -216,13 +232,13 @@ cdef class Regulator:
     def __init__(self, *, double tick_s, double kp=0.0, double ki=0.0, double kd=0.0, double derivative_filter_s=0.0,
                  double setpoint_weight=1.0, double derivative_weight=0.0, double feed_forward=0.0,
                  double output_min=-INFINITY, double output_max=INFINITY, double slew_per_tick=0.0,
-                 double tracking_s=0.0, str integration="backward", str anti_windup="conditional",
+                 double tracking_s=0.0, int delay_ticks=0, str integration="backward", str anti_windup="conditional",
                  double output=0.0):
         self.given = {
             "tick_s": tick_s, "kp": kp, "ki": ki, "kd": kd, "derivative_filter_s": derivative_filter_s,
             "setpoint_weight": setpoint_weight, "derivative_weight": derivative_weight, "feed_forward": feed_forward,
             "output_min": output_min, "output_max": output_max, "slew_per_tick": slew_per_tick,
-            "tracking_s": tracking_s, "integration": integration, "anti_windup": anti_windup,
+            "tracking_s": tracking_s, "delay_ticks": delay_ticks, "integration": integration, "anti_windup": anti_windup,
         }
         self.config = _config(self.given)
         self.state.gain = 1.0

@@ -15,7 +15,7 @@ from ionto_rt.safety import GUARD_RATIO, Limits
 MAINS_S = 0.02
 TONE_MAX_A = 19e-6
 """Peak of the probe tone: the smaller of the two measured on people, 38 uA p-p (Khadka 2015)."""
-TONE_RATIO = 0.02
+TONE_RATIO = 0.005
 TONE_LOWEST_HZ = 120.0
 BLOCK_S = 0.2
 ELECTRODE_EMF_V = 0.5
@@ -29,6 +29,7 @@ OPEN_VOLTAGE_RATIO = 0.9
 SHORT_OHM = 100.0
 """Less than leads and body alone: contact check."""
 OPEN_OHM = 2e6
+REGULATOR_DELAY_TICKS = 2
 REGULATOR_KI_PER_TICK = 0.15
 """Integral gain per tick of the normalised loop. With a delay of two ticks it is stable below 2 sin(pi/6) = 1."""
 REGULATOR_KP = 0.1
@@ -71,7 +72,7 @@ def _tone_ticks(tick_s: float) -> tuple[int, int]:
 
 
 def tone_a(plan: Plan) -> float:
-    """Peak of the probe tone for a plan; a fiftieth of its smallest level at most."""
+    """Peak of the probe tone for a plan; at most TONE_RATIO of its smallest level."""
     levels = [segment["level_a"] for segment in plan.segments if segment["kind"] == 2 and segment["level_a"] > 0.0]
     return min(TONE_MAX_A, TONE_RATIO * min(levels)) if levels else 0.0
 
@@ -137,6 +138,7 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "output_max": output_max,
         "slew_per_tick": scale * max(SLEW_RATIO * highest_a, limits.step_max_a, 50.0 * lsb_a),
         "tracking_s": 0.0,
+        "delay_ticks": REGULATOR_DELAY_TICKS,
         "integration": 0,
         "anti_windup": 2,
         "scheduled": 0,

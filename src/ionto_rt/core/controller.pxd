@@ -22,6 +22,7 @@ cdef struct ControllerState:
     ImpedanceState impedance
     ProgrammeState programme
     RegulatorState regulator
+    RegulatorConfig tuned       # the regulator's configuration with the output gain that the contact check measured
     GuardState guard
     Ledger ledger
     int32_t started

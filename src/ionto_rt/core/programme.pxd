@@ -34,7 +34,9 @@ cdef struct ProgrammeState:
     double probe_v              # self-test and contact check: sums, the second half-probe counted negative
     double probe_i
     double probe_redundant
+    double probe_output
     double probe_n
+    double output_gain          # measured by the contact check: current per output (A/A or A/V); 0: not known
 
 cdef struct ProgrammeInput:
     uint32_t ticks              # sample periods since the last step: 1 + gap
@@ -46,6 +48,7 @@ cdef struct ProgrammeInput:
     double current_a            # signed measurement
     double redundant_a
     double voltage_v
+    double applied              # output in force, from the device's echo (A or V)
     double net_c                # signed net charge since arming
 
 cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,

@@ -32,6 +32,7 @@ cdef struct RegulatorConfig:
     double output_max
     double slew_per_tick        # largest change of the output in one tick; 0: no limit
     double tracking_s           # back-calculation time constant; 0: one tick
+    int32_t delay_ticks         # the plant's nominal delay, 0 to 7: feedback compares with the setpoint of then
     int32_t integration         # Integration
     int32_t anti_windup         # AntiWindup
     int32_t scheduled           # 1: gains are multiplied by the schedule hook's factor; off by default
@@ -44,6 +45,8 @@ cdef struct RegulatorState:
     double previous_error
     double output
     double manual_output
+    double setpoints[8]         # of the last ticks, newest at setpoint_at
+    int32_t setpoint_at
     double gain                 # schedule hook: multiplies kp, ki, kd when scheduled
     int32_t mode                # RegulatorMode
     int32_t hold_integral       # 1: the plant is at a limit the regulator cannot see (compliance); I is frozen
