@@ -29,17 +29,12 @@ def test_every_enum_of_the_core_has_the_same_members_and_numbers_in_python() -> 
     }
     assert set(of_python) == set(of_core)
     for name, members in of_core.items():
-        prefixes = {member.split("_")[0] for member in members}
-        mine = {member.name: int(member) for member in of_python[name].__members__.values()}
-        shortened = {min_suffix(member, mine): number for member, number in members.items()}
-        assert shortened == mine, (name, prefixes)
+        mine = {member: int(number) for member, number in of_python[name].__members__.items()}
+        assert {without_prefix(member, mine): number for member, number in members.items()} == mine, name
 
 
-def min_suffix(member: str, names: dict[str, int]) -> str:
-    """The C name without its prefix: the longest tail that is a name in Python."""
+def without_prefix(member: str, names: dict[str, int]) -> str:
+    """The C name without its prefix: the longest tail that is a name in Python, or else the whole."""
     parts = member.split("_")
-    for start in range(1, len(parts)):
-        tail = "_".join(parts[start:])
-        if tail in names:
-            return tail
-    return member
+    tails = ("_".join(parts[start:]) for start in range(1, len(parts)))
+    return next((tail for tail in tails if tail in names), member)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ionto_rt.errors import RefusedError, shown
 from ionto_rt.toml_source import MAX_BYTES, MAX_LINE, Location, key_lines
 from ionto_rt.treatment import MAX_STEPS, Deliver, Pause, Treatment
+from treatments import EXAMPLES, mutated
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 BASE = """\
 format = 1
 title = "test"
@@ -104,6 +104,7 @@ time = "20 s"
         (swap("title", "titel"), 2, "titel", 'did you mean "title"?'),
         (swap('"test"', '""'), 2, "title", "is empty"),
         (swap('"test"', '"a\\nb"'), 2, "title", "line breaks"),
+        (swap('"test"', f'"{"x" * 201}"'), 2, "title", "longer than 200"),
         (swap('"test"', "5"), 2, "title", "must be text"),
         (swap('title = "test"\n', ""), None, "title", "is missing"),
         (swap("area", "aera"), 7, "electrodes.active.aera", 'did you mean "area"?'),
@@ -144,7 +145,12 @@ time = "20 s"
             "blocks.a[0]",
             "cannot repeat another block",
         ),
-        (BASE + '[[steps]]\nrepeat = "p"\ntimes = 0\n[[blocks.p]]\npause = "1 s"\n', 20, "steps[1].times", "greater"),
+        (
+            BASE + '[[steps]]\nrepeat = "p"\ntimes = 0\n[[blocks.p]]\npause = "1 s"\n',
+            20,
+            "steps[1].times",
+            "at least 1",
+        ),
         (BASE + '[[steps]]\nrepeat = "p"\ntimes = true\n[[blocks.p]]\npause = "1 s"\n', 20, "steps[1].times", "whole"),
         (BASE + '[["blocks"."a b"]]\npause = "1 s"\n', 18, 'blocks."a b"', "not a name for a block"),
         (swap('drug = "dexamethasone-phosphate"', "drug = {}"), 3, "drug", "must be text"),
@@ -185,6 +191,7 @@ def test_several_mistakes_are_counted_and_an_unknown_key_comes_first() -> None:
         (b"x = " + b"[\n" * 100_000, "is nested too deeply"),
         (b"x = " + b"{a=" * 600, "is nested too deeply"),
         (b"x = " + b"9" * 1900, "is missing"),
+        (b".".join([b"a"] * 60) + b" = 1", "more than 50 dots"),
         (b".".join([b"a"] * 100_000) + b" = 1", f"longer than {MAX_LINE} characters"),
         (b"x = '" + b"y" * MAX_BYTES, "larger than 1 MiB"),
     ],
@@ -363,44 +370,6 @@ def test_of_any_valid_file_the_found_keys_are_exactly_its_keys(text: str) -> Non
         last = location[-1]
         if isinstance(last, str) and last.isalnum():
             assert last in rows[line - 1]
-
-
-SOURCES = [path.read_bytes() for path in EXAMPLES]
-FRAGMENTS = [
-    b"[[steps]]\n",
-    b"[[blocks.pulse]]\n",
-    b"[limits]\n",
-    b'current = "4 mA"\n',
-    b'time = "1 s"\n',
-    b"times = 999999999999999999999\n",
-    b'repeat = "pulse"\n',
-    b'pause = "1e9 h"\n',
-    b"\0",
-    b"\xff",
-    b"\r",
-    b"[",
-    b"]",
-    b"{",
-    b'"',
-    b"'''",
-    b"=",
-    b"nan",
-    b"-",
-    b"e99",
-    b".",
-    b"1979-05-27",
-    "\u2028".encode(),
-]
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> bytes:
-    source = bytearray(draw(st.sampled_from(SOURCES)))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(source)))
-        length = draw(st.sampled_from([0, 0, 1, 2, 5, 40]))
-        source[start : start + length] = draw(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=4)))
-    return bytes(source)
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 """Largest file that is read."""
 MAX_LINE = 2000
-"""Longest line: tomllib takes time with the square of the parts of a dotted key."""
+"""Longest line, in characters."""
+MAX_DOTS = 50
+"""Most dots in a line that is no comment: the time for a dotted key goes with the square of its parts."""
 
 Location = tuple[str | int, ...]
 
@@ -242,6 +244,10 @@ class TomlDocument:
                 raise RefusedError(
                     f"the line is longer than {MAX_LINE} characters", file=path, line=number, remedy="break it up"
                 )
+            if line_text.count(".") > MAX_DOTS and not line_text.lstrip().startswith("#"):
+                raise RefusedError(
+                    f"the line has more than {MAX_DOTS} dots", file=path, line=number, remedy="a key has at most four"
+                )
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -319,6 +325,11 @@ _PROBLEMS = {
     "dict_type": "must be a table",
     "model_type": "must be a table",
     "model_attributes_type": "must be a table",
+    "string_too_long": "is longer than {max_length} characters",
+    "too_short": "is empty",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
     "union_tag_invalid": "a block cannot repeat another block",
 }
 
@@ -355,7 +366,8 @@ def refuse_validation(
         remedy = rest or None
     else:
         text = str(detail["msg"])
-        problem, remedy = _PROBLEMS.get(kind, text[:1].lower() + text[1:]), None
+        problem = _PROBLEMS[kind].format(**detail.get("ctx", {})) if kind in _PROBLEMS else text[:1].lower() + text[1:]
+        remedy = None
     if len(found) > 1:
         more = f"{len(found) - 1} more problem{'s' if len(found) > 2 else ''} after this one"
         remedy = f"{remedy} ({more})" if remedy else more
