@@ -103,7 +103,7 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
         ramp = <int64_t>(segment.level_a / segment.slope_a_per_tick) + 1
     if state.segment_ticks >= segment.duration_ticks:
         state.level_a = 0.0
-        if state.probe_i * config.polarity < 0.2 * segment.level_a * state.probe_n:
+        if state.probe_i * config.polarity < 0.02 * segment.level_a * state.probe_n:
             end(state, PHASE_ABORTED, END_CONTACT_OPEN)
             return
         resistance = state.probe_v / state.probe_i

@@ -225,10 +225,15 @@ def test_a_device_without_ranges_reaches_nothing() -> None:
     assert "reaches 0 mA" in str(refusal(treatment(), replace(DEVICE, ranges=())))
 
 
+def ballasted(ballast_ohm: float) -> DeviceCapabilities:
+    ranges = tuple(replace(item, ballast_ohm=ballast_ohm) for item in DEVICE.ranges)
+    return replace(DEVICE, front_end=FrontEnd.VOLTAGE_SOURCE, compliance_v=10.0, ranges=ranges)
+
+
 def test_compliance_must_hold_a_plausible_load_beside_the_ballast() -> None:
-    weak = replace(DEVICE, front_end=FrontEnd.VOLTAGE_SOURCE, compliance_v=10.0, ballast_ohm=2000.0)
+    weak = ballasted(2000.0)
     accepted(treatment(step("4 mA")), weak)
-    error = refusal(treatment(step("4 mA")), replace(weak, ballast_ohm=2001.0))
+    error = refusal(treatment(step("4 mA")), ballasted(2001.0))
     assert error.key == "steps[0].current"
     assert "through 500 \u03a9 and the ballast" in str(error) and "device: compliance voltage" in str(error)
 

@@ -146,11 +146,12 @@ class Hello:
             name=self.name,
             front_end=self.front_end,
             compliance_v=self.compliance_v,
-            ranges=tuple(CurrentRange(r.full_scale_a, r.current_lsb_a, k) for k, r in enumerate(self.ranges)),
+            ranges=tuple(
+                CurrentRange(r.full_scale_a, r.current_lsb_a, k, r.ballast_ohm) for k, r in enumerate(self.ranges)
+            ),
             tick_s=self.tick_s,
             lease_max_ticks=self.lease_max_ticks,
             channels=self.channels,
-            ballast_ohm=max(r.ballast_ohm for r in self.ranges),
         )
 
 

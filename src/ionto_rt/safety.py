@@ -66,6 +66,7 @@ class CurrentRange:
     full_scale_a: float
     current_lsb_a: float
     index: int = 0
+    ballast_ohm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,6 @@ class DeviceCapabilities:
     tick_s: float
     lease_max_ticks: int
     channels: int = 1
-    ballast_ohm: float = 0.0
 
     def range_for(self, current_a: float) -> CurrentRange | None:
         """The smallest range that holds `current_a` and its probe tone, or at least `current_a`; None if none does."""
@@ -379,7 +379,7 @@ def resolve_limits(
         ("time", stated.time_s),
         [own.time_s],
     )
-    _check_levels(treatment, density, current, voltage, device)
+    _check_levels(treatment, density, current, voltage, current_range)
 
     # A setpoint that passed the checks is never cut by the rounding of density times area.
     largest_a = max(step.current_a for _, step in treatment.deliveries())
@@ -493,10 +493,10 @@ def _range(treatment: "Treatment", device: DeviceCapabilities | None) -> Current
 
 
 def _check_levels(
-    treatment: "Treatment", density: _Offer, current: _Offer, voltage: _Offer, device: DeviceCapabilities | None
+    treatment: "Treatment", density: _Offer, current: _Offer, voltage: _Offer, chosen: CurrentRange | None
 ) -> None:
     areas = (("active", treatment.electrodes.active.area_m2), ("return", treatment.electrodes.return_.area_m2))
-    ballast_ohm = 0.0 if device is None else device.ballast_ohm
+    ballast_ohm = 0.0 if chosen is None else chosen.ballast_ohm
     for location, step in treatment.deliveries():
         key = (*location, "current")
         for role, area_m2 in areas:
