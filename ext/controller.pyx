@@ -60,11 +60,14 @@ cdef int32_t to_code(double output, const Calibration* calibration) noexcept nog
 
 
 cdef double lowest_setpoint(const ControllerState* controller) noexcept nogil:
-    cdef double lowest = -1.0, level
+    """Of the last setpoints the one nearest to zero; 0 if they differ in sign."""
+    cdef double lowest = controller.setpoints[controller.history_at], level
     cdef int k
-    for k in range(DELAY_TICKS):
-        level = magnitude(controller.setpoints[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)])
-        if lowest < 0.0 or level < lowest:
+    for k in range(1, DELAY_TICKS):
+        level = controller.setpoints[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
+        if level * lowest <= 0.0:
+            return 0.0
+        if magnitude(level) < magnitude(lowest):
             lowest = level
     return lowest
 
@@ -167,9 +170,8 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             setpoint.current_a += tone
 
         if setpoint.close_relay:
-            controller.regulator.hold_integral = (
-                (sample.status & STATUS_COMPLIANCE) != 0 or setpoint.limited != 0
-                and magnitude(voltage_v) >= 0.97 * calibration.compliance_v
+            controller.regulator.hold = (
+                (sample.status & STATUS_COMPLIANCE) != 0 or magnitude(voltage_v) >= 0.97 * calibration.compliance_v
             )
             if regulator_step(&controller.regulator, &controller.tuned, setpoint.current_a, current_a, &terms):
                 finite = 0

@@ -109,7 +109,9 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
 
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H01, H05, H07, H08, H13, H15, H23 and the device's own verdicts, from the redundant reading."""
-    cdef double current = magnitude((given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a)
+    cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
+    cdef double current = magnitude(signed_current)
+    cdef double newest = state.setpoints[state.history_at]
     cdef double voltage = magnitude((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
     cdef double highest = 0.0, lowest = -1.0, level, mean
     cdef int64_t mismatch
@@ -117,10 +119,13 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     cdef uint32_t tenth
     for k in range(SETTLE_TICKS):
         level = state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
-        if level > highest:
-            highest = level
-        if k < CONTACT_TICKS and (lowest < 0.0 or level < lowest):
-            lowest = level
+        if k < CONTACT_TICKS:
+            if level * newest <= 0.0:
+                lowest = 0.0
+            elif lowest < 0.0 or magnitude(level) < lowest:
+                lowest = magnitude(level)
+        if magnitude(level) > highest:
+            highest = magnitude(level)
     if highest > limits.current_limit_a:
         highest = limits.current_limit_a
 
@@ -136,7 +141,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
     if lowest < limits.open_floor_a:
         state.established = 0
-    elif current >= 0.5 * lowest:
+    elif signed_current * newest >= 0.5 * lowest * magnitude(newest):
         state.established = 1
     if (state.action < ACTION_RAMP_DOWN and lowest >= limits.open_floor_a and current < limits.open_ratio * lowest
             and (voltage >= limits.open_voltage_v or (limits.open_any_voltage and state.established))):
@@ -266,7 +271,7 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     # While the guard ramps down, the current is judged by the setpoint that was in force when it began.
     if state.action < ACTION_RAMP_DOWN:
         state.history_at = (state.history_at + 1) & (HISTORY_TICKS - 1)
-        state.setpoints[state.history_at] = magnitude(given.setpoint_a)
+        state.setpoints[state.history_at] = given.setpoint_a
     state.last_code = code
     state.relay_closed = verdict.close_relay
     verdict.output_code = code

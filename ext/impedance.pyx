@@ -152,6 +152,7 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
 
 cdef void judge_contact(ImpedanceState* state, const ImpedanceConfig* config, double current, double voltage,
                         double setpoint) noexcept nogil:
+    """current along the setpoint's direction; voltage and setpoint as magnitudes."""
     if setpoint < config.open_floor_a:
         state.open_run = 0
         state.good_run = 0
@@ -179,7 +180,7 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
     cdef uint32_t at = table_at(state, config)
     cdef double t
     judge_contact(
-        state, config, current_a if current_a >= 0.0 else -current_a, voltage_v if voltage_v >= 0.0 else -voltage_v,
+        state, config, current_a if setpoint_a >= 0.0 else -current_a, voltage_v if voltage_v >= 0.0 else -voltage_v,
         setpoint_a if setpoint_a >= 0.0 else -setpoint_a,
     )
     if state.estimate.contact == CONTACT_LOST:

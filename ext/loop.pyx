@@ -139,7 +139,7 @@ cdef void tick(LoopState* loop, const Sample* sample) noexcept nogil:
     loop.lost += row.lost_ticks
     if row.sample_fault != SAMPLE_GOOD:
         loop.bad_samples += 1
-    if row.end_reason:
+    if row.end_reason and not row.close_relay:
         loop.ending += 1
     ring_push(&loop.telemetry, &row)
     if row.events:

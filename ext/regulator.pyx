@@ -27,7 +27,7 @@ cdef void regulator_reset(RegulatorState* state, double output) noexcept nogil:
     state.manual_output = output
     memset(&state.setpoints, 0, sizeof(state.setpoints))
     state.setpoint_at = 0
-    state.hold_integral = 0
+    state.hold = 0
     state.started = 0
 
 
@@ -90,8 +90,10 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
         step_i = config.ki * gain * config.tick_s * 0.5 * (error + state.previous_error)
     else:
         step_i = config.ki * gain * config.tick_s * error
-    if state.hold_integral:
+    if state.hold:
         step_i = 0.0
+        proportional = 0.0
+        derivative = 0.0
     integral = state.integral
     if config.integration != INTEGRATION_FORWARD:
         integral += step_i
@@ -105,6 +107,14 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
             low = state.output - config.slew_per_tick
         if state.output + config.slew_per_tick < high:
             high = state.output + config.slew_per_tick
+        if config.free_fall and state.output >= 0.0 and low > -config.slew_per_tick:
+            low = -config.slew_per_tick
+        if config.free_fall and state.output <= 0.0 and high < config.slew_per_tick:
+            high = config.slew_per_tick
+        if low < config.output_min:
+            low = config.output_min
+        if high > config.output_max:
+            high = config.output_max
         if low > config.output_max:
             low = config.output_max
         if high < config.output_min:
@@ -139,7 +149,7 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
                 integral = state.integral
         elif config.integration == INTEGRATION_FORWARD:
             integral += step_i
-        if config.anti_windup == ANTI_WINDUP_BACK_CALCULATION and config.ki != 0.0 and not state.hold_integral:
+        if config.anti_windup == ANTI_WINDUP_BACK_CALCULATION and config.ki != 0.0 and not state.hold:
             tracking = config.tick_s / config.tracking_s if config.tracking_s > config.tick_s else 1.0
             integral += (output - wanted) * tracking
 
@@ -211,6 +221,7 @@ cdef RegulatorConfig _config(dict given) except *:
     config.delay_ticks = given["delay_ticks"]
     config.integration = _INTEGRATION[given["integration"]]
     config.anti_windup = _ANTI_WINDUP[given["anti_windup"]]
+    config.free_fall = given["free_fall"]
     config.scheduled = 0
     return config
 
@@ -232,13 +243,13 @@ cdef class Regulator:
     def __init__(self, *, double tick_s, double kp=0.0, double ki=0.0, double kd=0.0, double derivative_filter_s=0.0,
                  double setpoint_weight=1.0, double derivative_weight=0.0, double feed_forward=0.0,
                  double output_min=-INFINITY, double output_max=INFINITY, double slew_per_tick=0.0,
-                 double tracking_s=0.0, int delay_ticks=0, str integration="backward", str anti_windup="conditional",
+                 double tracking_s=0.0, int delay_ticks=0, bint free_fall=False, str integration="backward", str anti_windup="conditional",
                  double output=0.0):
         self.given = {
             "tick_s": tick_s, "kp": kp, "ki": ki, "kd": kd, "derivative_filter_s": derivative_filter_s,
             "setpoint_weight": setpoint_weight, "derivative_weight": derivative_weight, "feed_forward": feed_forward,
             "output_min": output_min, "output_max": output_max, "slew_per_tick": slew_per_tick,
-            "tracking_s": tracking_s, "delay_ticks": delay_ticks, "integration": integration, "anti_windup": anti_windup,
+            "tracking_s": tracking_s, "delay_ticks": delay_ticks, "free_fall": free_fall, "integration": integration, "anti_windup": anti_windup,
         }
         self.config = _config(self.given)
         self.state.gain = 1.0
@@ -302,9 +313,9 @@ cdef class Regulator:
         """Regulate again, from the output in force."""
         regulator_set_mode(&self.state, MODE_AUTOMATIC, 0.0)
 
-    def hold_integral(self, bint held=True):
-        """Freeze or free the integral: for a plant at a limit that the regulator cannot see."""
-        self.state.hold_integral = held
+    def hold(self, bint held=True):
+        """Freeze the integral and leave P and D out: for a plant at a limit that the regulator cannot see."""
+        self.state.hold = held
 
     @property
     def terms(self) -> dict:

@@ -141,6 +141,7 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "delay_ticks": REGULATOR_DELAY_TICKS,
         "integration": 0,
         "anti_windup": 2,
+        "free_fall": 1,
         "scheduled": 0,
     }
     codes_per_coulomb = 65536.0 / (lsb_a * tick_s)

@@ -454,7 +454,7 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
         raise RefusedError("not a device URI", key="--device", value=uri, remedy=f"write one of {known}")
     path, _, query = rest.partition("?")
     try:
-        options = urllib.parse.parse_qs(query, keep_blank_values=True, strict_parsing=bool(query))
+        options = urllib.parse.parse_qs(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         raise RefusedError(
             "not a device URI", key="--device", value=uri, remedy="write options as ?name=value&name=value"

@@ -77,7 +77,7 @@ cdef struct GuardState:
     double density_block_a[10]  # means of the last ten tenths of a second
     double disagree_sum
     double output_code          # of the guard's own ramp down
-    double setpoints[16]        # magnitudes of the last HISTORY_TICKS setpoints
+    double setpoints[16]        # the last HISTORY_TICKS setpoints, signed
     int32_t last_code
     int32_t relay_closed
     int32_t established         # current has reached half of its setpoint since that was last zero

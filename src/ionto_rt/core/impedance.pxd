@@ -40,8 +40,8 @@ cdef struct ImpedanceState:
     double sum_ii
     Estimate estimate
 
-# One good sample of current and voltage. setpoint_a is the one in force when the sample was taken (the lowest of the
-# loop's delay); tone_on: the tone was part of it.
+# One good sample of current and voltage. setpoint_a is the one in force when the sample was taken (the nearest to zero
+# of the loop's delay); tone_on: the tone was part of it.
 cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, double current_a, double voltage_v,
                          double setpoint_a, int32_t tone_on) noexcept nogil
 # The tone to add to the setpoint of this tick.

@@ -35,6 +35,7 @@ cdef struct RegulatorConfig:
     int32_t delay_ticks         # the plant's nominal delay, 0 to 7: feedback compares with the setpoint of then
     int32_t integration         # Integration
     int32_t anti_windup         # AntiWindup
+    int32_t free_fall           # 1: the slew limit holds for rising magnitudes only; towards zero the output is free
     int32_t scheduled           # 1: gains are multiplied by the schedule hook's factor; off by default
 
 cdef struct RegulatorState:
@@ -49,7 +50,8 @@ cdef struct RegulatorState:
     int32_t setpoint_at
     double gain                 # schedule hook: multiplies kp, ki, kd when scheduled
     int32_t mode                # RegulatorMode
-    int32_t hold_integral       # 1: the plant is at a limit the regulator cannot see (compliance); I is frozen
+    int32_t hold                # 1: the plant is at a limit the regulator cannot see (compliance): the error says
+                                #    nothing, so I is frozen, P and D are left out
     int32_t started             # 0: the next sample is the first
     uint64_t saturated_ticks
     uint64_t slewed_ticks
