@@ -24,6 +24,7 @@ class SoftAlarm(Enum):
 
     DERATED = "derated"
     DERATED_LONG = "derated-long"
+    CONTACT_LOST = "contact-lost"
     LATE_COMMANDS = "late-commands"
     RING_OVERFLOW = "ring-overflow"
     RECORD_BEHIND = "record-behind"
@@ -318,6 +319,15 @@ _SOFT = {
         "Current lowered for more than 30 s",
         "pause, clean and wet the skin, renew the pads; the treatment takes longer until then",
     ),
+    SoftAlarm.CONTACT_LOST: Alarm(
+        "contact-lost",
+        "H06",
+        Priority.LOW,
+        False,
+        Action.DERATE,
+        "Contact was lost for a moment: current starts again on a ramp",
+        "fix lead and pad with tape, and keep the limb still",
+    ),
     SoftAlarm.LATE_COMMANDS: Alarm(
         "late-commands",
         "H26",
@@ -379,16 +389,17 @@ def alarm_for_trip(trip: int) -> Alarm:
 
 
 def alarm_for_pause(trip: int) -> Alarm:
-    """The row of a pause that the guard asks for (H24, H25, H26): as the trip, but it clears by itself."""
+    """The row of a pause that the guard asks for: H25 and H26 clear by themselves, H24 waits for the operator."""
     alarm = alarm_for_trip(trip)
     advice = alarm.advice.replace(", then start again", "")
+    latched = trip == Trip.LOST_SAMPLES
     return replace(
         alarm,
         key=f"{alarm.key}-pause",
-        latched=False,
+        latched=latched,
         response=Action.PAUSE,
         title=f"Paused: {alarm.title[:1].lower()}{alarm.title[1:]}",
-        advice=f"goes on by itself when the data is good again; {advice}",
+        advice=f"{'resume by hand' if latched else 'goes on by itself'} when the data is good again; {advice}",
     )
 
 

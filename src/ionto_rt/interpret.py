@@ -38,9 +38,9 @@ class Interpreter:
         found: list[Happening] = []
         tick = int(row["index"])
 
-        def say(kind: str, *, safety: bool = False, alarm: Alarm | None = None, **fields: Any) -> None:
+        def say(kind: str, fields: dict[str, Any], *, safety: bool = False, alarm: Alarm | None = None) -> None:
             if alarm is not None:
-                fields |= {
+                fields = fields | {
                     "alarm": alarm.key,
                     "priority": alarm.priority.name,
                     "title": alarm.title,
@@ -50,74 +50,61 @@ class Interpreter:
 
         events = int(row["events"])
         if events & Event.GAP:
-            say("samples-lost", lost=int(row["lost_ticks"]))
+            say("samples-lost", {"lost": int(row["lost_ticks"])})
         if events & Event.BAD_SAMPLE:
-            say("sample-refused", fault=SampleFault(int(row["sample_fault"])).name)
+            say("sample-refused", {"fault": SampleFault(int(row["sample_fault"])).name})
         if int(row["trip"]) != self.trip:
             self.trip = int(row["trip"])
             self.action = int(row["action"])
             alarm = alarm_for_trip(self.trip)
-            say(
-                "trip",
-                safety=True,
-                alarm=alarm,
-                code=self.trip,
-                name=Trip(self.trip).name,
-                hazard=alarm.hazard,
-                action=Action(self.action).name,
-                **_readings(row),
-            )
+            named = {"code": self.trip, "name": Trip(self.trip).name, "hazard": alarm.hazard}
+            say("trip", named | {"action": Action(self.action).name} | _readings(row), safety=True, alarm=alarm)
         elif int(row["action"]) != self.action and int(row["trip"]):
             self.action = int(row["action"])
-            say("action", safety=True, action=Action(self.action).name, **_readings(row))
+            say("action", {"action": Action(self.action).name} | _readings(row), safety=True)
         if int(row["pause"]) != self.pause:
             self.pause = int(row["pause"])
             if self.pause:
-                say(
-                    "guard-pause",
-                    safety=True,
-                    alarm=alarm_for_pause(self.pause),
-                    code=self.pause,
-                    name=Trip(self.pause).name,
-                )
+                named = {"code": self.pause, "name": Trip(self.pause).name}
+                say("guard-pause", named, safety=True, alarm=alarm_for_pause(self.pause))
             else:
-                say("guard-pause-over")
+                say("guard-pause-over", {})
         if int(row["operator_sequence"]):
-            say(
-                "operator",
-                command=OperatorCommand(int(row["operator_command"])).name,
-                sequence=int(row["operator_sequence"]),
-                value_a=float(row["operator_value_a"]),
-            )
+            command = OperatorCommand(int(row["operator_command"])).name
+            sequence = int(row["operator_sequence"])
+            say("operator", {"command": command, "sequence": sequence, "value_a": float(row["operator_value_a"])})
         if int(row["contact"]) != self.contact:
-            lost = int(row["contact"]) == Contact.LOST
-            if lost or self.contact == Contact.LOST:
-                say("contact-lost" if lost else "contact-back", **_readings(row))
+            if int(row["contact"]) == Contact.LOST:
+                say("contact-lost", _readings(row), alarm=alarm_for_soft(SoftAlarm.CONTACT_LOST))
+            elif self.contact == Contact.LOST:
+                say("contact-back", _readings(row))
             self.contact = int(row["contact"])
         if int(row["limited"]) != self.limited:
             self.limited = int(row["limited"])
-            if self.limited:
-                say("derated", alarm=alarm_for_soft(SoftAlarm.DERATED), **_readings(row))
+            if not self.limited:
+                say("derating-over", _readings(row))
+            elif self.contact == Contact.LOST:
+                say("derated", _readings(row))
             else:
-                say("derating-over", **_readings(row))
+                say("derated", _readings(row), alarm=alarm_for_soft(SoftAlarm.DERATED))
         if int(row["status"]) != self.status:
             self.status = int(row["status"])
-            say("device-status", status=[flag.name for flag in DeviceStatus if flag & self.status])
+            say("device-status", {"status": [flag.name for flag in DeviceStatus if flag & self.status]})
         if int(row["segment"]) != self.segment and row["step"] >= 0:
-            say("step", step=int(row["step"]), segment=int(row["segment"]))
+            say("step", {"step": int(row["step"]), "segment": int(row["segment"])})
         self.segment = int(row["segment"])
         if int(row["phase"]) != self.phase:
             phase = Phase(int(row["phase"]))
             self.phase = int(phase)
             ended = phase in (Phase.FAULTED, Phase.ABORTED, Phase.COMPLETE)
-            say("phase", safety=ended, phase=phase.name, delivered_c=float(row["delivered_c"]))
+            say("phase", {"phase": phase.name, "delivered_c": float(row["delivered_c"])}, safety=ended)
         if events & Event.END:
             reason = int(row["end_reason"])
             quiet = reason in (EndReason.COMPLETE, EndReason.TRIP)
-            alarm = None if quiet else alarm_for_end(reason, self.trip)
-            say("end", safety=True, alarm=alarm, reason=EndReason(reason).name, delivered_c=float(row["delivered_c"]))
+            fields = {"reason": EndReason(reason).name, "delivered_c": float(row["delivered_c"])}
+            say("end", fields, safety=True, alarm=None if quiet else alarm_for_end(reason, self.trip))
         return found
 
 
-def _readings(row: np.void) -> dict[str, float]:
+def _readings(row: np.void) -> dict[str, Any]:
     return {name: float(row[name]) for name in ("setpoint_a", "current_a", "redundant_a", "voltage_v")}

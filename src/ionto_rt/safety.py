@@ -407,7 +407,7 @@ def resolve_limits(
             DEVICE_RATIO * time.value + GUARD_TIME_MARGIN_S,
         ),
         _row("ramp rate", Kind.RAMP_RATE, _Offer(drug.ramp_rate_max_a_per_s, "catalogue", entry), None, None),
-        _row("step", Kind.CURRENT, _Offer(drug.step_max_a, "catalogue", entry), None, None),
+        _row("step", Kind.CURRENT, _step_offer(drug.step_max_a, entry, device), None, None),
     )
     return Limits(
         rows=rows,
@@ -420,6 +420,13 @@ def resolve_limits(
         device=device,
         current_range=current_range,
     )
+
+
+def _step_offer(step_max_a: float, entry: str, device: DeviceCapabilities | None) -> _Offer:
+    """A voltage source makes no steps: what its output jumps by flows through the skin's capacitance alone."""
+    if device is not None and device.front_end == FrontEnd.VOLTAGE_SOURCE and step_max_a > 0.0:
+        return _Offer(0.0, "device", "voltage source")
+    return _Offer(step_max_a, "catalogue", entry)
 
 
 def _row(quantity: str, kind: Kind, offer: _Offer, guard: float | None, device_cap: float | None) -> LimitRow:

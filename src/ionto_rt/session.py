@@ -25,7 +25,7 @@ from ionto_rt.host import deadline_profile, describe_host, pin_to_one_cpu, prepa
 from ionto_rt.interpret import Happening, Interpreter
 from ionto_rt.journal import Journal
 from ionto_rt.plan import Plan, compile_plan, format_plan
-from ionto_rt.record import SessionFolder
+from ionto_rt.record import RecordError, SessionFolder
 from ionto_rt.safety import Limits, OperatorLimits, resolve_limits
 from ionto_rt.treatment import Treatment
 
@@ -156,6 +156,8 @@ class Session:
             probe.join()
         ring_rows = 1 << max(10, (ticks_of(RING_S, hello.tick_s) - 1).bit_length())
         config = controller_config(hello, self.limits, self.plan, FIT, token)
+        calibration = config["calibration"]
+        self._code_c: float = calibration["current_lsb_a"] * calibration["tick_s"] / 65536.0
         self.controller = Controller(config, self.plan.segments)
         self.loop = Loop(
             self.controller,
@@ -216,7 +218,7 @@ class Session:
                 self.device.push_limits(**device_limits(hello, self.limits, token))
                 self.device.arm(self.pacing, token)
             except BaseException:
-                journal.finish(folder.session_id, "refused", 0.0, 0.0)
+                journal.withdraw(folder.session_id)
                 folder.discard()
                 raise
             return self._carry_out(folder, journal, token)
@@ -260,7 +262,10 @@ class Session:
             for happening in self._interpreter.read(row):
                 self._note(happening)
         while len(rows := self.loop.drain(DRAIN_ROWS)):
-            self._telemetry.append(rows)
+            try:
+                self._telemetry.append(rows)
+            except RecordError as error:
+                self._raise_soft(SoftAlarm.RECORD_BEHIND, problem=str(error))
             self._take(rows)
         self._reserve()
         self._watch_conditions()
@@ -306,8 +311,7 @@ class Session:
             self._journal.extend(self._folder.session_id, absolute_c, self._reserved_c)
 
     def _coulombs(self, codes: int) -> float:
-        calibration = self.controller.config["calibration"]
-        return codes * (calibration["current_lsb_a"] * calibration["tick_s"] / 65536.0)
+        return codes * self._code_c
 
     def _note(self, happening: Happening) -> None:
         self._folder.events.write(happening.kind, happening.tick, safety=happening.safety, **happening.fields)
@@ -389,8 +393,11 @@ class Session:
             text = self.progress.alarms[-1].line if self.progress.alarms else "a trip latched"
         else:
             outcome = "aborted"
+            unattended = self.progress.alarms[-1:] if self._stop_sent else []
             contact = reason in (EndReason.CONTACT_OPEN, EndReason.CONTACT_SHORT)
             text = self.progress.alarms[-1].line if contact and self.progress.alarms else "stopped by the operator"
+            if unattended:
+                text = f"{unattended[0].line}; nobody was there to resume"
         device_late = counters.late if counters is not None else None
         receipt: dict[str, Any] = {
             "outcome": outcome,
@@ -400,6 +407,7 @@ class Session:
             "dose_ledger_mamin": (float(last["delivered_c"]) if last is not None else 0.0) / COULOMB_PER_MAMIN,
             "dose_device_mamin": device_net_c / COULOMB_PER_MAMIN if device_net_c is not None else None,
             "dose_unseen_mamin": unseen_c / COULOMB_PER_MAMIN,
+            "delivered_net_c": net_c,
             "delivered_abs_c": absolute_c,
             "peak_current_ma": self._peak_current_a * 1e3,
             "peak_voltage_v": self._peak_voltage_v,
