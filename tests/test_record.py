@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ionto_rt.record import (
-    PHASES,
     RECEIPT,
     TELEMETRY,
     Record,
@@ -32,7 +31,6 @@ from ionto_rt.record import (
 from record_support import (
     TICK,
     TREATMENT,
-    enum_names,
     make_session,
     random_rows,
     receipt_of,
@@ -276,13 +274,6 @@ def test_rows_of_another_type_are_refused(tmp_path: Path) -> None:
         TelemetryWriter(tmp_path / "t.arrows", SMALL, {}, 1000.0)
 
 
-def test_phase_names_are_those_of_the_core() -> None:
-    names = enum_names("Phase")
-    assert [names[number] for number in range(len(PHASES))] == [
-        "PHASE_" + name.upper().replace("-", "_").replace(" ", "_") for name in PHASES
-    ]
-
-
 def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     rows = steady_rows(3000)
     folder = make_session(tmp_path, rows, limits={"current": 0.1 + 0.2}, seed=2**63)
@@ -294,7 +285,7 @@ def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     assert record.receipt == receipt == json.loads((folder.path / RECEIPT).read_text())
     assert receipt["odd"] is None and receipt["record"] == str(folder.path)
     assert receipt["telemetry_sha256"] == hashlib.sha256((folder.path / TELEMETRY).read_bytes()).hexdigest()
-    assert [event.kind for event in record.events().events] == ["record_begun", "session_begun"]
+    assert [event.kind for event in record.events().events] == ["record-begun", "session-begun"]
     assert record.events().intact
     telemetry = record.telemetry()
     assert same_rows(telemetry.rows(), rows) and telemetry.metadata["session_id"] == folder.session_id

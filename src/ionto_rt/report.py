@@ -32,7 +32,7 @@ _LANES = 4
 _MARKS = 60
 _PNG_DPI = 130
 # Events that the phases or the receipt show already.
-_UNMARKED = frozenset(("record_begun", "phase", "session_begun", "session_ended", "limits", "arm", "armed"))
+_UNMARKED = frozenset(("record-begun", "phase", "session-begun", "session_ended", "limits", "arm", "armed"))
 _URGENT = frozenset(("trip", "stop", "alarm", "recovered"))
 _SHOWN_EVENTS = 500
 _PHASE_COLOURS = {
