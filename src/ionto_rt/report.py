@@ -32,11 +32,14 @@ _LANES = 4
 _MARKS = 60
 _PNG_DPI = 130
 # Events that the phases or the receipt show already.
-_UNMARKED = frozenset(("record-begun", "phase", "session-begun", "session_ended", "limits", "arm", "armed"))
-_URGENT = frozenset(("trip", "stop", "alarm", "recovered"))
+_UNMARKED = frozenset(
+    ("record-begun", "armed", "phase", "step", "device-status", "end", "session-ended", "guard-pause-over")
+)
+_URGENT = frozenset(("trip", "device-lost", "guard-pause", "recovered", "unattended"))
+_LABEL_LETTERS = 34
 _SHOWN_EVENTS = 500
 _PHASE_COLOURS = {
-    "self-test": "#d9d9d9",
+    "self test": "#d9d9d9",
     "contact check": "#c6dbef",
     "ramp up": "#fee6b0",
     "treatment": "#d4edd0",
@@ -53,7 +56,13 @@ _LABELS = {
     "dose_prescribed_mamin": "Dose prescribed (mA·min)",
     "dose_delivered_mamin": "Dose delivered (mA·min)",
     "dose_basis": "Dose known from",
+    "dose_ledger_mamin": "Dose by the host's ledger (mA·min)",
+    "dose_device_mamin": "Dose by the device's count (mA·min)",
+    "dose_unseen_mamin": "Dose added for what nobody counted (mA·min)",
     "dose_seen_mamin": "Dose seen in telemetry (mA·min)",
+    "delivered_abs_c": "Charge, absolute (C)",
+    "duration_s": "Duration (s)",
+    "drug_mass_mg_interval": "Drug delivered, interval (mg)",
     "peak_current_ma": "Peak current (mA)",
     "peak_voltage_v": "Peak voltage (V)",
     "ticks": "Ticks",
@@ -65,7 +74,15 @@ _LABELS = {
     "session_id": "Session",
     "ended_utc": "Ended (UTC)",
 }
-_NOT_IN_TABLE = frozenset(("events", "notes", "trips"))
+_NOT_IN_TABLE = frozenset(("alarms", "events", "notes"))
+# SI as recorded -> what people read.
+_READ_UNITS = {
+    "A": ("mA", 1e3),
+    "C": ("mA·min", 1 / COULOMB_PER_MAMIN),
+    "A/m2": ("mA/cm²", 0.1),
+    "A/s": ("mA/s", 1e3),
+    "m2": ("cm²", 1e4),
+}
 _SESSION_SECTIONS = {
     "limits": "Limits",
     "host": "Host fitness",
@@ -400,11 +417,18 @@ def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], co
 
 def _event_label(event: Event) -> str:
     """What happened, in a few words."""
-    for key in ("label", "name", "cause", "command", "reason"):
-        value = event.fields.get(key)
-        if isinstance(value, str) and value:
-            return _one_line(value if event.kind in ("trip", "alarm", "operator") else f"{event.kind}: {value}", 34)
-    return _one_line(event.kind, 34)
+    fields = event.fields
+    if event.kind in ("trip", "device-lost") and fields.get("title"):
+        return _one_line(fields["title"], _LABEL_LETTERS)
+    if event.kind == "operator" and isinstance(fields.get("command"), str):
+        value = fields.get("value_a")
+        size = f" {value * 1e3:+.3g} mA" if isinstance(value, float) and value else ""
+        return _one_line(fields["command"].lower() + size, _LABEL_LETTERS)
+    kind = event.kind.replace("-", " ")
+    for key in ("alarm", "name", "action", "reason", "lost"):
+        if fields.get(key):
+            return _one_line(f"{kind}: {str(fields[key]).lower().replace('_', ' ')}", _LABEL_LETTERS)
+    return _one_line(kind, _LABEL_LETTERS)
 
 
 def _one_line(value: Any, most: int) -> str:
@@ -451,10 +475,20 @@ def _table(value: Any) -> str:
     if isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
         return _grid([{"": key, **item} for key, item in value.items()])
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        return _grid(value)
+        return _grid([_readable(item) for item in value])
     if isinstance(value, Mapping):
         return _rows(value)
-    return f"<p>{_text(value)}</p>"
+    return f"<pre>{_text(value)}</pre>"
+
+
+def _readable(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of quantities in SI, as its `unit` says, in the unit that people read."""
+    unit, factor = _READ_UNITS.get(str(row.get("unit")), (row.get("unit"), 1.0))
+    if factor == 1.0:
+        return row
+    return {
+        key: unit if key == "unit" else item * factor if isinstance(item, float) else item for key, item in row.items()
+    }
 
 
 def _grid(items: Sequence[Mapping[str, Any]]) -> str:
@@ -467,17 +501,36 @@ def _grid(items: Sequence[Mapping[str, Any]]) -> str:
     return f"<table class=grid><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _alarms(events: Sequence[Event], receipt: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Events that carry advice or stopped the session; those of the receipt if the log has none."""
-    found: list[Mapping[str, Any]] = [
-        {"tick": event.tick, "what": _event_label(event), "advice": event.fields.get("advice", "")}
-        for event in events
-        if event.kind in ("trip", "alarm") or event.fields.get("advice")
-    ]
-    trips = receipt.get("trips")
-    if not found and isinstance(trips, list):
-        found = [trip if isinstance(trip, Mapping) else {"what": trip} for trip in trips]
-    return found
+@dataclass(frozen=True)
+class _Alarm:
+    """One alarm of the page, with how often it came and when first."""
+
+    title: str
+    advice: str
+    tone: str
+    tick: int | None
+    times: int
+
+
+def _alarms(events: Sequence[Event]) -> list[_Alarm]:
+    """Events that carry advice, and trips; like ones together, in the order in which they came first."""
+    found: dict[tuple[str, str], _Alarm] = {}
+    for event in events:
+        fields = event.fields
+        if event.kind not in ("trip", "alarm") and not fields.get("advice"):
+            continue
+        key = (str(fields.get("title") or _event_label(event)), str(fields.get("advice") or ""))
+        if fields.get("hazard"):
+            key = (f"{key[0]} [{fields['hazard']}]", key[1])
+        known = found.get(key)
+        mild = event.kind != "trip" and fields.get("priority") in ("LOW", "INFORMATION")
+        found[key] = _Alarm(
+            *key,
+            tone="note" if mild else "alarm",
+            tick=known.tick if known else event.tick,
+            times=known.times + 1 if known else 1,
+        )
+    return list(found.values())
 
 
 _STYLE = """
@@ -520,12 +573,11 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
         f"<h1>{name}<span class='outcome {tone}'>{html.escape(outcome)}</span></h1>",
         f"<p class=meta>{html.escape('  ·  '.join(meta))}</p>",
     ]
-    for alarm in _alarms(events, receipt or {}):
-        rest = {key: value for key, value in alarm.items() if key not in ("what", "name", "cause", "advice", "tick")}
-        what = alarm.get("what") or alarm.get("name") or alarm.get("cause") or "trip"
-        at = "" if alarm.get("tick") is None else f" at {_clock(record, alarm['tick'])}"
-        advice = f"<br>{_text(alarm['advice'])}" if alarm.get("advice") else ""
-        parts.append(f"<div class=alarm><b>{_text(what)}</b>{at}{advice}{_rows(rest) if rest else ''}</div>")
+    for alarm in _alarms(events):
+        at = "" if alarm.tick is None else f" at {_clock(record, alarm.tick)}"
+        again = f", {alarm.times} times" if alarm.times > 1 else ""
+        advice = f"<br>{_text(alarm.advice)}" if alarm.advice else ""
+        parts.append(f"<div class={alarm.tone}><b>{_text(alarm.title)}</b>{at}{again}{advice}</div>")
     for note in (receipt or {}).get("notes") or []:
         parts.append(f"<div class=note>{_text(note)}</div>")
     if receipt is None:
@@ -545,8 +597,10 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
     if len(events) > _SHOWN_EVENTS:
         parts.append(f"<p>{len(events) - _SHOWN_EVENTS} more in events.jsonl.</p>")
     for key, title in _SESSION_SECTIONS.items():
-        if session.get(key):
-            parts.append(f"<h2>{title}</h2>{_table(session[key])}")
+        value = {name: item for name, item in session.items() if name.endswith("_sha256")} if key == "hashes" else None
+        value = value or session.get(key)
+        if value:
+            parts.append(f"<h2>{title}</h2>{_table(value)}")
     source = record.treatment_source.decode("utf-8", "replace")
     parts.append(f"<h2>Treatment as run</h2><pre>{html.escape(source)}</pre>")
     parts.append(
