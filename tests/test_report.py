@@ -156,14 +156,14 @@ def test_no_peak_is_lost_by_thinning_out(values: list[float], repeat: int) -> No
     )
 )
 def test_no_label_covers_another_label_or_its_line(marks: list[_Mark]) -> None:
-    rows = _place(marks, 10.0)
+    rows = _place(marks, 0.0, 10.0)
     for mark, row in rows.items():
         assert 0 <= row < _LANES
-        low, high = mark.span(10.0)
+        low, high = mark.span(0.0, 10.0)
         for other, above in rows.items():
             if other is mark:
                 continue
-            start, end = other.span(10.0)
+            start, end = other.span(0.0, 10.0)
             assert above != row or high <= start or low >= end
             assert above <= row or not low < other.at < high
 

@@ -30,6 +30,7 @@ PNG_NAME = "report.png"
 _BINS = 1400
 _LANES = 4
 _MARKS = 60
+_CLOSE_S = 0.06
 _PNG_DPI = 130
 # Events that the phases or the receipt show already.
 _UNMARKED = frozenset(
@@ -116,20 +117,28 @@ def report(folder: Path) -> ReportPaths:
     record = Record.open(folder)
     chain = record.events()
     telemetry = record.telemetry() if record.has_telemetry else None
-    svg, png = io.StringIO(), io.BytesIO()
+    png = io.BytesIO()
     settings: Any = {"svg.fonttype": "path", "svg.hashsalt": folder.name, "font.size": 9.0, "axes.unicode_minus": True}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # A name may hold characters that the plot's font lacks; the page itself shows them.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = _figure(record, telemetry, chain.events)
-        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         figure.savefig(png, format="png", dpi=_PNG_DPI)
-    drawing = svg.getvalue()
-    page = _page(record, telemetry, chain.events, drawing[drawing.index("<svg") :])
+        drawings = {"Course": _svg(figure)}
+        trip = next((event for event in chain.events if event.kind == "trip" and event.tick is not None), None)
+        if trip is not None and telemetry is not None and len(telemetry):
+            drawings["Around the first trip"] = _svg(_close_up(record, telemetry, chain.events, trip))
+    page = _page(record, telemetry, chain.events, drawings)
     paths = ReportPaths(folder / HTML_NAME, folder / PNG_NAME)
     write_atomic(paths.html, page.encode())
     write_atomic(paths.png, png.getvalue())
     return paths
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _bins(count: int) -> npt.NDArray[np.intp]:
@@ -175,28 +184,75 @@ def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]
     _draw_impedance(impedance, columns)
     _draw_dose(dose, columns, record)
     _draw_events(lane, panels, events, columns)
+    _finish_axes(figure, panels)
+    dose.set_xlim(0, columns.end * 1.008)
+    dose.set_xlabel("Time since arming (min)" if columns.scale_s == 60 else "Time since arming (s)")
+    return figure
+
+
+def _finish_axes(figure: Figure, panels: Sequence[Axes]) -> None:
     for axes in panels:
         axes.grid(True, color="#000000", alpha=0.10, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0)
-    dose.set_xlim(0, columns.end)
-    dose.set_xlabel("Time since arming (min)" if columns.scale_s == 60 else "Time since arming (s)")
     figure.align_ylabels(panels)
+
+
+def _close_up(record: Record, telemetry: Telemetry, events: Sequence[Event], trip: Event) -> Figure:
+    """Every sample from 60 ms before a trip to 60 ms after it."""
+    from matplotlib import figure as figures
+
+    assert trip.tick is not None
+    tick_s = record.number("controller", "calibration", "tick_s")
+    reach = round(_CLOSE_S / tick_s)
+    columns = _Columns(telemetry, tick_s, (trip.tick - reach, trip.tick + reach))
+    figure: Figure = figures.Figure(figsize=(11, 6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
+    lane, current, voltage = figure.subplots(3, 1, sharex=True, height_ratios=(0.62, 2, 1.6))
+    panels = (current, voltage)
+    for name, label, colour, line in (
+        ("current_a", "measured", _MEASURED, "-"),
+        ("redundant_a", "second reading", "#3a7d44", "-"),
+        ("setpoint_a", "setpoint", _SETPOINT, "--"),
+    ):
+        values = columns[name] * record.polarity * 1e3
+        current.plot(columns.time, values, color=colour, lw=1.1, ls=line, label=label, drawstyle="steps-post")
+    current.set_ylabel("Current (mA)")
+    voltage.plot(columns.time, columns["voltage_v"] * record.polarity, color=_MEASURED, lw=1.1, drawstyle="steps-post")
+    voltage.set_ylabel("Voltage (V)")
+    _legend(current)
+    _draw_events(lane, panels, events, columns)
+    _finish_axes(figure, panels)
+    voltage.set_xlim(columns.start, columns.end)
+    voltage.set_xlabel(f"Time since the trip at {_clock(record, trip.tick)} (ms)")
     return figure
 
 
 class _Columns:
-    """Columns of the first channel, with its time axis in minutes, or seconds for short sessions."""
+    """Columns of the first channel, with a time axis in minutes, or in seconds for a short session.
 
-    def __init__(self, telemetry: Telemetry, tick_s: float) -> None:
+    With `window` (first and last index), only these ticks, and time in milliseconds from their middle.
+    """
+
+    def __init__(self, telemetry: Telemetry, tick_s: float, window: tuple[int, int] | None = None) -> None:
         self._telemetry = telemetry
-        channel = telemetry["channel"]
-        self._chosen = None if channel.max() == channel.min() else channel == channel.min()
-        seconds = self["index"] * tick_s
-        self.scale_s = 60.0 if seconds[-1] >= 120 else 1.0
-        self.time = seconds / self.scale_s
-        self.end = float(self.time[-1]) or tick_s
+        channel, index = telemetry["channel"], telemetry["index"].astype(np.int64)
+        chosen = channel == channel.min()
+        self.origin = 0
+        self.scale_s = 60.0 if index[-1] * tick_s >= 120 else 1.0
+        if window is not None:
+            chosen &= (index >= window[0]) & (index <= window[1])
+            self.origin = (window[0] + window[1]) // 2
+            self.scale_s = 1e-3
+        self._chosen = None if chosen.all() else chosen
         self.tick_s = tick_s
+        self.time: Array = self.at(self["index"])
+        self.start = 0.0 if window is None else float(self.at(window[0]))
+        self.end = float(self.at(window[1])) if window else float(self.time[-1]) or tick_s
+
+    def at(self, tick: Any) -> Any:
+        """A tick's place on the time axis."""
+        return (tick - self.origin) * self.tick_s / self.scale_s
 
     def __getitem__(self, name: str) -> Array:
         """One column as floats, NaN for what is not finite."""
@@ -258,7 +314,7 @@ def _draw_phases(strip: Axes, panels: Sequence[Axes], columns: _Columns) -> None
 def _draw_current(axes: Axes, columns: _Columns, polarity: float) -> None:
     electrode = "anode +" if polarity > 0 else "cathode \N{MINUS SIGN}"
     _draw_band(axes, columns, "current_a", polarity * 1e3, f"Current (mA)\nactive: {electrode}", "measured")
-    setpoint = columns["setpoint_a"] * polarity * 1e3
+    setpoint = columns["level_a"] * polarity * 1e3
     prescribed = columns["prescribed_a"] * polarity * 1e3
     if not np.allclose(setpoint, prescribed, atol=1e-6, equal_nan=True):
         places, corners = _corners(prescribed)
@@ -277,7 +333,7 @@ def _draw_band(axes: Axes, columns: _Columns, name: str, factor: float, label: s
     axes.plot(time, mean, color=_MEASURED, lw=1.3, label=f"{curve}, mean")
     axes.set_ylabel(label)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0), high + 0.08 * (high - low))
+    axes.set_ylim(min(low, 0), high + 0.16 * (high - low))
     if name != "current_a":
         _legend(axes)
 
@@ -306,8 +362,10 @@ def _draw_impedance(axes: Axes, columns: _Columns) -> None:
     if values.max() > 20 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.16)
     else:
-        axes.set_ylim(0, values.max() * 1.12)
+        axes.set_ylim(0, values.max() * 1.2)
     _legend(axes)
 
 
@@ -320,7 +378,7 @@ def _draw_dose(axes: Axes, columns: _Columns, record: Record) -> None:
     axes.set_ylabel("Dose (mA·min)")
     known = corners[np.isfinite(corners)]
     top = max(prescribed, float(known.max(initial=0.0)))
-    axes.set_ylim(float(known.min(initial=0.0)), top * 1.12 or 1.0)
+    axes.set_ylim(float(known.min(initial=0.0)), top * 1.16 or 1.0)
     _legend(axes, "upper left")
 
 
@@ -349,24 +407,28 @@ class _Mark:
     def colour(self) -> str:
         return _ALARM if self.urgent else _EVENT
 
-    def span(self, end: float) -> tuple[float, float]:
-        """What its label covers of an axis from 0 to `end`; near the right end it stands to the left of its line."""
-        width = end * 0.0068 * (len(self.text) + 2)
+    def span(self, start: float, end: float) -> tuple[float, float]:
+        """What its label covers of an axis; near the right end it stands to the left of its line."""
+        width = (end - start) * 0.0068 * (len(self.text) + 2)
         return (self.at - width, self.at) if self.at + width > end else (self.at, self.at + width)
 
 
-def _place(marks: Sequence[_Mark], end: float) -> dict[_Mark, int]:
+def _place(marks: Sequence[_Mark], start: float, end: float) -> dict[_Mark, int]:
     """A row for each label, such that none covers another or another's line; those that find none are left out.
 
-    From the right: an earlier label then goes above a later one, and its line passes the later one on its left.
+    Labels that stand left of their lines are placed from the left, then the others from the right: so the next one
+    goes above those that are placed, and its line passes beside them.
     """
+    spans = {mark: mark.span(start, end) for mark in marks}
+    to_left = [mark for mark in marks if spans[mark][0] < mark.at]
+    to_right = [mark for mark in marks if spans[mark][0] >= mark.at]
     rows: dict[_Mark, int] = {}
-    for mark in sorted(marks, key=lambda mark: -mark.at):
-        span = mark.span(end)
+    for mark in sorted(to_left, key=lambda mark: mark.at) + sorted(to_right, key=lambda mark: -mark.at):
+        span = spans[mark]
         for row in range(_LANES):
             if all(
-                (taken != row or span[1] <= other.span(end)[0] or span[0] >= other.span(end)[1])
-                and (taken >= row or not other.span(end)[0] < mark.at < other.span(end)[1])
+                (taken != row or span[1] <= spans[other][0] or span[0] >= spans[other][1])
+                and (taken >= row or not spans[other][0] < mark.at < spans[other][1])
                 and (taken <= row or not span[0] < other.at < span[1])
                 for other, taken in rows.items()
             ):
@@ -378,14 +440,17 @@ def _place(marks: Sequence[_Mark], end: float) -> dict[_Mark, int]:
 def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], columns: _Columns) -> None:
     """Lines through the panels, and labels above them; a triangle where a label finds no room."""
     marks = [
-        _Mark(event.tick * columns.tick_s / columns.scale_s, _event_label(event), event.kind in _URGENT)
+        _Mark(columns.at(event.tick), _event_label(event), event.kind in _URGENT)
         for event in events
         if event.tick is not None and event.kind not in _UNMARKED
     ]
-    marks = list(dict.fromkeys(sorted(marks, key=lambda mark: not mark.urgent)))[:_MARKS]
-    rows = _place(marks, columns.end)
+    marks = [mark for mark in dict.fromkeys(marks) if columns.start <= mark.at <= columns.end]
+    marks = sorted(marks, key=lambda mark: not mark.urgent)[:_MARKS]
+    if not marks:
+        lane.text(columns.start, 0.5, " none", va="center", fontsize=7.5, color="#777777")
+    rows = _place(marks, columns.start, columns.end)
     if any(mark.urgent and mark not in rows for mark in marks):
-        rows = _place([mark for mark in marks if mark.urgent], columns.end)
+        rows = _place([mark for mark in marks if mark.urgent], columns.start, columns.end)
     for mark in marks:
         for axes in panels:
             axes.axvline(
@@ -395,7 +460,7 @@ def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], co
         if row is None:
             lane.plot([mark.at], [0.15], marker="v", ms=4, color=mark.colour)
             continue
-        to_left = mark.span(columns.end)[0] < mark.at
+        to_left = mark.span(columns.start, columns.end)[0] < mark.at
         lane.plot([mark.at, mark.at], [0, row + 0.5], color=mark.colour, lw=0.7)
         lane.text(
             mark.at,
@@ -425,7 +490,7 @@ def _event_label(event: Event) -> str:
         size = f" {value * 1e3:+.3g} mA" if isinstance(value, float) and value else ""
         return _one_line(fields["command"].lower() + size, _LABEL_LETTERS)
     kind = event.kind.replace("-", " ")
-    for key in ("alarm", "name", "action", "reason", "lost"):
+    for key in ("name", "action", "reason", "lost", "alarm") if event.kind != "derated" else ():
         if fields.get(key):
             return _one_line(f"{kind}: {str(fields[key]).lower().replace('_', ' ')}", _LABEL_LETTERS)
     return _one_line(kind, _LABEL_LETTERS)
@@ -558,7 +623,7 @@ footer { color: #777; font-size: .85rem; margin-top: 2.5rem; }
 """
 
 
-def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], drawing: str) -> str:
+def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], drawings: Mapping[str, str]) -> str:
     session, receipt = record.session, record.receipt
     outcome = str(receipt.get("outcome", "")) if receipt else ("running" if record.running else "no receipt")
     tone = {"complete": "good", "completed": "good", "aborted": "bad", "faulted": "bad"}.get(outcome, "fair")
@@ -586,7 +651,7 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
         shown = {key: receipt[key] for key in _LABELS if key in receipt}
         shown |= {key: value for key, value in receipt.items() if key not in shown and key not in _NOT_IN_TABLE}
         parts.append(f"<h2>Receipt</h2>{_rows(shown, _LABELS)}")
-    parts.append(f"<h2>Course</h2>{drawing}")
+    parts += [f"<h2>{title}</h2>{drawing}" for title, drawing in drawings.items()]
     if telemetry is not None and telemetry.dropped_bytes:
         parts.append(f"<div class=note>{telemetry.dropped_bytes} bytes of an unfinished batch are not shown.</div>")
     grid = [
