@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,33 @@ def test_a_refused_session_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="give another --out"):
         SessionFolder.create(tmp_path / "file", "x", treatment_source=b"", session=session_facts())
+
+
+def test_a_disk_that_fills_up_at_the_end_leaves_a_receipt_that_says_so(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
+        "from record_support import make_session, receipt_of, steady_rows\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"rows = steady_rows(399); folder = make_session(Path({str(tmp_path)!r}), rows)\n"
+        "size = (folder.path / 'telemetry.arrows').stat().st_size + 1000\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "print(folder.finish(receipt_of(rows))['record'])\n"
+    )
+    here = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here, check=True)
+    record = Record.open(done.stdout.strip())
+    assert record.receipt is not None and record.receipt["telemetry_rows"] == len(record.telemetry()) == 300
+    assert "telemetry not written" in record.receipt["notes"][0]
+    assert record.telemetry().complete and not record.running
+
+
+def test_what_a_killed_process_left_half_made_is_removed(tmp_path: Path) -> None:
+    for name, age_s in (("old", 3600), ("fresh", 0)):
+        (tmp_path / f".new-{name}").mkdir()
+        os.utime(tmp_path / f".new-{name}", (time.time() - age_s,) * 2)
+    make_session(tmp_path).close()
+    assert [path.name for path in tmp_path.glob(".new-*")] == [".new-fresh"]
+    assert len(list_sessions(tmp_path)) == 1
 
 
 def test_a_session_is_running_while_its_process_lives(tmp_path: Path) -> None:

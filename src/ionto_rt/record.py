@@ -742,25 +742,25 @@ class SessionFolder:
     def finish(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
         """Close everything and write `receipt.json`, last and whole; returns the receipt as written.
 
-        Added to it: `session_id`, `record` (path), `telemetry_rows`, `telemetry_sha256`, `events_count`, `events_head`.
-        Non-finite numbers become null.
+        Added to it: `session_id`, `record` (path), `telemetry_rows`, `telemetry_sha256`, `events_count`, `events_head`,
+        and `notes` (text) if the last rows could not be written. Non-finite numbers become null. Whatever happens, the
+        files are closed and the lock is let go.
         """
-        proofs: dict[str, Any] = {}
-        if self._telemetry is not None:
-            self._telemetry.close()
-            proofs = {"telemetry_rows": self._telemetry.rows, "telemetry_sha256": self._telemetry.sha256}
-        self.events.close()
-        written: dict[str, Any] = {
-            **plain(receipt),
-            "session_id": self.session_id,
-            "record": str(self.path),
-            "ended_utc": utc_text(),
-            **proofs,
-            "events_count": self.events.count,
-            "events_head": self.events.head,
-        }
-        write_atomic(self.path / RECEIPT, pretty_json(written))
-        self.close()
+        written: dict[str, Any] = plain(receipt)
+        written |= {"session_id": self.session_id, "record": str(self.path), "ended_utc": utc_text()}
+        try:
+            if self._telemetry is not None:
+                try:
+                    self._telemetry.close()
+                except RecordError as error:
+                    written["notes"] = [*written.get("notes", []), str(error)]
+                written["telemetry_rows"] = self._telemetry.rows
+                written["telemetry_sha256"] = self._telemetry.sha256
+            self.events.close()
+            written |= {"events_count": self.events.count, "events_head": self.events.head}
+            write_atomic(self.path / RECEIPT, pretty_json(written))
+        finally:
+            self.close()
         return written
 
     def discard(self) -> None:

@@ -80,9 +80,8 @@ _NOT_IN_TABLE = frozenset(("alarms", "events", "notes"))
 _READ_UNITS = {
     "A": ("mA", 1e3),
     "C": ("mA·min", 1 / COULOMB_PER_MAMIN),
-    "A/m2": ("mA/cm²", 0.1),
+    "A/m^2": ("mA/cm²", 0.1),
     "A/s": ("mA/s", 1e3),
-    "m2": ("cm²", 1e4),
 }
 _SESSION_SECTIONS = {
     "limits": "Limits",
@@ -655,7 +654,7 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
     if telemetry is not None and telemetry.dropped_bytes:
         parts.append(f"<div class=note>{telemetry.dropped_bytes} bytes of an unfinished batch are not shown.</div>")
     grid = [
-        {"time": _clock(record, event.tick), "event": event.kind, "details": event.fields, "UTC": event.time_utc}
+        {"time": _clock(record, event.tick), "event": event.kind, "details": _details(event), "UTC": event.time_utc}
         for event in events[:_SHOWN_EVENTS]
     ]
     parts.append(f"<h2>Events</h2>{_grid(grid) if grid else '<p>none</p>'}")
@@ -673,6 +672,22 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
     )
     parts.append("</body></html>\n")
     return "\n".join(parts)
+
+
+def _details(event: Event) -> dict[str, str]:
+    """An event's fields in the units that people read; its advice stands with the alarms."""
+    told: dict[str, str] = {}
+    for key, value in event.fields.items():
+        name, _, unit = key.rpartition("_")
+        known = {"a": "A", "c": "C", "v": "V"}.get(unit)
+        if key in ("advice", "title", "alarm"):
+            continue
+        if known is not None and name and isinstance(value, float):
+            shown, factor = _READ_UNITS.get(known, (known, 1.0))
+            told[name.replace("_", " ")] = f"{value * factor:.5g} {shown}"
+        else:
+            told[key.replace("_", " ")] = _plain(value)
+    return told
 
 
 def _clock(record: Record, tick: Any) -> str:
