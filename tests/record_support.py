@@ -40,12 +40,6 @@ def struct_fields(name: str) -> list[tuple[str, str]]:
     return [(field, kind) for kind, field in re.findall(r"^    (\w+) (\w+)", text, re.M)]
 
 
-def enum_names(name: str) -> dict[int, str]:
-    body = re.search(rf"^cdef enum {name}:.*\n((?:    .*\n)+)", TYPES.read_text(), re.M)
-    assert body is not None
-    return {int(number): label for label, number in re.findall(r"^    (\w+) = (\d+)", body[1], re.M)}
-
-
 TICK = np.dtype([(field, KINDS[kind]) for field, kind in struct_fields("Tick")], align=True)
 
 
@@ -155,7 +149,7 @@ def make_session(out_dir: Path, rows: np.ndarray[Any, Any] | None = None, **more
     )
     writer = folder.open_telemetry(TICK, 1 / TICK_S)
     writer.append(steady_rows(50) if rows is None else rows)
-    folder.events.write("session_begun", 0, safety=True)
+    folder.events.write("session-begun", 0, safety=True)
     return folder
 
 

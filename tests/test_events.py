@@ -28,7 +28,7 @@ def test_an_event_reads_back_as_it_was_written(tmp_path: Path) -> None:
     with EventLog(tmp_path / "e.jsonl") as log:
         voltage = np.float64(0.1)
         log.write("trip", 1234, safety=True, cause="open lead", voltage_v=voltage, count=np.int32(3), path=tmp_path)
-        log.write("session_begun", None)
+        log.write("session-begun", None)
     chain = read_events(tmp_path / "e.jsonl", head=log.head)
     assert chain.intact
     first, second = chain.events
@@ -45,7 +45,7 @@ def test_a_value_that_is_not_finite_does_not_keep_a_safety_event_out_of_the_log(
 
 
 def test_one_changed_byte_anywhere_is_located_to_its_line(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "e.jsonl", ["session_begun", "phase", "trip", "stop", "session_ended"])
+    log = write_log(tmp_path / "e.jsonl", ["session-begun", "phase", "trip", "stop", "session_ended"])
     data = (tmp_path / "e.jsonl").read_bytes()
     assert check_events(data, log.head).intact
     for position in range(len(data)):
@@ -68,7 +68,7 @@ def test_a_missing_line_is_found(tmp_path: Path) -> None:
 
 
 def test_a_log_cut_at_any_byte_gives_the_whole_events_before_the_cut(tmp_path: Path) -> None:
-    write_log(tmp_path / "e.jsonl", ["session_begun", "phase", "trip"])
+    write_log(tmp_path / "e.jsonl", ["session-begun", "phase", "trip"])
     data = (tmp_path / "e.jsonl").read_bytes()
     ends = [position for position, byte in enumerate(data) if byte == ord("\n")]
     for cut in range(len(data) + 1):
@@ -81,7 +81,7 @@ def test_a_log_cut_at_any_byte_gives_the_whole_events_before_the_cut(tmp_path: P
 
 def test_a_recovered_log_keeps_the_half_line_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
-    write_log(path, ["session_begun", "phase", "trip"])
+    write_log(path, ["session-begun", "phase", "trip"])
     data = path.read_bytes()
     start = data.rstrip(b"\n").rfind(b"\n") + 1
     for cut in range(start, len(data)):
@@ -91,7 +91,7 @@ def test_a_recovered_log_keeps_the_half_line_and_goes_on(tmp_path: Path) -> None
             log.write("note", None)
         chain = read_events(path, log.head)
         assert chain.intact
-        kinds = ["session_begun", "phase"] + (["trip"] if cut == len(data) - 1 else []) + [RECOVERED, "note"]
+        kinds = ["session-begun", "phase"] + (["trip"] if cut == len(data) - 1 else []) + [RECOVERED, "note"]
         assert [event.kind for event in chain.events] == kinds
         assert [event.seq for event in chain.events] == list(range(len(kinds)))
         assert path.read_bytes().startswith(data[:cut])

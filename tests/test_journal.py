@@ -131,6 +131,14 @@ def test_what_was_reserved_before_a_kill_still_counts(tmp_path: Path) -> None:
         assert journal.charge_today("S", "x") == 0.797
 
 
+def test_a_session_without_current_is_withdrawn(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", "x", 1.0, 0.5)
+        journal.withdraw("a")
+        journal.withdraw("never begun")
+        assert journal.sessions() == [] and journal.charge_today("S", "x") == 0
+
+
 def test_ending_what_is_not_open_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.begin("a", "a", "S", "x", 1.0, 0.0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ionto_rt.record import (
-    PHASES,
     RECEIPT,
     TELEMETRY,
     Record,
@@ -32,7 +32,6 @@ from ionto_rt.record import (
 from record_support import (
     TICK,
     TREATMENT,
-    enum_names,
     make_session,
     random_rows,
     receipt_of,
@@ -276,13 +275,6 @@ def test_rows_of_another_type_are_refused(tmp_path: Path) -> None:
         TelemetryWriter(tmp_path / "t.arrows", SMALL, {}, 1000.0)
 
 
-def test_phase_names_are_those_of_the_core() -> None:
-    names = enum_names("Phase")
-    assert [names[number] for number in range(len(PHASES))] == [
-        "PHASE_" + name.upper().replace("-", "_").replace(" ", "_") for name in PHASES
-    ]
-
-
 def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     rows = steady_rows(3000)
     folder = make_session(tmp_path, rows, limits={"current": 0.1 + 0.2}, seed=2**63)
@@ -294,7 +286,7 @@ def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     assert record.receipt == receipt == json.loads((folder.path / RECEIPT).read_text())
     assert receipt["odd"] is None and receipt["record"] == str(folder.path)
     assert receipt["telemetry_sha256"] == hashlib.sha256((folder.path / TELEMETRY).read_bytes()).hexdigest()
-    assert [event.kind for event in record.events().events] == ["record_begun", "session_begun"]
+    assert [event.kind for event in record.events().events] == ["record-begun", "session-begun"]
     assert record.events().intact
     telemetry = record.telemetry()
     assert same_rows(telemetry.rows(), rows) and telemetry.metadata["session_id"] == folder.session_id
@@ -328,6 +320,33 @@ def test_a_refused_session_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="give another --out"):
         SessionFolder.create(tmp_path / "file", "x", treatment_source=b"", session=session_facts())
+
+
+def test_a_disk_that_fills_up_at_the_end_leaves_a_receipt_that_says_so(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
+        "from record_support import make_session, receipt_of, steady_rows\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"rows = steady_rows(399); folder = make_session(Path({str(tmp_path)!r}), rows)\n"
+        "size = (folder.path / 'telemetry.arrows').stat().st_size + 1000\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "print(folder.finish(receipt_of(rows))['record'])\n"
+    )
+    here = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here, check=True)
+    record = Record.open(done.stdout.strip())
+    assert record.receipt is not None and record.receipt["telemetry_rows"] == len(record.telemetry()) == 300
+    assert "telemetry not written" in record.receipt["notes"][0]
+    assert record.telemetry().complete and not record.running
+
+
+def test_what_a_killed_process_left_half_made_is_removed(tmp_path: Path) -> None:
+    for name, age_s in (("old", 3600), ("fresh", 0)):
+        (tmp_path / f".new-{name}").mkdir()
+        os.utime(tmp_path / f".new-{name}", (time.time() - age_s,) * 2)
+    make_session(tmp_path).close()
+    assert [path.name for path in tmp_path.glob(".new-*")] == [".new-fresh"]
+    assert len(list_sessions(tmp_path)) == 1
 
 
 def test_a_session_is_running_while_its_process_lives(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def dead_session(out_dir: Path, rows: np.ndarray[Any, Any], reserved_c: float | 
             journal.extend(folder.session_id, 0.0, reserved_c)
     else:
         folder = make_session(out_dir, rows)
-    folder.events.write("trip", len(rows), safety=True, name="open lead", advice="press the pad on")
+    folder.events.write("trip", len(rows), safety=True, name="OPEN_LEAD", title="Lead open", advice="press the pad on")
     # A killed host does not write the rows that wait for a full batch.
     (folder.path / "copy").write_bytes((folder.path / TELEMETRY).read_bytes())
     folder.close()
@@ -50,12 +50,12 @@ def test_the_device_count_is_the_dose_on_record_exactly(tmp_path: Path) -> None:
     receipt = result.receipt
     assert result.created and result.measured and receipt["outcome"] == "recovered"
     assert receipt["dose_basis"] == MEASURED
-    assert receipt["charge_net_c"] == receipt["charge_absolute_c"] == -count * UNIT_C
+    assert receipt["delivered_net_c"] == receipt["delivered_abs_c"] == -count * UNIT_C
     assert receipt["dose_delivered_mamin"] == -count * UNIT_C / 0.06
     assert receipt["dose_prescribed_mamin"] == 40.0
     assert (receipt["ticks"], receipt["gaps"], receipt["late"], receipt["last_phase"]) == (1000, 0, 0, "treatment")
     assert receipt["peak_current_ma"] == 4.0
-    assert receipt["trips"] == [{"name": "open lead", "advice": "press the pad on"}]
+    assert receipt["trips"] == ["OPEN_LEAD"] and receipt["alarms"] == ["Lead open: press the pad on"]
     assert json.loads((folder / RECEIPT).read_text()) == receipt
     with Journal(tmp_path) as journal:
         assert journal.open_sessions() == []
@@ -69,17 +69,17 @@ def test_without_the_device_the_dose_is_a_bound_and_says_so(tmp_path: Path) -> N
         out = tmp_path / str(reserved)
         result = recover(dead_session(out, rows, reserved_c=reserved))
         assert not result.measured and result.receipt["dose_basis"] == BOUND
-        assert result.receipt["charge_absolute_c"] == pytest.approx(base + UNSEEN_C, rel=1e-12)
+        assert result.receipt["delivered_abs_c"] == pytest.approx(base + UNSEEN_C, rel=1e-12)
         assert result.receipt["dose_seen_mamin"] == pytest.approx(seen / 0.06, rel=1e-12)
         with Journal(out) as journal:
-            assert journal.charge_today("S-07", "left knee") == result.receipt["charge_absolute_c"]
+            assert journal.charge_today("S-07", "left knee") == result.receipt["delivered_abs_c"]
             assert not journal.sessions()[0].measured
 
 
 def test_a_device_armed_since_for_another_session_is_not_believed(tmp_path: Path) -> None:
     result = recover(dead_session(tmp_path, steady_rows(500), 0.004), DeviceCount(TOKEN + 1, 0))
     assert not result.measured and any("token" in note for note in result.notes)
-    assert result.receipt["charge_absolute_c"] > 500 * 30000 * 65536 * UNIT_C
+    assert result.receipt["delivered_abs_c"] > 500 * 30000 * 65536 * UNIT_C
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,10 +97,10 @@ def test_the_dose_on_record_is_never_below_the_device_count(
         counted = Record.open(folder).counted()
         count = counted.device_net_codes + extra
         receipt = recover(folder, DeviceCount(TOKEN, count, absolute)).receipt
-        assert receipt["charge_net_c"] == -count * UNIT_C
-        assert receipt["charge_absolute_c"] >= abs(count) * UNIT_C
-        assert receipt["charge_absolute_c"] >= counted.absolute_codes * UNIT_C
-        assert receipt["charge_absolute_c"] >= (absolute or 0) * UNIT_C
+        assert receipt["delivered_net_c"] == -count * UNIT_C
+        assert receipt["delivered_abs_c"] >= abs(count) * UNIT_C
+        assert receipt["delivered_abs_c"] >= counted.absolute_codes * UNIT_C
+        assert receipt["delivered_abs_c"] >= (absolute or 0) * UNIT_C
         assert verify(folder).problems == []
 
 
@@ -131,7 +131,7 @@ def test_a_receipt_written_but_not_in_the_journal_is_entered(tmp_path: Path) -> 
     shutil.move(tmp_path / JOURNAL, tmp_path / "kept")
     for end in ("-wal", "-shm"):
         assert not (tmp_path / (JOURNAL + end)).exists()
-    charge = recover(folder).receipt["charge_absolute_c"]
+    charge = recover(folder).receipt["delivered_abs_c"]
     shutil.move(tmp_path / "kept", tmp_path / JOURNAL)
     assert not recover(folder).created
     with Journal(tmp_path) as journal:
@@ -180,7 +180,7 @@ def test_a_session_without_any_row_is_recovered(tmp_path: Path) -> None:
     folder = dead_session(tmp_path, steady_rows(0), 0.004)
     (folder / TELEMETRY).unlink()
     receipt = recover(folder).receipt
-    assert receipt["charge_absolute_c"] == pytest.approx(0.004 + UNSEEN_C) and receipt["ticks"] == 0
+    assert receipt["delivered_abs_c"] == pytest.approx(0.004 + UNSEEN_C) and receipt["ticks"] == 0
 
 
 def test_a_running_session_is_not_recovered(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_running_session_is_not_recovered(tmp_path: Path) -> None:
 
 def test_a_changed_event_log_is_told_and_left_alone(tmp_path: Path) -> None:
     folder = dead_session(tmp_path, steady_rows(200))
-    changed = (folder / EVENTS).read_bytes().replace(b'"kind":"session_begun"', b'"kind":"session_begin"')
+    changed = (folder / EVENTS).read_bytes().replace(b'"kind":"session-begun"', b'"kind":"session_begin"')
     (folder / EVENTS).write_bytes(changed)
     result = recover(folder)
     assert result.receipt["events_broken_line"] == 2

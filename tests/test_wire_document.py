@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ionto_rt.core import wire
+from ionto_rt.device import parse_hello
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "wire-protocol.md").read_text()
@@ -290,3 +291,23 @@ def test_the_compiled_reader_finds_the_stated_values_of_a_command() -> None:
     (channel,) = wire.unpack_command(payload_of(bytes.fromhex(text)))
     assert channel.pop("code") == values["channels[0].output_code"]
     assert channel == {key: values[key] for key in ("index", "token", "nonce", "lease_ticks", "flags")}
+
+
+def test_the_host_takes_the_stated_calibration_from_the_example_hello() -> None:
+    text, values = next((text, values) for name, text, values in EXAMPLES if name == "HELLO")
+    hello = parse_hello(payload_of(bytes.fromhex(text)))
+    assert (hello.model, hello.serial) == (values["model"], values["serial"])
+    assert hello.last_net_codes == values["last_net_codes"]
+    assert len(hello.ranges) == values["ranges"]
+    calibration = hello.calibration(0)
+    assert calibration["current_offset_q16"] == values["ranges[0].current_offset_q16"]
+    for key, field_name, unit in (
+        ("current_lsb_a", "ranges[0].current_lsb_fa", 1e-15),
+        ("redundant_lsb_a", "ranges[0].redundant_lsb_fa", 1e-15),
+        ("output_lsb", "ranges[0].output_lsb", 1e-15),
+        ("full_scale_a", "ranges[0].full_scale_na", 1e-9),
+        ("voltage_lsb_v", "voltage_lsb_nv", 1e-9),
+        ("compliance_v", "compliance_mv", 1e-3),
+        ("tick_s", "sample_period_ns", 1e-9),
+    ):
+        assert calibration[key] == pytest.approx(int(values[field_name]) * unit, rel=1e-15), key

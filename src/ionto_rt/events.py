@@ -19,13 +19,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ionto_rt.errors import IontoError, one_line
+
 GENESIS = "0" * 64
 RECOVERED = "recovered"
 KEYS = frozenset(("fields", "kind", "prev", "seq", "tick", "time_utc"))
 
 
-class EventError(Exception):
+class EventError(IontoError):
     """An event log cannot be written or read; the message is one line with what, where and the remedy."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def plain(value: Any) -> Any:

@@ -194,6 +194,11 @@ class Journal:
             self._set_end(session_id, outcome, delivered_net_c, delivered_abs_c, measured)
             return True
 
+    def withdraw(self, session_id: str) -> None:
+        """Take back a session in which no current has flowed; nothing happens if it is not in the journal."""
+        with self._transaction():
+            self._db.execute("DELETE FROM sessions WHERE session_id = ? AND outcome IS NULL", (session_id,))
+
     def _end(self, session_id: str, outcome: str, net_c: float, absolute_c: float, measured: bool) -> None:
         with self._transaction():
             self._set_end(session_id, outcome, net_c, absolute_c, measured)
@@ -311,8 +316,8 @@ def _row_of(folder: Path) -> dict[str, Any]:
     net_c, absolute_c, reserved_c = counted.net_c, counted.absolute_c, counted.absolute_c + record.unseen_c
     if receipt is not None:
         outcome, ended = str(receipt.get("outcome")), str(receipt.get("ended_utc", ""))
-        net_c = float(receipt.get("charge_net_c", counted.net_c))
-        absolute_c = max(float(receipt.get("charge_absolute_c", 0.0)), absolute_c, abs(net_c))
+        net_c = float(receipt.get("delivered_net_c", _dose_c(receipt, counted.net_c)))
+        absolute_c = max(float(receipt.get("delivered_abs_c", 0.0)), absolute_c, abs(net_c))
         measured = bool(receipt.get("dose_measured", True))
     last = datetime.fromisoformat(ended) if ended else datetime.fromtimestamp(newest_change(folder), UTC)
     return {
@@ -331,6 +336,11 @@ def _row_of(folder: Path) -> dict[str, Any]:
         "outcome": outcome,
         "measured": int(measured),
     }
+
+
+def _dose_c(receipt: dict[str, Any], otherwise_c: float) -> float:
+    dose = receipt.get("dose_delivered_mamin")
+    return dose * COULOMB_PER_MAMIN if isinstance(dose, (int, float)) else otherwise_c
 
 
 def newest_change(folder: Path) -> float:

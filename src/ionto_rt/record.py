@@ -41,6 +41,8 @@ import numpy as np
 import numpy.typing as npt
 from nanoarrow.ipc import InputStream, StreamWriter  # type: ignore[import-untyped]
 
+from ionto_rt.codes import Phase
+from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
 
 TREATMENT = "treatment.toml"
@@ -58,18 +60,8 @@ COULOMB_PER_MAMIN = 0.06
 HEARTBEAT_S = 2.0
 LEASE_S = 0.1
 SLOWEST_RAMP_A_PER_S = 1e-3
-# The number of one enumeration value is its place; the enumerations are those of core/types.pxd.
-PHASES = (
-    "self-test",
-    "contact check",
-    "ramp up",
-    "treatment",
-    "pause",
-    "ramp down",
-    "complete",
-    "aborted",
-    "faulted",
-)
+PHASES = tuple(phase.name.lower().replace("_", " ") for phase in Phase)
+"""Names for people, by number."""
 
 _CONTINUATION = 0xFFFFFFFF
 _END_OF_STREAM = struct.pack("<II", _CONTINUATION, 0)
@@ -80,7 +72,7 @@ _REGULATOR_UNIT = "A on a current source, V on a voltage source"
 _UNITS = {
     "index": "sample periods since arming",
     "applied_index": "index of the sample that the command in force answered",
-    "gap_ticks": "samples lost before this one",
+    "lost_ticks": "samples lost or refused before this one",
     "device_charge_codes": "1/65536 code, net, by the device",
     "net_codes": "1/65536 code, by the host",
     "absolute_codes": "1/65536 code, by the host",
@@ -96,6 +88,7 @@ _UNITS = {
     "contact": "Contact: 0 unknown, 1 good, 2 lost",
     "action": "Action: 0 none, 1 derate, 2 pause, 3 ramp down, 4 off",
     "trip": "number of the hazard, 0 none",
+    "pause": "number of the hazard for which the guard asks for a pause, 0 none",
     "sample_fault": "SampleFault",
     "stop": "StopFlag",
     "operator_command": "OperatorCommand",
@@ -135,10 +128,13 @@ _NUMPY_FORMATS = {
 Array = npt.NDArray[Any]
 
 
-class RecordError(Exception):
+class RecordError(IontoError):
     """A record cannot be written or read; the message is one line with what, where and the remedy."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -714,7 +710,7 @@ class SessionFolder:
             write_atomic(temporary / SESSION, text)
             with EventLog(temporary / EVENTS) as events:
                 events.write(
-                    "record_begun",
+                    "record-begun",
                     None,
                     safety=True,
                     session_id=session_id,
@@ -746,25 +742,25 @@ class SessionFolder:
     def finish(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
         """Close everything and write `receipt.json`, last and whole; returns the receipt as written.
 
-        Added to it: `session_id`, `record` (path), `telemetry_rows`, `telemetry_sha256`, `events_count`, `events_head`.
-        Non-finite numbers become null.
+        Added to it: `session_id`, `record` (path), `telemetry_rows`, `telemetry_sha256`, `events_count`, `events_head`,
+        and `notes` (text) if the last rows could not be written. Non-finite numbers become null. Whatever happens, the
+        files are closed and the lock is let go.
         """
-        proofs: dict[str, Any] = {}
-        if self._telemetry is not None:
-            self._telemetry.close()
-            proofs = {"telemetry_rows": self._telemetry.rows, "telemetry_sha256": self._telemetry.sha256}
-        self.events.close()
-        written: dict[str, Any] = {
-            **plain(receipt),
-            "session_id": self.session_id,
-            "record": str(self.path),
-            "ended_utc": utc_text(),
-            **proofs,
-            "events_count": self.events.count,
-            "events_head": self.events.head,
-        }
-        write_atomic(self.path / RECEIPT, pretty_json(written))
-        self.close()
+        written: dict[str, Any] = plain(receipt)
+        written |= {"session_id": self.session_id, "record": str(self.path), "ended_utc": utc_text()}
+        try:
+            if self._telemetry is not None:
+                try:
+                    self._telemetry.close()
+                except RecordError as error:
+                    written["notes"] = [*written.get("notes", []), str(error)]
+                written["telemetry_rows"] = self._telemetry.rows
+                written["telemetry_sha256"] = self._telemetry.sha256
+            self.events.close()
+            written |= {"events_count": self.events.count, "events_head": self.events.head}
+            write_atomic(self.path / RECEIPT, pretty_json(written))
+        finally:
+            self.close()
         return written
 
     def discard(self) -> None:

@@ -9,11 +9,12 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ionto_rt.events import RECOVERED, EventError, EventLog, plain, utc_text
+from ionto_rt.codes import DeviceStatus
+from ionto_rt.events import RECOVERED, Event, EventError, EventLog, plain, utc_text
 from ionto_rt.journal import JOURNAL, Journal, JournalError
 from ionto_rt.record import (
     COULOMB_PER_MAMIN,
@@ -35,10 +36,20 @@ from ionto_rt.record import (
 OUTCOME = "recovered"
 MEASURED = "device count"
 BOUND = "bound, not measured"
-STATUS_LATE = 128
 _EVENTS_KEPT = 20
 _COPY_BYTES = 1 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+class Counter(Protocol):
+    """Anything that tells a device's count: a `DeviceCount`, or the counters that a device sends (`DeviceCounters`)."""
+
+    @property
+    def token(self) -> int: ...
+    @property
+    def net_codes(self) -> int: ...
+    @property
+    def absolute_codes(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class RecoverResult:
     notes: list[str] = field(default_factory=list)
 
 
-def recover(folder: Path, device_counter: DeviceCount | None = None) -> RecoverResult:
+def recover(folder: Path, device_counter: Counter | None = None) -> RecoverResult:
     """Write the receipt of a session that has none, and close its entry in the journal.
 
     Doing it again changes nothing and returns the same receipt. Raises `RecordError` (exit code 2) if the session is
@@ -86,7 +97,7 @@ def recover(folder: Path, device_counter: DeviceCount | None = None) -> RecoverR
         os.close(lock)
 
 
-def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
+def _recover(record: Record, device: Counter | None) -> RecoverResult:
     folder = record.path
     notes: list[str] = []
     telemetry = record.telemetry() if record.has_telemetry else None
@@ -115,7 +126,7 @@ def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
 
 
 def _charge(
-    record: Record, counted: CountedCharge, device: DeviceCount | None, reserved_c: float, notes: list[str]
+    record: Record, counted: CountedCharge, device: Counter | None, reserved_c: float, notes: list[str]
 ) -> dict[str, Any]:
     unit = record.coulombs_per_code
     token = int(record.number("controller", "token"))
@@ -136,8 +147,8 @@ def _charge(
         "dose_seen_mamin": counted.net_c / COULOMB_PER_MAMIN,
         "dose_basis": basis,
         "dose_measured": basis == MEASURED,
-        "charge_net_c": net_c,
-        "charge_absolute_c": max(absolute_c, abs(net_c)),
+        "delivered_net_c": net_c,
+        "delivered_abs_c": max(absolute_c, abs(net_c)),
     }
 
 
@@ -163,8 +174,8 @@ def _close_in_journal(folder: Path, receipt: dict[str, Any]) -> list[str]:
         return []
     try:
         with Journal(folder.parent) as journal:
-            net_c = float(receipt.get("charge_net_c", float(receipt["dose_delivered_mamin"]) * COULOMB_PER_MAMIN))
-            absolute_c = float(receipt.get("charge_absolute_c", abs(net_c)))
+            net_c = float(receipt.get("delivered_net_c", float(receipt["dose_delivered_mamin"]) * COULOMB_PER_MAMIN))
+            absolute_c = float(receipt.get("delivered_abs_c", abs(net_c)))
             measured = bool(receipt.get("dose_measured", True))
             journal.recovered(folder.name, net_c, absolute_c, measured=measured, outcome=str(receipt["outcome"]))
     except (JournalError, KeyError, TypeError, ValueError) as error:
@@ -211,8 +222,7 @@ def _note_in_events(
     if chain is not None and not chain.intact:
         notes.append(f"{EVENTS}: line {chain.broken_line}: {chain.reason}")
         return {
-            "trips": [event.fields for event in chain.events if event.kind == "trip"],
-            "events": _tail(chain.events),
+            **_told(chain.events),
             "events_broken_line": chain.broken_line,
         }
     if chain is not None and chain.torn_tail:
@@ -232,15 +242,24 @@ def _note_in_events(
             proofs = {"events_count": log.count, "events_head": log.head}
     except EventError as error:
         raise RecordError(str(error)) from None
-    events = record.events().events
-    return {"trips": [event.fields for event in events if event.kind == "trip"], "events": _tail(events), **proofs}
+    return _told(record.events().events) | proofs
 
 
-def _tail(events: list[Any]) -> list[dict[str, Any]]:
-    return [
+def _told(events: list[Event]) -> dict[str, Any]:
+    """Trips by name, alarms in a line each, and the last events."""
+    tail = [
         {"seq": event.seq, "time_utc": event.time_utc, "tick": event.tick, "kind": event.kind, "fields": event.fields}
         for event in events[-_EVENTS_KEPT:]
     ]
+    return {
+        "trips": [str(event.fields.get("name", "")) for event in events if event.kind == "trip"],
+        "alarms": [
+            f"{event.fields.get('title') or event.kind}: {event.fields['advice']}"
+            for event in events
+            if event.fields.get("advice")
+        ],
+        "events": tail,
+    }
 
 
 def _summary(telemetry: Telemetry | None) -> dict[str, Any]:
@@ -261,7 +280,7 @@ def _summary(telemetry: Telemetry | None) -> dict[str, Any]:
     with telemetry.path.open("rb") as file:
         facts["telemetry_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     late_us = telemetry["host_late_us"]
-    gaps = telemetry["gap_ticks"]
+    lost = telemetry["lost_ticks"]
     last = telemetry.last()
     assert last is not None
     phase = int(last["phase"])
@@ -269,9 +288,9 @@ def _summary(telemetry: Telemetry | None) -> dict[str, Any]:
     return facts | {
         "peak_current_ma": float(np.nanmax(np.abs(telemetry["current_a"]))) * 1e3,
         "peak_voltage_v": float(np.nanmax(np.abs(telemetry["voltage_v"]))),
-        "ticks": len(telemetry) + int(gaps.sum()),
-        "gaps": int(np.count_nonzero(gaps)),
-        "late": int(np.count_nonzero(telemetry["status"] & STATUS_LATE)),
+        "ticks": len(telemetry),
+        "gaps": int(lost.sum()),
+        "late": int(np.count_nonzero(telemetry["status"] & DeviceStatus.LATE)),
         "latency_us": {"p50": p50, "p99": p99, "p999": p999, "max": float(late_us.max())},
         "last_phase": PHASES[phase] if 0 <= phase < len(PHASES) else str(phase),
         "last_tick": int(last["index"]),

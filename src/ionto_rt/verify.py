@@ -48,7 +48,7 @@ def verify(folder: Path) -> Verification:
     )
     if chain.torn_tail:
         problems.append(f"events.jsonl: the last line is half written ({len(chain.torn_tail)} bytes)")
-    begun = next((event.fields for event in chain.events if event.kind == "record_begun"), {})
+    begun = next((event.fields for event in chain.events if event.kind == "record-begun"), {})
     for name, key in ((TREATMENT, "treatment_sha256"), (SESSION, "session_sha256")):
         path = folder / name
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
@@ -80,12 +80,13 @@ def _check_telemetry(record: Record, receipt: dict[str, Any] | None, check: Any)
     if not found:
         return
     counted = record.counted()
-    dose = receipt.get("dose_delivered_mamin")
+    # What was booked for a device that was lost is in the delivered dose, and not in telemetry.
+    dose = receipt.get("dose_ledger_mamin", receipt.get("dose_delivered_mamin"))
     if not isinstance(dose, (int, float)):
         check("dose", "receipt.json: dose_delivered_mamin is missing")
         return
     device = abs(counted.device_net_codes) * record.coulombs_per_code / COULOMB_PER_MAMIN
-    on_record = float(receipt.get("charge_absolute_c", abs(dose) * COULOMB_PER_MAMIN)) / COULOMB_PER_MAMIN
+    on_record = float(receipt.get("delivered_abs_c", abs(dose) * COULOMB_PER_MAMIN)) / COULOMB_PER_MAMIN
     check(
         "device's count",
         None

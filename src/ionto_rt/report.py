@@ -1,0 +1,698 @@
+"""The report of a session for people: one HTML page that needs nothing else, and the plots as a PNG.
+
+Shown are the receipt, current and setpoint, voltage, impedance and dose over time with phases and events marked, the
+alarms with their advice, limits, host fitness and versions. Everything that came from a treatment, a device or an
+operator is escaped. Matplotlib is an extra (`pip install ionto-rt[report]`) and is loaded only here.
+"""
+
+import html
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ionto_rt.events import Event
+from ionto_rt.record import COULOMB_PER_MAMIN, PHASES, Record, RecordError, Telemetry, write_atomic
+
+# Matplotlib's own types change from version to version.
+Axes = Any
+Figure = Any
+
+HTML_NAME = "report.html"
+PNG_NAME = "report.png"
+
+_BINS = 1400
+_LANES = 4
+_MARKS = 60
+_CLOSE_S = 0.06
+_PNG_DPI = 130
+# Events that the phases or the receipt show already.
+_UNMARKED = frozenset(
+    ("record-begun", "armed", "phase", "step", "device-status", "end", "session-ended", "guard-pause-over")
+)
+_URGENT = frozenset(("trip", "device-lost", "guard-pause", "recovered", "unattended"))
+_LABEL_LETTERS = 34
+_SHOWN_EVENTS = 500
+_PHASE_COLOURS = {
+    "self test": "#d9d9d9",
+    "contact check": "#c6dbef",
+    "ramp up": "#fee6b0",
+    "treatment": "#d4edd0",
+    "pause": "#e4dcf1",
+    "ramp down": "#fdd5b1",
+    "complete": "#eeeeee",
+    "aborted": "#f6c9c9",
+    "faulted": "#f0a8a8",
+}
+_MEASURED, _SETPOINT, _PRESCRIBED, _EVENT, _ALARM = "#1f5fa8", "#d1495b", "#555555", "#444444", "#b00020"
+_LABELS = {
+    "outcome": "Outcome",
+    "reason": "Reason",
+    "dose_prescribed_mamin": "Dose prescribed (mA·min)",
+    "dose_delivered_mamin": "Dose delivered (mA·min)",
+    "dose_basis": "Dose known from",
+    "dose_ledger_mamin": "Dose by the host's ledger (mA·min)",
+    "dose_device_mamin": "Dose by the device's count (mA·min)",
+    "dose_unseen_mamin": "Dose added for what nobody counted (mA·min)",
+    "dose_seen_mamin": "Dose seen in telemetry (mA·min)",
+    "delivered_abs_c": "Charge, absolute (C)",
+    "duration_s": "Duration (s)",
+    "drug_mass_mg_interval": "Drug delivered, interval (mg)",
+    "peak_current_ma": "Peak current (mA)",
+    "peak_voltage_v": "Peak voltage (V)",
+    "ticks": "Ticks",
+    "gaps": "Gaps in samples",
+    "late": "Late commands",
+    "latency_us": "Latency of a tick (µs)",
+    "trips": "Trips",
+    "record": "Record",
+    "session_id": "Session",
+    "ended_utc": "Ended (UTC)",
+}
+_NOT_IN_TABLE = frozenset(("alarms", "events", "notes"))
+# SI as recorded -> what people read.
+_READ_UNITS = {
+    "A": ("mA", 1e3),
+    "C": ("mA·min", 1 / COULOMB_PER_MAMIN),
+    "A/m^2": ("mA/cm²", 0.1),
+    "A/s": ("mA/s", 1e3),
+}
+_SESSION_SECTIONS = {
+    "limits": "Limits",
+    "host": "Host fitness",
+    "versions": "Versions",
+    "hashes": "Hashes",
+    "plan": "Plan",
+    "device": "Device",
+}
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the report was written."""
+
+    html: Path
+    png: Path
+
+
+def report(folder: Path) -> ReportPaths:
+    """Write `report.html` and `report.png` into a session's folder and return their paths.
+
+    Works on a running or unrecovered session too, with what there is. Raises `RecordError` if the folder is not a
+    session's, or matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise RecordError("report: matplotlib is not installed; pip install 'ionto-rt[report]'") from None
+    record = Record.open(folder)
+    chain = record.events()
+    telemetry = record.telemetry() if record.has_telemetry else None
+    png = io.BytesIO()
+    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": folder.name, "font.size": 9.0, "axes.unicode_minus": True}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # A name may hold characters that the plot's font lacks; the page itself shows them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure = _figure(record, telemetry, chain.events)
+        figure.savefig(png, format="png", dpi=_PNG_DPI)
+        drawings = {"Course": _svg(figure)}
+        trip = next((event for event in chain.events if event.kind == "trip" and event.tick is not None), None)
+        if trip is not None and telemetry is not None and len(telemetry):
+            drawings["Around the first trip"] = _svg(_close_up(record, telemetry, chain.events, trip))
+    page = _page(record, telemetry, chain.events, drawings)
+    paths = ReportPaths(folder / HTML_NAME, folder / PNG_NAME)
+    write_atomic(paths.html, page.encode())
+    write_atomic(paths.png, png.getvalue())
+    return paths
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _bins(count: int) -> npt.NDArray[np.intp]:
+    return np.linspace(0, count, min(_BINS, count), endpoint=False).astype(np.intp)
+
+
+def _envelope(values: Array) -> tuple[Array, Array, Array]:
+    """Least, mean and greatest value per bin; NaN only where a bin holds nothing else."""
+    starts = _bins(len(values))
+    known = np.isfinite(values)
+    counts = np.add.reduceat(known.astype(np.float64), starts)
+    sums = np.add.reduceat(np.where(known, values, 0.0), starts)
+    mean = np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
+    return np.fmin.reduceat(values, starts), mean, np.fmax.reduceat(values, starts)
+
+
+def _corners(values: Array) -> tuple[npt.NDArray[np.intp], Array]:
+    """First and last value of each bin, with their places: what a curve of steps and ramps needs."""
+    starts = _bins(len(values))
+    ends = np.append(starts[1:], len(values)) - 1
+    places = np.column_stack((starts, ends)).reshape(-1)
+    return places, values[places]
+
+
+def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]) -> Figure:
+    from matplotlib import figure as figures
+
+    figure: Figure = figures.Figure(figsize=(11, 10.6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
+    lane, strip, current, voltage, impedance, dose = figure.subplots(
+        6, 1, sharex=True, height_ratios=(0.62, 0.26, 2.3, 1.6, 1.6, 2.0)
+    )
+    _title(figure, record)
+    tick_s = record.number("controller", "calibration", "tick_s")
+    if telemetry is None or not len(telemetry):
+        current.text(0.5, 0.5, "no telemetry", transform=current.transAxes, ha="center")
+        return figure
+    columns = _Columns(telemetry, tick_s)
+    panels = (current, voltage, impedance, dose)
+    _draw_phases(strip, panels, columns)
+    _draw_current(current, columns, record.polarity)
+    _draw_band(voltage, columns, "voltage_v", record.polarity, "Voltage (V)", "measured")
+    _draw_impedance(impedance, columns)
+    _draw_dose(dose, columns, record)
+    _draw_events(lane, panels, events, columns)
+    _finish_axes(figure, panels)
+    dose.set_xlim(0, columns.end * 1.008)
+    dose.set_xlabel("Time since arming (min)" if columns.scale_s == 60 else "Time since arming (s)")
+    return figure
+
+
+def _finish_axes(figure: Figure, panels: Sequence[Axes]) -> None:
+    for axes in panels:
+        axes.grid(True, color="#000000", alpha=0.10, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0)
+    figure.align_ylabels(panels)
+
+
+def _close_up(record: Record, telemetry: Telemetry, events: Sequence[Event], trip: Event) -> Figure:
+    """Every sample from 60 ms before a trip to 60 ms after it."""
+    from matplotlib import figure as figures
+
+    assert trip.tick is not None
+    tick_s = record.number("controller", "calibration", "tick_s")
+    reach = round(_CLOSE_S / tick_s)
+    columns = _Columns(telemetry, tick_s, (trip.tick - reach, trip.tick + reach))
+    figure: Figure = figures.Figure(figsize=(11, 6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
+    lane, current, voltage = figure.subplots(3, 1, sharex=True, height_ratios=(0.62, 2, 1.6))
+    panels = (current, voltage)
+    for name, label, colour, line in (
+        ("current_a", "measured", _MEASURED, "-"),
+        ("redundant_a", "second reading", "#3a7d44", "-"),
+        ("setpoint_a", "setpoint", _SETPOINT, "--"),
+    ):
+        values = columns[name] * record.polarity * 1e3
+        current.plot(columns.time, values, color=colour, lw=1.1, ls=line, label=label, drawstyle="steps-post")
+    current.set_ylabel("Current (mA)")
+    voltage.plot(columns.time, columns["voltage_v"] * record.polarity, color=_MEASURED, lw=1.1, drawstyle="steps-post")
+    voltage.set_ylabel("Voltage (V)")
+    _legend(current)
+    _draw_events(lane, panels, events, columns)
+    _finish_axes(figure, panels)
+    voltage.set_xlim(columns.start, columns.end)
+    voltage.set_xlabel(f"Time since the trip at {_clock(record, trip.tick)} (ms)")
+    return figure
+
+
+class _Columns:
+    """Columns of the first channel, with a time axis in minutes, or in seconds for a short session.
+
+    With `window` (first and last index), only these ticks, and time in milliseconds from their middle.
+    """
+
+    def __init__(self, telemetry: Telemetry, tick_s: float, window: tuple[int, int] | None = None) -> None:
+        self._telemetry = telemetry
+        channel, index = telemetry["channel"], telemetry["index"].astype(np.int64)
+        chosen = channel == channel.min()
+        self.origin = 0
+        self.scale_s = 60.0 if index[-1] * tick_s >= 120 else 1.0
+        if window is not None:
+            chosen &= (index >= window[0]) & (index <= window[1])
+            self.origin = (window[0] + window[1]) // 2
+            self.scale_s = 1e-3
+        self._chosen = None if chosen.all() else chosen
+        self.tick_s = tick_s
+        self.time: Array = self.at(self["index"])
+        self.start = 0.0 if window is None else float(self.at(window[0]))
+        self.end = float(self.at(window[1])) if window else float(self.time[-1]) or tick_s
+
+    def at(self, tick: Any) -> Any:
+        """A tick's place on the time axis."""
+        return (tick - self.origin) * self.tick_s / self.scale_s
+
+    def __getitem__(self, name: str) -> Array:
+        """One column as floats, NaN for what is not finite."""
+        column = self._telemetry[name]
+        values: Array = (column if self._chosen is None else column[self._chosen]).astype(np.float64)
+        values[~np.isfinite(values)] = np.nan
+        return values
+
+    def middle(self) -> Array:
+        """Time of each bin's middle."""
+        starts = _bins(len(self.time))
+        ends = np.append(starts[1:], len(self.time)) - 1
+        middle: Array = (self.time[starts] + self.time[ends]) / 2
+        return middle
+
+
+def _title(figure: Figure, record: Record) -> None:
+    session, receipt = record.session, record.receipt or {}
+    name = _one_line(session.get("name", ""), 60) or record.path.name
+    dose = receipt.get("dose_delivered_mamin")
+    parts = [name, str(receipt.get("outcome") or ("running" if record.running else "no receipt"))]
+    if isinstance(dose, (int, float)):
+        parts.append(f"{dose:.2f} of {_number(receipt.get('dose_prescribed_mamin'))} mA·min")
+    figure.suptitle("  ·  ".join(parts), fontsize=12, fontweight="bold", parse_math=False)
+
+
+def _draw_phases(strip: Axes, panels: Sequence[Axes], columns: _Columns) -> None:
+    phase = columns["phase"].astype(np.int64)
+    edges = np.concatenate(([0], np.flatnonzero(np.diff(phase)) + 1, [len(phase)]))
+    seen: dict[str, str] = {}
+    for first, after in pairwise(edges):
+        number = int(phase[first])
+        name = PHASES[number] if 0 <= number < len(PHASES) else f"phase {number}"
+        colour = _PHASE_COLOURS.get(name, "#ffffff")
+        start, end = columns.time[first], columns.time[min(after, len(phase) - 1)]
+        seen[name] = colour
+        strip.axvspan(start, end, color=colour, linewidth=0)
+        for axes in panels:
+            axes.axvspan(start, end, color=colour, alpha=0.35, linewidth=0)
+        if (end - start) / columns.end > 0.012 * len(name):
+            strip.text((start + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, clip_on=True)
+    strip.set_ylim(0, 1)
+    strip.set_yticks([])
+    strip.set_ylabel("Phase", rotation=0, ha="right", va="center")
+    strip.tick_params(bottom=False)
+    strip.spines[:].set_visible(False)
+    from matplotlib.patches import Patch
+
+    strip.figure.legend(
+        handles=[Patch(color=colour, label=name) for name, colour in seen.items()],
+        loc="outside lower center",
+        ncols=len(seen),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.2,
+    )
+
+
+def _draw_current(axes: Axes, columns: _Columns, polarity: float) -> None:
+    electrode = "anode +" if polarity > 0 else "cathode \N{MINUS SIGN}"
+    _draw_band(axes, columns, "current_a", polarity * 1e3, f"Current (mA)\nactive: {electrode}", "measured")
+    setpoint = columns["level_a"] * polarity * 1e3
+    prescribed = columns["prescribed_a"] * polarity * 1e3
+    if not np.allclose(setpoint, prescribed, atol=1e-6, equal_nan=True):
+        places, corners = _corners(prescribed)
+        axes.plot(columns.time[places], corners, color=_PRESCRIBED, lw=1.0, ls=":", label="prescribed")
+    places, corners = _corners(setpoint)
+    axes.plot(columns.time[places], corners, color=_SETPOINT, lw=1.1, ls="--", label="setpoint")
+    _legend(axes)
+
+
+def _draw_band(axes: Axes, columns: _Columns, name: str, factor: float, label: str, curve: str) -> None:
+    least, mean, greatest = _envelope(columns[name] * factor)
+    time = columns.middle()
+    axes.fill_between(
+        time, least, greatest, color=_MEASURED, alpha=0.30, linewidth=0, label=f"{curve}, least to greatest"
+    )
+    axes.plot(time, mean, color=_MEASURED, lw=1.3, label=f"{curve}, mean")
+    axes.set_ylabel(label)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0), high + 0.16 * (high - low))
+    if name != "current_a":
+        _legend(axes)
+
+
+def _draw_impedance(axes: Axes, columns: _Columns) -> None:
+    time = columns.middle()
+    axes.set_ylabel("Impedance (kΩ)")
+    drawn: list[Array] = []
+    for name, label, colour in (
+        ("resistance_ohm", "total resistance", _MEASURED),
+        ("series_ohm", "series Rs", "#3a7d44"),
+        ("parallel_ohm", "parallel Rp", "#c77d1a"),
+    ):
+        values = columns[name] / 1e3
+        values[values <= 0] = np.nan
+        if not np.isfinite(values).any():
+            continue
+        least, mean, greatest = _envelope(values)
+        axes.fill_between(time, least, greatest, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(time, mean, color=colour, lw=1.3, label=label)
+        drawn.append(mean[np.isfinite(mean)])
+    if not drawn:
+        axes.text(0.5, 0.5, "not estimated", transform=axes.transAxes, ha="center", va="center", color="#777777")
+        return
+    values = np.concatenate(drawn)
+    if values.max() > 20 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.16)
+    else:
+        axes.set_ylim(0, values.max() * 1.2)
+    _legend(axes)
+
+
+def _draw_dose(axes: Axes, columns: _Columns, record: Record) -> None:
+    delivered = columns["delivered_c"] / COULOMB_PER_MAMIN
+    places, corners = _corners(delivered)
+    axes.plot(columns.time[places], corners, color=_MEASURED, lw=1.6, label="delivered")
+    prescribed = record.number("prescribed_c") / COULOMB_PER_MAMIN
+    axes.axhline(prescribed, color=_PRESCRIBED, lw=1.1, ls="--", label=f"prescribed {_number(prescribed)} mA·min")
+    axes.set_ylabel("Dose (mA·min)")
+    known = corners[np.isfinite(corners)]
+    top = max(prescribed, float(known.max(initial=0.0)))
+    axes.set_ylim(float(known.min(initial=0.0)), top * 1.16 or 1.0)
+    _legend(axes, "upper left")
+
+
+def _legend(axes: Axes, place: str = "upper right") -> None:
+    axes.legend(
+        loc=place,
+        ncols=4,
+        fontsize=8,
+        frameon=True,
+        framealpha=0.85,
+        edgecolor="none",
+        borderaxespad=0.2,
+        handlelength=1.8,
+    )
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """An event on the plots: its time on the axis, its label, and whether it stopped the session."""
+
+    at: float
+    text: str
+    urgent: bool
+
+    @property
+    def colour(self) -> str:
+        return _ALARM if self.urgent else _EVENT
+
+    def span(self, start: float, end: float) -> tuple[float, float]:
+        """What its label covers of an axis; near the right end it stands to the left of its line."""
+        width = (end - start) * 0.0068 * (len(self.text) + 2)
+        return (self.at - width, self.at) if self.at + width > end else (self.at, self.at + width)
+
+
+def _place(marks: Sequence[_Mark], start: float, end: float) -> dict[_Mark, int]:
+    """A row for each label, such that none covers another or another's line; those that find none are left out.
+
+    Labels that stand left of their lines are placed from the left, then the others from the right: so the next one
+    goes above those that are placed, and its line passes beside them.
+    """
+    spans = {mark: mark.span(start, end) for mark in marks}
+    to_left = [mark for mark in marks if spans[mark][0] < mark.at]
+    to_right = [mark for mark in marks if spans[mark][0] >= mark.at]
+    rows: dict[_Mark, int] = {}
+    for mark in sorted(to_left, key=lambda mark: mark.at) + sorted(to_right, key=lambda mark: -mark.at):
+        span = spans[mark]
+        for row in range(_LANES):
+            if all(
+                (taken != row or span[1] <= spans[other][0] or span[0] >= spans[other][1])
+                and (taken >= row or not spans[other][0] < mark.at < spans[other][1])
+                and (taken <= row or not span[0] < other.at < span[1])
+                for other, taken in rows.items()
+            ):
+                rows[mark] = row
+                break
+    return rows
+
+
+def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], columns: _Columns) -> None:
+    """Lines through the panels, and labels above them; a triangle where a label finds no room."""
+    marks = [
+        _Mark(columns.at(event.tick), _event_label(event), event.kind in _URGENT)
+        for event in events
+        if event.tick is not None and event.kind not in _UNMARKED
+    ]
+    marks = [mark for mark in dict.fromkeys(marks) if columns.start <= mark.at <= columns.end]
+    marks = sorted(marks, key=lambda mark: not mark.urgent)[:_MARKS]
+    if not marks:
+        lane.text(columns.start, 0.5, " none", va="center", fontsize=7.5, color="#777777")
+    rows = _place(marks, columns.start, columns.end)
+    if any(mark.urgent and mark not in rows for mark in marks):
+        rows = _place([mark for mark in marks if mark.urgent], columns.start, columns.end)
+    for mark in marks:
+        for axes in panels:
+            axes.axvline(
+                mark.at, color=mark.colour, lw=1.0 if mark.urgent else 0.7, ls="-" if mark.urgent else ":", alpha=0.8
+            )
+        row = rows.get(mark)
+        if row is None:
+            lane.plot([mark.at], [0.15], marker="v", ms=4, color=mark.colour)
+            continue
+        to_left = mark.span(columns.start, columns.end)[0] < mark.at
+        lane.plot([mark.at, mark.at], [0, row + 0.5], color=mark.colour, lw=0.7)
+        lane.text(
+            mark.at,
+            row + 0.5,
+            f"{mark.text} " if to_left else f" {mark.text}",
+            ha="right" if to_left else "left",
+            va="center",
+            fontsize=7.5,
+            color=mark.colour,
+            parse_math=False,
+            clip_on=True,
+        )
+    lane.set_ylim(0, _LANES)
+    lane.set_yticks([])
+    lane.set_ylabel("Events", rotation=0, ha="right", va="center")
+    lane.tick_params(bottom=False)
+    lane.spines[:].set_visible(False)
+
+
+def _event_label(event: Event) -> str:
+    """What happened, in a few words."""
+    fields = event.fields
+    if event.kind in ("trip", "device-lost") and fields.get("title"):
+        return _one_line(fields["title"], _LABEL_LETTERS)
+    if event.kind == "operator" and isinstance(fields.get("command"), str):
+        value = fields.get("value_a")
+        size = f" {value * 1e3:+.3g} mA" if isinstance(value, float) and value else ""
+        return _one_line(fields["command"].lower() + size, _LABEL_LETTERS)
+    kind = event.kind.replace("-", " ")
+    for key in ("name", "action", "reason", "lost", "alarm") if event.kind != "derated" else ():
+        if fields.get(key):
+            return _one_line(f"{kind}: {str(fields[key]).lower().replace('_', ' ')}", _LABEL_LETTERS)
+    return _one_line(kind, _LABEL_LETTERS)
+
+
+def _one_line(value: Any, most: int) -> str:
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _text(value: Any) -> str:
+    """A value for a table cell, escaped."""
+    if value is None:
+        return "&ndash;"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return html.escape(", ".join(f"{key} {_plain(item)}" for key, item in value.items())) or "none"
+    if isinstance(value, (list, tuple)):
+        return html.escape("; ".join(_plain(item) for item in value)) or "none"
+    return html.escape(_number(value))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value)
+    return _number(value)
+
+
+def _rows(items: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> str:
+    names = {key: (labels or {}).get(str(key), str(key).replace("_", " ")) for key in items}
+    cells = (f"<tr><th>{html.escape(names[key])}</th><td>{_text(value)}</td></tr>" for key, value in items.items())
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _table(value: Any) -> str:
+    """A section of the session: rows of like mappings become a grid, other mappings a list of pairs."""
+    if isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
+        return _grid([{"": key, **item} for key, item in value.items()])
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return _grid([_readable(item) for item in value])
+    if isinstance(value, Mapping):
+        return _rows(value)
+    return f"<pre>{_text(value)}</pre>"
+
+
+def _readable(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of quantities in SI, as its `unit` says, in the unit that people read."""
+    unit, factor = _READ_UNITS.get(str(row.get("unit")), (row.get("unit"), 1.0))
+    if factor == 1.0:
+        return row
+    return {
+        key: unit if key == "unit" else item * factor if isinstance(item, float) else item for key, item in row.items()
+    }
+
+
+def _grid(items: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for item in items for name in item))
+    head = "".join(f"<th>{html.escape(str(name).replace('_', ' '))}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_text(item[name]) if name in item else ''}</td>" for name in names) + "</tr>"
+        for item in items
+    )
+    return f"<table class=grid><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+@dataclass(frozen=True)
+class _Alarm:
+    """One alarm of the page, with how often it came and when first."""
+
+    title: str
+    advice: str
+    tone: str
+    tick: int | None
+    times: int
+
+
+def _alarms(events: Sequence[Event]) -> list[_Alarm]:
+    """Events that carry advice, and trips; like ones together, in the order in which they came first."""
+    found: dict[tuple[str, str], _Alarm] = {}
+    for event in events:
+        fields = event.fields
+        if event.kind not in ("trip", "alarm") and not fields.get("advice"):
+            continue
+        key = (str(fields.get("title") or _event_label(event)), str(fields.get("advice") or ""))
+        if fields.get("hazard"):
+            key = (f"{key[0]} [{fields['hazard']}]", key[1])
+        known = found.get(key)
+        mild = event.kind != "trip" and fields.get("priority") in ("LOW", "INFORMATION")
+        found[key] = _Alarm(
+            *key,
+            tone="note" if mild else "alarm",
+            tick=known.tick if known else event.tick,
+            times=known.times + 1 if known else 1,
+        )
+    return list(found.values())
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1a1a1a; margin: 2rem auto;
+  max-width: 68rem; padding: 0 1.2rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .2rem; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
+.meta { color: #555; margin: 0 0 1rem; }
+.outcome { display: inline-block; padding: .1rem .7rem; border-radius: 1rem; color: #fff; font-weight: 600;
+  font-size: .95rem; vertical-align: middle; margin-left: .5rem; }
+.good { background: #2e7d32; } .fair { background: #b26a00; } .bad { background: #b00020; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #eee;
+  overflow-wrap: anywhere; }
+th { font-weight: 600; color: #444; }
+.grid td, .grid th { font-size: .9rem; }
+.alarm { border-left: .3rem solid #b00020; background: #fdf1f2; padding: .5rem .9rem; margin: .5rem 0; }
+.note { border-left: .3rem solid #b26a00; background: #fff7ea; padding: .5rem .9rem; margin: .5rem 0; }
+svg { width: 100%; height: auto; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; white-space: pre-wrap; }
+footer { color: #777; font-size: .85rem; margin-top: 2.5rem; }
+@media print { body { margin: 0; max-width: none; font-size: 11px; } h2 { break-after: avoid; }
+  svg, table, .alarm { break-inside: avoid; } .outcome, .alarm, .note { print-color-adjust: exact; } }
+"""
+
+
+def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], drawings: Mapping[str, str]) -> str:
+    session, receipt = record.session, record.receipt
+    outcome = str(receipt.get("outcome", "")) if receipt else ("running" if record.running else "no receipt")
+    tone = {"complete": "good", "completed": "good", "aborted": "bad", "faulted": "bad"}.get(outcome, "fair")
+    name = html.escape(str(session.get("name", "")) or record.path.name)
+    meta = [str(session.get("created_utc", "")).replace("T", " ").split(".")[0] + " UTC"]
+    meta += [f"{key} {session[key]}" for key in ("subject", "site") if session.get(key)]
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{name}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{name}<span class='outcome {tone}'>{html.escape(outcome)}</span></h1>",
+        f"<p class=meta>{html.escape('  ·  '.join(meta))}</p>",
+    ]
+    for alarm in _alarms(events):
+        at = "" if alarm.tick is None else f" at {_clock(record, alarm.tick)}"
+        again = f", {alarm.times} times" if alarm.times > 1 else ""
+        advice = f"<br>{_text(alarm.advice)}" if alarm.advice else ""
+        parts.append(f"<div class={alarm.tone}><b>{_text(alarm.title)}</b>{at}{again}{advice}</div>")
+    for note in (receipt or {}).get("notes") or []:
+        parts.append(f"<div class=note>{_text(note)}</div>")
+    if receipt is None:
+        parts.append("<div class=note>This session has no receipt: it is running, or its host died. See recover.</div>")
+    else:
+        shown = {key: receipt[key] for key in _LABELS if key in receipt}
+        shown |= {key: value for key, value in receipt.items() if key not in shown and key not in _NOT_IN_TABLE}
+        parts.append(f"<h2>Receipt</h2>{_rows(shown, _LABELS)}")
+    parts += [f"<h2>{title}</h2>{drawing}" for title, drawing in drawings.items()]
+    if telemetry is not None and telemetry.dropped_bytes:
+        parts.append(f"<div class=note>{telemetry.dropped_bytes} bytes of an unfinished batch are not shown.</div>")
+    grid = [
+        {"time": _clock(record, event.tick), "event": event.kind, "details": _details(event), "UTC": event.time_utc}
+        for event in events[:_SHOWN_EVENTS]
+    ]
+    parts.append(f"<h2>Events</h2>{_grid(grid) if grid else '<p>none</p>'}")
+    if len(events) > _SHOWN_EVENTS:
+        parts.append(f"<p>{len(events) - _SHOWN_EVENTS} more in events.jsonl.</p>")
+    for key, title in _SESSION_SECTIONS.items():
+        value = {name: item for name, item in session.items() if name.endswith("_sha256")} if key == "hashes" else None
+        value = value or session.get(key)
+        if value:
+            parts.append(f"<h2>{title}</h2>{_table(value)}")
+    source = record.treatment_source.decode("utf-8", "replace")
+    parts.append(f"<h2>Treatment as run</h2><pre>{html.escape(source)}</pre>")
+    parts.append(
+        f"<footer>Session {html.escape(record.path.name)}. Written by ionto_rt, which is not a medical device.</footer>"
+    )
+    parts.append("</body></html>\n")
+    return "\n".join(parts)
+
+
+def _details(event: Event) -> dict[str, str]:
+    """An event's fields in the units that people read; its advice stands with the alarms."""
+    told: dict[str, str] = {}
+    for key, value in event.fields.items():
+        name, _, unit = key.rpartition("_")
+        known = {"a": "A", "c": "C", "v": "V"}.get(unit)
+        if key in ("advice", "title", "alarm"):
+            continue
+        if known is not None and name and isinstance(value, float):
+            shown, factor = _READ_UNITS.get(known, (known, 1.0))
+            told[name.replace("_", " ")] = f"{value * factor:.5g} {shown}"
+        else:
+            told[key.replace("_", " ")] = _plain(value)
+    return told
+
+
+def _clock(record: Record, tick: Any) -> str:
+    """A tick as minutes and seconds since arming."""
+    if not isinstance(tick, int):
+        return ""
+    seconds = tick * record.number("controller", "calibration", "tick_s")
+    return f"{int(seconds // 60)}:{seconds % 60:06.3f}"

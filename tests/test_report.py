@@ -1,0 +1,179 @@
+"""The report: one page that needs nothing else, shows every peak, and takes no orders from a treatment file."""
+
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ionto_rt.record import TELEMETRY, SessionFolder
+from ionto_rt.recover import recover
+from record_support import TICK, make_session, receipt_of, steady_rows, treatment_rows
+
+pytest.importorskip("matplotlib")
+
+from ionto_rt.report import _LANES, _corners, _envelope, _Mark, _place, report
+
+
+class Page(HTMLParser):
+    """Tags, attributes that could load something, and the text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def finished(folder: SessionFolder, **receipt: object) -> Path:
+    rows = steady_rows(3000)
+    folder.finish(receipt_of(rows, **receipt))  # type: ignore[arg-type]
+    return folder.path
+
+
+def test_the_page_stands_alone_and_holds_receipt_alarms_limits_and_versions(tmp_path: Path) -> None:
+    folder = make_session(
+        tmp_path,
+        steady_rows(3000),
+        limits={"current": {"limit": "4 mA", "trip": "4.4 mA"}},
+        host={"memory locked": False},
+        versions={"ionto_rt": "0.1.0"},
+    )
+    folder.events.write("trip", 2500, safety=True, name="open lead", advice="Press the pad on.")
+    paths = report(finished(folder, outcome="faulted"))
+    page = Page(paths.html)
+    assert page.tags.isdisjoint({"script", "link", "iframe", "object", "embed", "img"})
+    assert all(reference.startswith("#") for reference in page.references)
+    assert "url(http" not in paths.html.read_text()
+    for text in (
+        "faulted",
+        "40",
+        "open lead",
+        "Press the pad on.",
+        "0:02.500",
+        "4.4 mA",
+        "memory locked",
+        "0.1.0",
+        "S-07",
+    ):
+        assert text in page.text
+    assert "format = 1" in page.text
+    assert paths.png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_comes_from_a_treatment_file_is_text_and_nothing_else(tmp_path: Path) -> None:
+    evil = "<script>alert('x')</script><img src=http://x onerror=y>&amp;$\\frac{$ \x00\x1b]"
+    folder = SessionFolder.create(
+        tmp_path,
+        evil,
+        treatment_source=f"name = '{evil}' -- ]]> --> </pre></style>",
+        session={
+            **{
+                "subject": evil,
+                "site": evil,
+                "prescribed_c": 2.4,
+                "max_current_a": 4e-3,
+                "limits": {evil: {evil: evil}},
+            },
+            "controller": {"calibration": {"tick_s": 1e-3, "current_lsb_a": 1e-7}, "programme": {"polarity": 1}},
+            "host": [evil],
+            "versions": {evil: evil},
+        },
+    )
+    folder.open_telemetry(TICK, 1000.0).append(steady_rows(3000))
+    folder.events.write("trip", 100, name=evil, advice=evil, more={evil: [evil]})
+    folder.events.write(evil, 200)
+    paths = report(finished(folder, outcome=evil, notes=[evil], trips=[evil], **{"odd": evil}))
+    page = Page(paths.html)
+    assert page.tags.isdisjoint({"script", "img"})
+    assert page.text.count("<script>alert('x')</script>") >= 12
+
+
+@pytest.mark.parametrize("rows", [0, 1, 99, 250])
+def test_a_session_that_never_ended_has_a_report_too(tmp_path: Path, rows: int) -> None:
+    folder = make_session(tmp_path, steady_rows(rows))
+    assert "no receipt" in Page(report(folder.path).html).text
+    folder.close()
+    (folder.path / TELEMETRY).unlink()
+    recover(folder.path)
+    assert "bound, not measured" in Page(report(folder.path).html).text
+
+
+def test_values_that_are_not_finite_are_left_out_of_the_plots(tmp_path: Path) -> None:
+    rows = steady_rows(3000)
+    for name in ("current_a", "voltage_v", "resistance_ohm", "delivered_c", "setpoint_a", "prescribed_a"):
+        rows[name][1000:1200] = np.nan
+        rows[name][1200:1300] = np.inf
+    folder = make_session(tmp_path, rows)
+    assert report(finished(folder)).png.stat().st_size > 10_000
+
+
+def test_ten_minutes_at_1_khz_are_reported_in_five_seconds_and_three_megabytes() -> None:
+    with tempfile.TemporaryDirectory() as out:
+        folder = make_session(Path(out), treatment_rows(10.5))
+        for tick in range(0, 630_000, 4000):
+            folder.events.write("contact", tick, name="short open")
+        path = finished(folder)
+        begun = time.perf_counter()
+        paths = report(path)
+        assert time.perf_counter() - begun < 5
+        assert paths.html.stat().st_size < 3e6 and paths.png.stat().st_size < 3e6
+
+
+@given(st.lists(st.just(math.nan) | st.floats(-1e9, 1e9), min_size=1, max_size=20), st.integers(1, 500))
+def test_no_peak_is_lost_by_thinning_out(values: list[float], repeat: int) -> None:
+    data = np.repeat(np.array(values), repeat)
+    least, mean, greatest = _envelope(data)
+    finite = data[np.isfinite(data)]
+    if len(finite):
+        assert np.nanmin(least) == finite.min() and np.nanmax(greatest) == finite.max()
+    assert len(least) == len(mean) == len(greatest) <= 1400
+    places, corners = _corners(data)
+    assert places[0] == 0 and places[-1] == len(data) - 1 and len(corners) <= 2800
+
+
+@given(
+    st.lists(
+        st.builds(_Mark, st.floats(0, 10), st.text("abc", min_size=1, max_size=34), st.booleans()),
+        max_size=30,
+        unique=True,
+    )
+)
+def test_no_label_covers_another_label_or_its_line(marks: list[_Mark]) -> None:
+    rows = _place(marks, 0.0, 10.0)
+    for mark, row in rows.items():
+        assert 0 <= row < _LANES
+        low, high = mark.span(0.0, 10.0)
+        for other, above in rows.items():
+            if other is mark:
+                continue
+            start, end = other.span(0.0, 10.0)
+            assert above != row or high <= start or low >= end
+            assert above <= row or not low < other.at < high
+
+
+def test_without_matplotlib_one_line_says_what_to_install(tmp_path: Path) -> None:
+    folder = finished(make_session(tmp_path, steady_rows(100)))
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from pathlib import Path\n"
+        "from ionto_rt.record import RecordError; from ionto_rt.report import report\n"
+        f"try: report(Path({str(folder)!r}))\nexcept RecordError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "report: matplotlib is not installed; pip install 'ionto-rt[report]'\n"
