@@ -115,6 +115,7 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
             if state.probe_output != 0.0:
                 state.output_gain = state.probe_i / state.probe_output
             next_segment(state, config, segments, delivered)
+            advance(state, config, segments, given, delivered)
         return
     if 2 * at >= half and at < half - ramp:
         state.probe_v += sign * given.voltage_v
