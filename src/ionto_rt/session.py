@@ -124,6 +124,8 @@ class Session:
         self._paused_at_s: float | None = None
         self._soft: set[SoftAlarm] = set()
         self._stop_sent = False
+        self._interrupts = 0
+        self._failure: Exception | None = None
 
     def pause(self) -> None:
         """Ramp down and hold the dose until `resume`."""
@@ -231,22 +233,34 @@ class Session:
         self._folder, self._journal, self._telemetry = folder, journal, telemetry
         if self.virtual_clock:
             turn = ticks_of(TURN_S, self.device.hello.tick_s)
-            while self.loop.run(turn) == "running":
-                self._visit()
+            while self.loop.status == "running":
+                self._guarded(lambda: self.loop.run(turn))
+                self._guarded(self._visit)
         else:
             done = threading.Event()
             thread = threading.Thread(target=self._loop_thread, args=(done,), name="ionto-rt loop")
             thread.start()
-            try:
-                while not done.wait(SERVICE_S):
-                    self._visit()
-            finally:
-                if not done.is_set():
-                    self.loop.stop(StopFlag.NOW)
-                thread.join()
-        self._visit()
+            while not done.is_set():
+                self._guarded(lambda: done.wait(SERVICE_S))
+                self._guarded(self._visit)
+            thread.join()
+        self._guarded(self._visit)
         counters = self.device.disarm(token)
         return self._end(folder, journal, counters)
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        """Nothing that fails here may leave current on: the first failure ramps down, and the session goes on to its
+        end. A second Ctrl-C switches off at once.
+        """
+        try:
+            act()
+        except KeyboardInterrupt:
+            self._interrupts += 1
+            self.loop.stop(StopFlag.RAMP_DOWN if self._interrupts == 1 else StopFlag.NOW)
+        except Exception as failure:
+            self.loop.stop(StopFlag.RAMP_DOWN)
+            self.loop.beat()
+            self._failure = self._failure or failure
 
     def _loop_thread(self, done: threading.Event) -> None:
         try:
@@ -398,6 +412,8 @@ class Session:
             text = self.progress.alarms[-1].line if contact and self.progress.alarms else "stopped by the operator"
             if unattended:
                 text = f"{unattended[0].line}; nobody was there to resume"
+        if self._failure is not None:
+            outcome, text = "faulted", f"the host failed ({type(self._failure).__name__}: {self._failure}); ramped down"
         device_late = counters.late if counters is not None else None
         receipt: dict[str, Any] = {
             "outcome": outcome,
