@@ -49,12 +49,22 @@ def prepare_thread() -> dict[str, str]:
     return {"priority": f"SCHED_FIFO {LOOP_PRIORITY}"}
 
 
-def pin_to_one_cpu() -> str:
-    """Keep the calling thread on the lowest processor it may use. In lock-step both ends do so: waking the other
-    processor costs more than the tick.
+def lock_step_cpu() -> int | None:
+    """The processor for both ends of a lock-step: waking another one costs more than the tick. The highest, because
+    the lowest serves most of the kernel's own work.
     """
     try:
-        chosen = min(os.sched_getaffinity(0))
+        return max(os.sched_getaffinity(0))
+    except (OSError, AttributeError):
+        return None
+
+
+def pin_to_one_cpu() -> str:
+    """Keep the calling thread on the processor of `lock_step_cpu`; what came of it."""
+    chosen = lock_step_cpu()
+    if chosen is None:
+        return "not pinned (not offered by this system)"
+    try:
         os.sched_setaffinity(0, {chosen})
     except (OSError, AttributeError) as error:
         return f"not pinned ({error})"
