@@ -45,8 +45,9 @@ def parse_fault(text: str) -> tuple[str, float, float]:
         if not all(0.0 <= number < 1e9 for number in fault[1:]):
             raise ValueError
     except ValueError:
+        kinds = ", ".join(FAULT_KINDS)
         raise ValueError(
-            f"fault {text!r} is not understood: write {', '.join(FAULT_KINDS)} as in open@60, area=0.5@60, stall@60+0.02"
+            f"fault {text!r} is not understood: write {kinds} as in open@60, area=0.5@60, stall@60+0.02"
         ) from None
     return fault
 
@@ -130,7 +131,7 @@ class SimPort:
         self.capsule: object = self.device.port_capsule()
 
     def read(self, size: int, timeout: float = 0.0) -> bytes:
-        """Up to ``size`` bytes that wait for the host; empty when none do. Never waits: in lock-step none would come."""
+        """Up to ``size`` bytes that wait for the host, or none. Never waits: in lock-step none would come."""
         return self.device.transmit(size)
 
     def write(self, data: bytes) -> int:
