@@ -6,7 +6,7 @@ The ledger is stepped first, because programme and guard decide on charge that i
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -18,11 +18,11 @@ from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
-    ACTION_NONE, ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, END_NONE, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END,
-    EVENT_GAP, EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
-    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, PHASE_CONTACT_CHECK, PHASE_RAMP_DOWN, PHASE_RAMP_UP,
-    PHASE_TREATMENT, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE,
-    Calibration, Command, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
+    ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
+    EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
+    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_TREATMENT,
+    SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE, Calibration,
+    Command, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
 )
 
 cdef enum:
@@ -73,15 +73,17 @@ cdef double lowest_setpoint(const ControllerState* controller) noexcept nogil:
 
 
 cdef int32_t tone_was_on(const ControllerState* controller) noexcept nogil:
+    """1: the tone was part of all the setpoints a sample may belong to; 0: of none; -1: of some."""
+    cdef int32_t newest = controller.tone_on[controller.history_at]
     cdef int k
     for k in range(1, DELAY_TICKS):
-        if controller.tone_on[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)] != controller.tone_on[controller.history_at]:
+        if controller.tone_on[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)] != newest:
             return -1
-    return controller.tone_on[controller.history_at]
+    return newest
 
 
 cdef void tune_feed_forward(ControllerState* controller) noexcept nogil:
-    """A current source's gain, as the contact check saw it, goes into the feed-forward once; beyond 5 % it is left alone."""
+    """A current source's gain, as the contact check saw it, goes into the feed-forward once; not if beyond 5 %."""
     cdef double gain = controller.programme.output_gain
     if controller.config.calibration.front_end != FRONT_END_CURRENT_SOURCE or not 0.95 <= gain <= 1.05:
         return
@@ -110,7 +112,8 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     config.guard.checksum = guard_checksum(&config.guard)
 
 
-cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row, Command* command) noexcept nogil:
+cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row,
+                          Command* command) noexcept nogil:
     cdef const ControllerConfig* config = &controller.config
     cdef const Calibration* calibration = &config.calibration
     cdef const Sample* sample = &given.sample
@@ -141,7 +144,9 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         tone_on = tone_was_on(controller)
         if lost or tone_on < 0:
             impedance_break(&controller.impedance, &config.impedance, lost)
-        impedance_step(&controller.impedance, &config.impedance, current_a, voltage_v, lowest_setpoint(controller), tone_on > 0)
+        impedance_step(
+            &controller.impedance, &config.impedance, current_a, voltage_v, lowest_setpoint(controller), tone_on > 0
+        )
 
         if controller.guard.action >= ACTION_RAMP_DOWN:
             programme_fault(&controller.programme)
@@ -154,7 +159,9 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         programme.current_a = current_a
         programme.redundant_a = redundant_a
         programme.voltage_v = voltage_v
-        programme.applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
+        programme.applied = (
+            sample.applied_code - calibration.output_offset_q16 / 65536.0
+        ) * calibration.output_lsb
         programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
         programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
 
@@ -162,7 +169,8 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             tune_feed_forward(controller)
         tone_on = (
             config.impedance.tone_a > 0.0
-            and (setpoint.phase == PHASE_TREATMENT or setpoint.phase == PHASE_RAMP_UP or setpoint.phase == PHASE_RAMP_DOWN)
+            and (setpoint.phase == PHASE_TREATMENT or setpoint.phase == PHASE_RAMP_UP
+                 or setpoint.phase == PHASE_RAMP_DOWN)
             and magnitude(setpoint.level_a) >= 10.0 * config.impedance.tone_a
         )
         if tone_on:
@@ -177,7 +185,8 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
                 finite = 0
         else:
             regulator_reset(&controller.regulator, 0.0)
-        if not (isfinite(setpoint.current_a) and isfinite(terms.output) and isfinite(controller.impedance.estimate.resistance_ohm)):
+        if not (isfinite(setpoint.current_a) and isfinite(terms.output)
+                and isfinite(controller.impedance.estimate.resistance_ohm)):
             finite = 0
         guard.output_code = to_code(terms.output, calibration) if finite else controller.guard.last_code
         guard.close_relay = setpoint.close_relay
@@ -387,7 +396,8 @@ cdef class Controller:
         return [self.state.segments[k] for k in range(self.state.config.programme.segments)]
 
     def step(self, dict sample, *, uint32_t host_late_us=0, uint64_t host_time_us=0, uint32_t heartbeat=0,
-             uint32_t operator_sequence=0, int32_t operator_command=0, double operator_value_a=0.0, int32_t stop=0) -> tuple:
+             uint32_t operator_sequence=0, int32_t operator_command=0, double operator_value_a=0.0,
+             int32_t stop=0) -> tuple:
         """One tick from a dict of struct Sample and the other inputs of struct TickInput: (row, command), as dicts."""
         cdef TickInput given
         cdef Tick row

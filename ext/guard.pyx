@@ -5,9 +5,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, HISTORY_TICKS, OPERATOR_RESUME, STATUS_CHARGE_CAP,
     STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH,
-    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_INTERMITTENT_LEAD,
-    TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD,
-    TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT, TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, Verdict,
+    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED,
+    TRIP_INTERMITTENT_LEAD, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE,
+    TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT, TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT,
+    TRIP_STALE_DATA, Verdict,
 )
 
 cdef enum:
@@ -236,7 +237,8 @@ cdef int32_t descend(GuardState* state, const GuardLimits* limits) noexcept nogi
     return <int32_t>state.output_code
 
 
-cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given, Verdict* verdict) noexcept nogil:
+cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,
+                     Verdict* verdict) noexcept nogil:
     cdef int32_t code = given.output_code
     cdef int32_t before = state.action
     state.checksum_age += given.ticks

@@ -114,8 +114,12 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
     size = ic * ic + is_ * is_
     if size <= square(0.1 * config.tone_a):
         return
-    noise_v = (state.sum_vv - n * square(mean_v) - slope_v * state.sum_vt - vc * state.sum_vc - vs * state.sum_vs) / (n - 4.0)
-    noise_i = (state.sum_ii - n * square(mean_i) - slope_i * state.sum_it - ic * state.sum_ic - is_ * state.sum_is) / (n - 4.0)
+    noise_v = (
+        state.sum_vv - n * square(mean_v) - slope_v * state.sum_vt - vc * state.sum_vc - vs * state.sum_vs
+    ) / (n - 4.0)
+    noise_i = (
+        state.sum_ii - n * square(mean_i) - slope_i * state.sum_it - ic * state.sum_ic - is_ * state.sum_is
+    ) / (n - 4.0)
     if not noise_v > square(config.voltage_noise_v):
         noise_v = square(config.voltage_noise_v)
     if not noise_i > square(config.current_noise_a):
@@ -178,7 +182,7 @@ cdef void judge_contact(ImpedanceState* state, const ImpedanceConfig* config, do
 cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, double current_a, double voltage_v,
                          double setpoint_a, int32_t tone_on) noexcept nogil:
     cdef uint32_t at = table_at(state, config)
-    cdef double t
+    cdef double t, least
     judge_contact(
         state, config, current_a if setpoint_a >= 0.0 else -current_a, voltage_v if voltage_v >= 0.0 else -voltage_v,
         setpoint_a if setpoint_a >= 0.0 else -setpoint_a,
@@ -201,7 +205,8 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
         state.sum_ii += current_a * current_a
         state.block_fill += 1
         if state.block_fill == config.block_ticks:
-            if state.sum_i > config.open_floor_a * config.block_ticks or -state.sum_i > config.open_floor_a * config.block_ticks:
+            least = config.open_floor_a * config.block_ticks
+            if state.sum_i > least or -state.sum_i > least:
                 close_block(state, config, tone_on)
             clear_block(state)
     state.phase_ticks += 1
@@ -216,16 +221,19 @@ cdef void impedance_break(ImpedanceState* state, const ImpedanceConfig* config, 
 
 def tone_table():
     """Cosine and sine of the probe tone's table, two float64 arrays of shape (1024,)."""
-    return (np.array([tone_cos[k] for k in range(TONE_TABLE_SIZE)]), np.array([tone_sin[k] for k in range(TONE_TABLE_SIZE)]))
+    return (
+        np.array([tone_cos[k] for k in range(TONE_TABLE_SIZE)]),
+        np.array([tone_sin[k] for k in range(TONE_TABLE_SIZE)]),
+    )
 
 
 cdef class ImpedanceEstimator:
     """The impedance estimator of the tick, for one channel.
 
-    `tick_s` is the sample period in s; `tone_period_ticks` a power of two from 4 to 1024; `block_ticks` a multiple of it,
-    best a whole number of mains periods too; `tone_a` the tone's peak in A (0: no tone, resistance only);
-    `electrode_emf_v` one standard deviation of the unknown electrode potential (V); `nonlinearity` the share by which the
-    slope resistance may differ from the chord. ValueError if a parameter is out of range.
+    `tick_s` is the sample period in s; `tone_period_ticks` a power of two from 4 to 1024; `block_ticks` a multiple of
+    it, best a whole number of mains periods too; `tone_a` the tone's peak in A (0: no tone, resistance only);
+    `electrode_emf_v` one standard deviation of the unknown electrode potential (V); `nonlinearity` the share by which
+    the slope resistance may differ from the chord. ValueError if a parameter is out of range.
     """
     cdef ImpedanceConfig config
     cdef ImpedanceState state
@@ -243,7 +251,7 @@ cdef class ImpedanceEstimator:
             if not (math.isfinite(value) and value >= 0.0):
                 raise ValueError(f"{name} = {value}: must not be negative")
         if tone_period_ticks not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
-            raise ValueError(f"tone_period_ticks = {tone_period_ticks}: must be a power of two from 4 to {TONE_TABLE_SIZE}")
+            raise ValueError(f"tone_period_ticks = {tone_period_ticks}: must be a power of two from 4 to 1024")
         if block_ticks < 2 * tone_period_ticks or block_ticks % tone_period_ticks:
             raise ValueError(f"block_ticks = {block_ticks}: must be a multiple of tone_period_ticks, at least twice it")
         if open_ticks < 1 or good_ticks < 1:
@@ -251,7 +259,8 @@ cdef class ImpedanceEstimator:
         self.config = {
             "tick_s": tick_s, "tone_a": tone_a, "electrode_emf_v": electrode_emf_v, "nonlinearity": nonlinearity,
             "voltage_noise_v": voltage_noise_v, "current_noise_a": current_noise_a, "open_ratio": open_ratio,
-            "open_floor_a": open_floor_a, "open_voltage_v": open_voltage_v, "open_any_voltage": open_any_voltage, "open_ticks": open_ticks,
+            "open_floor_a": open_floor_a, "open_voltage_v": open_voltage_v, "open_any_voltage": open_any_voltage,
+            "open_ticks": open_ticks,
             "good_ticks": good_ticks, "tone_period_ticks": tone_period_ticks, "block_ticks": block_ticks,
         }
         memset(&self.state, 0, sizeof(self.state))
@@ -266,7 +275,8 @@ cdef class ImpedanceEstimator:
         A non-finite current or voltage changes no state. Without a setpoint, contact is not judged.
         """
         if isfinite(current_a) and isfinite(voltage_v):
-            impedance_step(&self.state, &self.config, current_a, voltage_v, setpoint_a if isfinite(setpoint_a) else 0.0, tone_on)
+            judged = setpoint_a if isfinite(setpoint_a) else 0.0
+            impedance_step(&self.state, &self.config, current_a, voltage_v, judged, tone_on)
         return self.state.estimate
 
     def run(self, current_a, voltage_v, setpoint_a=None, bint tone_on=True) -> dict:

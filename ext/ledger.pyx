@@ -1,10 +1,11 @@
 """Charge: an int64 sum of current codes, in 1/65536 code; coulombs only when read."""
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from ionto_rt.core.types cimport Calibration, Sample
 
 
-cdef void ledger_step(Ledger* ledger, const Sample* sample, uint32_t gap_ticks, const Calibration* calibration) noexcept nogil:
+cdef void ledger_step(Ledger* ledger, const Sample* sample, uint32_t gap_ticks,
+                      const Calibration* calibration) noexcept nogil:
     cdef int64_t codes = <int64_t>sample.current_code * 65536 - calibration.current_offset_q16
     cdef int64_t lost, most
     if gap_ticks:

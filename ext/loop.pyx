@@ -13,8 +13,6 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport read, write
 
-import numpy as np
-
 from ionto_rt.core.clock cimport clock_now_ns, histogram_add, histogram_percentile, lateness_us
 from ionto_rt.core.controller cimport ControllerState, controller_tick
 from ionto_rt.core.ring cimport ring_close, ring_open, ring_push, ring_take
@@ -45,7 +43,8 @@ cdef extern from *:
     static inline void store_u32(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
     static inline void raise_i32(int32_t *at, int32_t value) {
         int32_t seen = __atomic_load_n(at, __ATOMIC_ACQUIRE);
-        while (seen < value && !__atomic_compare_exchange_n(at, &seen, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) { }
+        while (seen < value
+               && !__atomic_compare_exchange_n(at, &seen, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) { }
     }
     """
     int32_t load_i32(const int32_t* at) nogil
@@ -197,8 +196,8 @@ cdef class Loop:
     """The loop of one device.
 
     `controller` is a `Controller`; `port` a file descriptor (int, owned by the loop while it runs) or a PyCapsule
-    "ionto_rt.core.types.Port". `virtual_clock` leaves host time out of the tick (lock-step). `ring_rows` is a power of two;
-    `silence_s` how long the device may say nothing. OSError if the rings cannot be mapped.
+    "ionto_rt.core.types.Port". `virtual_clock` leaves host time out of the tick (lock-step). `ring_rows` is a power of
+    two; `silence_s` how long the device may say nothing. OSError if the rings cannot be mapped.
     """
     cdef LoopState* state
     cdef object controller
@@ -224,7 +223,8 @@ cdef class Loop:
             raise ValueError(f"ring_rows = {ring_rows}: must be a power of two")
         self.controller = controller
         self.port = port
-        self.state.controller = <ControllerState*>PyCapsule_GetPointer(controller.capsule, b"ionto_rt.core.ControllerState")
+        capsule = controller.capsule
+        self.state.controller = <ControllerState*>PyCapsule_GetPointer(capsule, b"ionto_rt.core.ControllerState")
         if isinstance(port, int):
             self.state.port.version = PORT_VERSION
             self.state.port.size = sizeof(Port)
@@ -256,7 +256,7 @@ cdef class Loop:
         return "locked" if not failed else f"not locked: {os.strerror(failed)}"
 
     def run(self, uint64_t ticks=1 << 62) -> str:
-        """Tick until the programme ends, the device fails or `ticks` are done: "running", "ended", "silent" or "lost"."""
+        """Tick until the programme ends, the device fails or `ticks` are done: running, ended, silent or lost."""
         cdef int status
         with nogil:
             status = loop_run(self.state, ticks)

@@ -5,13 +5,14 @@ A dose step starts its ramp-down where delivered plus ramp charge meets the dose
 each tick the level is the largest from which the remaining charge still suffices to ramp down.
 """
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t
 
 from ionto_rt.core.types cimport (
     CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_SHORT, END_NONE, END_OPERATOR, END_SELF_TEST, END_TRIP,
-    OPERATOR_PAUSE, OPERATOR_RESUME, OPERATOR_STOP, OPERATOR_TRIM, PHASE_ABORTED, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
-    PHASE_FAULTED, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT,
-    SEGMENT_CONTACT_CHECK, SEGMENT_DELIVER, SEGMENT_RAMP_DOWN, SEGMENT_REST, SEGMENT_SELF_TEST, Segment, Setpoint,
+    OPERATOR_PAUSE, OPERATOR_RESUME, OPERATOR_STOP, OPERATOR_TRIM, PHASE_ABORTED, PHASE_COMPLETE,
+    PHASE_CONTACT_CHECK, PHASE_FAULTED, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST,
+    PHASE_TREATMENT, SEGMENT_CONTACT_CHECK, SEGMENT_DELIVER, SEGMENT_RAMP_DOWN, SEGMENT_REST, SEGMENT_SELF_TEST,
+    Segment, Setpoint,
 )
 
 
@@ -26,7 +27,8 @@ cdef void programme_fault(ProgrammeState* state) noexcept nogil:
         end(state, PHASE_FAULTED, END_TRIP)
 
 
-cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments, double delivered) noexcept nogil:
+cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                       double delivered) noexcept nogil:
     state.segment += 1
     state.segment_ticks = 0
     state.probe_v = 0.0
@@ -47,7 +49,8 @@ cdef double approach(double level, double target, double rise, double fall) noex
     return level - fall if fall > 0.0 and level - fall > target else target
 
 
-cdef void serve_operator(ProgrammeState* state, const ProgrammeConfig* config, const ProgrammeInput* given) noexcept nogil:
+cdef void serve_operator(ProgrammeState* state, const ProgrammeConfig* config,
+                         const ProgrammeInput* given) noexcept nogil:
     if given.operator_command == OPERATOR_PAUSE:
         state.paused = 1
     elif given.operator_command == OPERATOR_RESUME:
@@ -94,7 +97,7 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
     cdef int64_t at = state.segment_ticks if state.segment_ticks < half else state.segment_ticks - half
     cdef double sign = 1.0 if state.segment_ticks < half else -1.0
     cdef int64_t ramp = 0
-    cdef double resistance
+    cdef double resistance, target
     state.phase = PHASE_CONTACT_CHECK
     if state.stopping:
         end(state, PHASE_ABORTED, END_OPERATOR)
@@ -122,9 +125,8 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
         state.probe_i += sign * given.current_a
         state.probe_output += sign * given.applied
         state.probe_n += 1.0
-    state.level_a = approach(
-        state.level_a, sign * segment.level_a if at < half - ramp else 0.0, segment.slope_a_per_tick, segment.slope_a_per_tick
-    )
+    target = sign * segment.level_a if at < half - ramp else 0.0
+    state.level_a = approach(state.level_a, target, segment.slope_a_per_tick, segment.slope_a_per_tick)
 
 
 cdef double remaining_charge(const ProgrammeState* state, const Segment* segment, double delivered) noexcept nogil:

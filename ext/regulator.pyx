@@ -3,8 +3,9 @@
 r' is the setpoint `delay_ticks` ago (0: now): what the feed-forward has asked for cannot have arrived before, and an
 integral that runs on it in the meantime would overshoot by itself.
 
-D is the filtered derivative of (c r' - y), backward Euler of kd s / (1 + Tf s). With c = 0 it acts on the measured value
-alone, so that a step of the setpoint gives no kick. Form: Astrom and Hagglund, "Advanced PID Control", ISA 2006, ch. 3.
+D is the filtered derivative of (c r' - y), backward Euler of kd s / (1 + Tf s). With c = 0 it acts on the measured
+value alone, so that a step of the setpoint gives no kick. Form: Astrom and Hagglund, "Advanced PID Control", ISA 2006,
+chapter 3.
 """
 import math
 
@@ -243,13 +244,14 @@ cdef class Regulator:
     def __init__(self, *, double tick_s, double kp=0.0, double ki=0.0, double kd=0.0, double derivative_filter_s=0.0,
                  double setpoint_weight=1.0, double derivative_weight=0.0, double feed_forward=0.0,
                  double output_min=-INFINITY, double output_max=INFINITY, double slew_per_tick=0.0,
-                 double tracking_s=0.0, int delay_ticks=0, bint free_fall=False, str integration="backward", str anti_windup="conditional",
-                 double output=0.0):
+                 double tracking_s=0.0, int delay_ticks=0, bint free_fall=False, str integration="backward",
+                 str anti_windup="conditional", double output=0.0):
         self.given = {
             "tick_s": tick_s, "kp": kp, "ki": ki, "kd": kd, "derivative_filter_s": derivative_filter_s,
             "setpoint_weight": setpoint_weight, "derivative_weight": derivative_weight, "feed_forward": feed_forward,
             "output_min": output_min, "output_max": output_max, "slew_per_tick": slew_per_tick,
-            "tracking_s": tracking_s, "delay_ticks": delay_ticks, "free_fall": free_fall, "integration": integration, "anti_windup": anti_windup,
+            "tracking_s": tracking_s, "delay_ticks": delay_ticks, "free_fall": free_fall,
+            "integration": integration, "anti_windup": anti_windup,
         }
         self.config = _config(self.given)
         self.state.gain = 1.0

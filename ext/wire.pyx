@@ -12,10 +12,10 @@ cdef uint32_t crc_table[8][256]
 
 cdef void fill_crc_table() noexcept nogil:
     cdef uint32_t value, byte
-    cdef int bit, slice_
+    cdef int _bit, slice_
     for byte in range(256):
         value = byte
-        for bit in range(8):
+        for _bit in range(8):
             value = (value >> 1) ^ (CRC_POLYNOMIAL if value & 1 else 0)
         crc_table[0][byte] = value
     for byte in range(256):

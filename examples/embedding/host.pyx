@@ -19,14 +19,15 @@ cdef double plant_step(Plant* plant, double output_a) noexcept nogil:
     return plant.current_a
 
 
-cdef double run(const RegulatorConfig* config, Plant* plant, double setpoint_a, int ticks, double* peak_a) noexcept nogil:
+cdef double run(const RegulatorConfig* config, Plant* plant, double setpoint_a, int ticks,
+                double* peak_a) noexcept nogil:
     cdef RegulatorState state
     cdef RegulatorTerms terms
-    cdef int tick
+    cdef int _tick
     memset(&state, 0, sizeof(state))
     regulator_reset(&state, 0.0)
     peak_a[0] = 0.0
-    for tick in range(ticks):
+    for _tick in range(ticks):
         regulator_step(&state, config, setpoint_a, plant.current_a, &terms)
         if plant_step(plant, terms.output) > peak_a[0]:
             peak_a[0] = plant.current_a

@@ -38,5 +38,5 @@ cdef struct ControllerState:
 
 cdef void controller_start(ControllerState* controller) noexcept nogil
 # One tick. *row receives every input and every term; *command is what must be sent.
-cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row, Command* command) noexcept nogil
-
+cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row,
+                          Command* command) noexcept nogil

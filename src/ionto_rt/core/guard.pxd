@@ -1,4 +1,4 @@
-"""The guard: last before encoding, independent of the regulator. Redundant reading, its own conversion, checked limits."""
+"""The guard: last before encoding, independent of the regulator, with its own conversion and checked limits."""
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from ionto_rt.core.types cimport HISTORY_TICKS, Verdict
 
@@ -30,8 +30,8 @@ cdef struct GuardLimits:
     int32_t open_any_voltage    # H05: 1: once current was established, whatever the voltage (voltage source)
     uint32_t over_ticks         # H01: 2 ms
     uint32_t open_ticks         # H05: 5 ms
-    uint32_t intermittent_count # H07: more than this many opens ...
-    uint32_t intermittent_ticks # ... within this long
+    uint32_t intermittent_count  # H07: more than this many opens ...
+    uint32_t intermittent_ticks  # ... within this long
     uint32_t short_ticks        # H08: 20 ms
     uint32_t second_ticks       # ticks of one second
     uint32_t gap_pause_ticks    # H24: lost samples in a row beyond which the programme pauses
@@ -105,4 +105,5 @@ cdef struct GuardInput:
     int32_t close_relay
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
-cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given, Verdict* verdict) noexcept nogil
+cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,
+                     Verdict* verdict) noexcept nogil

@@ -10,5 +10,6 @@ cdef struct Ledger:
     uint64_t ticks              # sample periods counted, lost ones included
 
 # One good sample. gap_ticks lost before it are booked from the device's own count.
-cdef void ledger_step(Ledger* ledger, const Sample* sample, uint32_t gap_ticks, const Calibration* calibration) noexcept nogil
+cdef void ledger_step(Ledger* ledger, const Sample* sample, uint32_t gap_ticks,
+                      const Calibration* calibration) noexcept nogil
 cdef double ledger_coulombs(int64_t codes, const Calibration* calibration) noexcept nogil

@@ -50,8 +50,7 @@ cdef struct RegulatorState:
     int32_t setpoint_at
     double gain                 # schedule hook: multiplies kp, ki, kd when scheduled
     int32_t mode                # RegulatorMode
-    int32_t hold                # 1: the plant is at a limit the regulator cannot see (compliance): the error says
-                                #    nothing, so I is frozen, P and D are left out
+    int32_t hold                # 1: at a limit the regulator cannot see (compliance): I is frozen, P and D are left out
     int32_t started             # 0: the next sample is the first
     uint64_t saturated_ticks
     uint64_t slewed_ticks

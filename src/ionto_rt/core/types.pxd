@@ -90,7 +90,7 @@ cdef enum Trip:                 # numbers are those of the hazard matrix
     TRIP_DENSITY = 13           # H13
     TRIP_CHARGE_CAP = 15        # H15
     TRIP_SESSION_TIME = 16      # H16
-    TRIP_READINGS_DISAGREE = 23 # H23
+    TRIP_READINGS_DISAGREE = 23  # H23
     TRIP_LOST_SAMPLES = 24      # H24
     TRIP_STALE_DATA = 25        # H25
     TRIP_DEADLINES = 26         # H26
@@ -177,7 +177,7 @@ cdef struct Segment:
 
 cdef struct Estimate:
     double resistance_ohm       # V/I, filtered over one block; 0 until known
-    double resistance_sigma_ohm # one standard deviation, electrode EMF included
+    double resistance_sigma_ohm  # one standard deviation, electrode EMF included
     double series_ohm           # Rs; 0 until known
     double parallel_ohm         # Rp
     double capacitance_f        # C
