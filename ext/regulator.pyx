@@ -65,7 +65,7 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
                         RegulatorTerms* terms) noexcept nogil:
     cdef double gain = state.gain if config.scheduled else 1.0
     cdef double error, step_i, integral, derivative_input, fed, proportional, derivative, wanted, output, low, high
-    cdef double tracking, reference
+    cdef double tracking, reference, used
     cdef int32_t at
     if not (isfinite(setpoint_a) and isfinite(measured_a)):
         terms.fault = 1
@@ -100,7 +100,7 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
         integral += step_i
 
     wanted = proportional + integral + derivative + fed
-    terms.integral = integral
+    used = integral
     low = config.output_min
     high = config.output_max
     if config.slew_per_tick > 0.0:
@@ -128,17 +128,6 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
         output = high
     elif output < low:
         output = low
-
-    terms.saturated = 0
-    if output != (state.manual_output if state.mode == MODE_MANUAL else wanted):
-        if output == config.output_max:
-            terms.saturated = 1
-            state.saturated_ticks += 1
-        elif output == config.output_min:
-            terms.saturated = -1
-            state.saturated_ticks += 1
-        else:
-            state.slewed_ticks += 1
 
     if state.mode == MODE_MANUAL:
         # The integral follows the hand, so that automatic takes over without a jump.
@@ -168,9 +157,21 @@ cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, do
     state.output = output
     state.started = 1
 
+    terms.saturated = 0
+    if output != (state.manual_output if state.mode == MODE_MANUAL else wanted):
+        if output == config.output_max:
+            terms.saturated = 1
+            state.saturated_ticks += 1
+        elif output == config.output_min:
+            terms.saturated = -1
+            state.saturated_ticks += 1
+        else:
+            state.slewed_ticks += 1
+
     terms.fault = 0
     terms.output = output
     terms.proportional = proportional
+    terms.integral = used
     terms.derivative = derivative
     terms.feed_forward = fed
     terms.unlimited = wanted

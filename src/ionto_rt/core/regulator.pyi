@@ -1,0 +1,46 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+class Regulator:
+    def __init__(
+        self,
+        *,
+        tick_s: float,
+        kp: float = 0.0,
+        ki: float = 0.0,
+        kd: float = 0.0,
+        derivative_filter_s: float = 0.0,
+        setpoint_weight: float = 1.0,
+        derivative_weight: float = 0.0,
+        feed_forward: float = 0.0,
+        output_min: float = ...,
+        output_max: float = ...,
+        slew_per_tick: float = 0.0,
+        tracking_s: float = 0.0,
+        delay_ticks: int = 0,
+        free_fall: bool = False,
+        integration: str = "backward",
+        anti_windup: str = "conditional",
+        output: float = 0.0,
+    ) -> None: ...
+    def reset(self, output: float = 0.0) -> None: ...
+    def step(self, setpoint_a: float, measured_a: float) -> float: ...
+    def run(self, setpoint_a: ArrayLike, measured_a: ArrayLike) -> NDArray[np.float64]: ...
+    def retune(self, **changes: Any) -> None: ...
+    def manual(self, output: float) -> None: ...
+    def automatic(self) -> None: ...
+    def hold(self, held: bool = True) -> None: ...
+    @property
+    def terms(self) -> dict[str, Any]: ...
+    @property
+    def fault(self) -> bool: ...
+    @property
+    def state_values(self) -> dict[str, Any]: ...
+    @property
+    def saturated_ticks(self) -> int: ...
+    @property
+    def slewed_ticks(self) -> int: ...
+    @property
+    def parameters(self) -> dict[str, Any]: ...
