@@ -30,7 +30,7 @@ FAST_MATHEMATICS = re.compile(r"-ffast-math|-Ofast|-funsafe-math|-ffinite-math-o
 
 def tracked_files() -> Iterator[Path]:
     """Files of the project: not built, not downloaded."""
-    skipped = {".git", ".venv", "build", "dist", "sessions", "__pycache__", "htmlcov"}
+    skipped = {".git", ".venv", ".hypothesis", ".benchmarks", "build", "dist", "sessions", "__pycache__", "htmlcov"}
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in skipped and not name.endswith(("_cache", ".egg-info"))]
         yield from (
