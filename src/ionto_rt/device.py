@@ -317,12 +317,13 @@ class SerialBytes:
 
 @dataclass
 class Device:
-    """One device, open. `uri` is what the person wrote; `truth` and the like belong to whoever made it."""
+    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on."""
 
     uri: str
     port: BytePort
     hello: Hello = field(init=False)
     process: subprocess.Popen[bytes] | None = None
+    cpu: int | None = None
     reader: FrameReader = field(default_factory=FrameReader)
     raw_bytes: int = 0
 
@@ -596,4 +597,4 @@ def _start_virtual(uri: str, arguments: Mapping[str, Any]) -> Device:
         process.kill()
         process.wait()
         raise
-    return Device(uri, port, process)
+    return Device(uri, port, process, cpu=arguments.get("cpu"))

@@ -49,26 +49,15 @@ def prepare_thread() -> dict[str, str]:
     return {"priority": f"SCHED_FIFO {LOOP_PRIORITY}"}
 
 
-def lock_step_cpu() -> int | None:
-    """The processor for both ends of a lock-step: waking another one costs more than the tick. The highest, because
-    the lowest serves most of the kernel's own work.
-    """
+def pin_to_cpu(cpu: int | None) -> str:
+    """Keep the calling thread on processor `cpu`; what came of it."""
+    if cpu is None:
+        return "any"
     try:
-        return max(os.sched_getaffinity(0))
-    except (OSError, AttributeError):
-        return None
-
-
-def pin_to_one_cpu() -> str:
-    """Keep the calling thread on the processor of `lock_step_cpu`; what came of it."""
-    chosen = lock_step_cpu()
-    if chosen is None:
-        return "not pinned (not offered by this system)"
-    try:
-        os.sched_setaffinity(0, {chosen})
+        os.sched_setaffinity(0, {cpu})
     except (OSError, AttributeError) as error:
         return f"not pinned ({error})"
-    return f"cpu {chosen}"
+    return f"cpu {cpu}"
 
 
 def deadline_profile(outcome: dict[str, str]) -> DeadlineProfile:

@@ -21,7 +21,7 @@ from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
 from ionto_rt.errors import RefusedError
-from ionto_rt.host import deadline_profile, describe_host, pin_to_one_cpu, prepare_thread
+from ionto_rt.host import deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import Happening, Interpreter
 from ionto_rt.journal import Journal
 from ionto_rt.plan import Plan, compile_plan, format_plan
@@ -171,7 +171,7 @@ class Session:
         outcome["memory"] = self.loop.lock_memory() if not self.virtual_clock else "not asked (virtual clock)"
         profile = FIT if self.virtual_clock else deadline_profile(outcome)
         outcome["deadlines"] = profile.name
-        outcome["affinity"] = pin_to_one_cpu() if self.virtual_clock else "any"
+        outcome["affinity"] = pin_to_cpu(self.device.cpu if self.virtual_clock else None)
         outcome["serial"] = getattr(self.device.port, "low_latency", "in process")
         if profile is not FIT:
             config = controller_config(hello, self.limits, self.plan, profile, token)
