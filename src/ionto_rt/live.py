@@ -110,7 +110,7 @@ class LineView:
         shown = session.progress
         if shown.phase != self.phase:
             self.phase = shown.phase
-            self._say(f"{clock(shown.elapsed_s)} {PHASES[shown.phase]}, {dose(shown.delivered_c)} mA·min")
+            self._say(f"{clock(shown.elapsed_s)} {PHASES[shown.phase]}, {dose(shown.delivered_c, shown.prescribed_c)} mA·min")
         for alarm in new_alarms(shown, self.alarms):
             self._say(f"{clock(shown.elapsed_s)} {alarm.priority.name}: {alarm.line}")
         self.alarms = shown.alarms_raised
@@ -135,15 +135,15 @@ def clock(time_s: float) -> str:
     return f"{minutes}:{seconds:02}"
 
 
-def dose(charge_c: float) -> str:
-    """A charge in mA*min, with as many decimals as people read."""
+def dose(charge_c: float, of_c: float) -> str:
+    """A charge in mA*min, with the decimals that suit a prescription of `of_c`."""
     value = charge_c / COULOMB_PER_MAMIN
-    return f"{value:.2f}" if abs(value) >= 1.0 or value == 0.0 else f"{value:.4f}"
+    return f"{value:z.2f}" if of_c >= COULOMB_PER_MAMIN else f"{value:z.4f}"
 
 
 def current(current_a: float) -> str:
     """A current in mA, in µA below 0.2 mA."""
-    return f"{current_a * 1e3:.3f} mA" if abs(current_a) >= 2e-4 else f"{current_a * 1e6:.1f} µA"
+    return f"{current_a * 1e3:.3f} mA" if abs(current_a) >= 2e-4 else f"{current_a * 1e6:z.1f} µA"
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def picture(frame: Frame) -> "RenderableType":
     facts.add_column(style="dim")
     facts.add_column(justify="right")
     facts.add_column()
-    trim = f", trimmed by {frame.trim_a * 1e3:+.2f} mA" if frame.trim_a else ""
+    trim = f", trimmed by {frame.trim_a * 1e3:+.2f} mA" if abs(frame.trim_a) > 1e-7 else ""
     facts.add_row(
         "current",
         Text(current(sign * shown.current_a), style="bold"),
@@ -336,17 +336,18 @@ def picture(frame: Frame) -> "RenderableType":
         if shown.resistance_ohm
         else "not known yet"
     )
-    facts.add_row("voltage", f"{sign * shown.voltage_v:.2f} V", f"impedance {resistance}")
+    facts.add_row("voltage", f"{sign * shown.voltage_v:z.2f} V", f"impedance {resistance}")
 
     bar = Table.grid(expand=True, padding=(0, 2))
     bar.add_column(style="dim")
     bar.add_column(ratio=1)
     bar.add_column(justify="right")
     share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
+    delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
     bar.add_row(
         "dose   ",
         ProgressBar(total=1.0, completed=min(1.0, max(0.0, share))),
-        f"{dose(shown.delivered_c)} of {dose(shown.prescribed_c)} mA·min, {100.0 * share:.0f} %",
+        f"{delivered} of {prescribed} mA·min, {100.0 * share:.0f} %",
     )
 
     rows = Table.grid(expand=True)
