@@ -39,13 +39,17 @@ RESERVE_S = 1.0
 RING_S = 8.0
 DRAIN_ROWS = 4096
 LATE_ALARM_SHARE = 0.01
+SHOWN_ALARMS = 8
 
 Outcome = Literal["complete", "aborted", "faulted"]
 
 
 @dataclass
 class Progress:
-    """What the screen shows. Currents in A as signed by the device, charge in C in the treatment's direction."""
+    """What the screen shows. Currents in A as signed by the device, charge in C in the treatment's direction.
+
+    `alarms` are the latest ones, `alarms_raised` counts all.
+    """
 
     phase: Phase = Phase.SELF_TEST
     elapsed_s: float = 0.0
@@ -63,6 +67,7 @@ class Progress:
     late: int = 0
     lost: int = 0
     alarms: list[Alarm] = field(default_factory=list)
+    alarms_raised: int = 0
     messages: list[str] = field(default_factory=list)
 
 
@@ -76,6 +81,7 @@ class Session:
     thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
     `attended` says that somebody is there to resume: without, a pause that latches ends the session.
     RefusedError from the constructor or from `run` means that no current has flowed and nothing was left behind.
+    `record_path` is the session's folder from arming on; while it is None, no current has flowed.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class Session:
         self.plan: Plan = compile_plan(treatment, self.limits, hello.tick_s)
         self.progress = Progress(prescribed_c=self.plan.prescribed_c, remaining_s=self.plan.nominal_duration_s)
         self.trips: list[str] = []
+        self.record_path: Path | None = None
         self._interpreter = Interpreter()
         self._last: np.void | None = None
         self._peak_current_a = 0.0
@@ -196,6 +203,7 @@ class Session:
                 "firmware": hello.firmware_version,
                 "pacing": self.pacing.name,
                 "front_end": hello.front_end.name,
+                "pid": self.device.process.pid if self.device.process is not None else None,
             },
             "limits": self.limits.as_rows(),
             "plan": format_plan(self.plan),
@@ -226,6 +234,7 @@ class Session:
             return self._carry_out(folder, journal, token)
 
     def _carry_out(self, folder: SessionFolder, journal: Journal, token: int) -> dict[str, Any]:
+        self.record_path = folder.path
         telemetry = folder.open_telemetry(self.loop.drain(1).dtype, 1.0 / self.device.hello.tick_s)
         folder.events.write(
             "armed", None, safety=True, device=self.device.hello.name, token=token, pacing=self.pacing.name
@@ -332,9 +341,9 @@ class Session:
         if happening.kind == "trip":
             self.trips.append(happening.fields["name"])
         if happening.alarm is not None:
-            self.progress.alarms.append(happening.alarm)
+            self._show(happening.alarm)
         self.progress.messages.append(happening.kind)
-        del self.progress.alarms[:-8], self.progress.messages[:-8]
+        del self.progress.messages[:-8]
         latched = happening.kind == "guard-pause" and happening.fields["code"] == Trip.LOST_SAMPLES
         if latched and not self.attended and not self._stop_sent:
             self._stop_sent = True
@@ -358,7 +367,12 @@ class Session:
             advice=alarm.advice,
             **fields,
         )
+        self._show(alarm)
+
+    def _show(self, alarm: Alarm) -> None:
         self.progress.alarms.append(alarm)
+        self.progress.alarms_raised += 1
+        del self.progress.alarms[:-SHOWN_ALARMS]
 
     def _watch_conditions(self) -> None:
         counters = self.loop.counters
@@ -451,7 +465,7 @@ class Session:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
         tick = int(self._last["index"]) if self._last is not None else None
         self.trips.append("DEVICE_LOST")
-        advice = "its lease has switched the output off; check the cable, then read its count with `ionto-rt recover`"
+        advice = "its lease has switched the output off; check cable and power before another session"
         folder.events.write(
             "device-lost", tick, safety=True, title=text, advice=advice, priority="HIGH", action=Action.OFF.name
         )

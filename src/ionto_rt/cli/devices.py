@@ -1,0 +1,90 @@
+"""`devices` and `virtual-device`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ionto_rt.cli import DONE
+from ionto_rt.device import VIRTUAL_OPTIONS
+from ionto_rt.errors import RefusedError
+
+SKINS = ("typical", "dry", "hairy", "sweating", "wounded")
+
+VIRTUAL_HELP = {
+    "skin": "Which skin is attached.",
+    "seed": "Of the subject, of noise and of the converters' errors; 0 is the nominal subject.",
+    "front-end": "Output stage.",
+    "rate": "Samples per second, 500 to 10000.",
+    "active-area": "Area of the active pad in cm².",
+    "return-area": "Area of the return pad in cm².",
+    "compliance": "Highest voltage of the output stage in V, 5 to 140.",
+    "hum": "Peak of 50 Hz hum on the voltage reading in V.",
+    "noise": "Standard deviation of a reading in codes.",
+    "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
+    "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
+    "serial": "Serial number, at most 15 characters.",
+    "pacing": "What it offers: its own clock, lock-step on a virtual clock, or both.",
+    "truth": "CSV file for the current and charge that truly flowed, one row for each sample.",
+    "state": "File in which it remembers its last session.",
+    "link": "Symbolic link to the pseudo-terminal, removed at the end.",
+    "cpu": "Processor to stay on.",
+    "fault": "What goes wrong, and when in seconds of armed time: open@60, close@61, short@60, area=0.5@60, "
+    "unplug@60, stall@60+0.02, stuck@60. May be given several times.",
+}
+_CHOICES = {"skin": SKINS, "front-end": ("current", "voltage"), "pacing": ("real", "lock-step", "both")}
+_FILES = ("truth", "state", "link")
+
+
+def _virtual_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, (argument, kind) in reversed(VIRTUAL_OPTIONS.items()):
+        several = kind is list
+        value: Any = str if several else kind
+        if name in _CHOICES:
+            value = click.Choice(_CHOICES[name])
+        metavar = "FILE" if name in _FILES else None
+        wanted = click.option(
+            f"--{name}", argument, type=value, multiple=several, metavar=metavar, help=VIRTUAL_HELP[name]
+        )
+        command = wanted(command)
+    return command
+
+
+@click.command("virtual-device", short_help="Serve a DAQ with skin attached.")
+@_virtual_options
+@click.option("--keep", is_flag=True, help="Serve the next host after this one, instead of ending.")
+def virtual_device_command(**arguments: Any) -> int:
+    """Serve a DAQ with skin attached on a new pseudo-terminal, as a process of its own.
+
+    Prints one line of JSON with the path of its port when it is ready; then connect with `--device serial:PATH`. It
+    ends when its host closes the port. The same options, without the dashes, go into a URI:
+    virtual:?skin=dry&fault=open@60
+    """
+    from ionto_rt.virtual_device import serve
+
+    given = {name: value for name, value in arguments.items() if value not in (None, ())}
+    try:
+        serve(**given)
+    except ValueError as error:
+        raise RefusedError(str(error), remedy="see `ionto-rt virtual-device --help`") from None
+    return DONE
+
+
+@click.command("devices", short_help="List what can be connected to.")
+def devices_command() -> int:
+    """List serial ports, and the devices that need none. Nothing is opened."""
+    from importlib.metadata import entry_points
+
+    from serial.tools import list_ports
+
+    ports = sorted(list_ports.comports())
+    for port in ports:
+        facts = [port.description, port.manufacturer, port.serial_number and f"serial number {port.serial_number}"]
+        click.echo("  ".join([f"serial:{port.device}", ", ".join(fact for fact in facts if fact and fact != "n/a")]))
+    if not ports:
+        click.echo("no serial port found; a USB device shows up when it is plugged in")
+    click.echo("virtual:  a virtual device with skin attached, in a process of its own")
+    click.echo("sim:      the same inside this process, on a virtual clock only")
+    for entry in entry_points(group="ionto_rt.devices"):
+        click.echo(f"{entry.name}:  from {entry.value}")
+    return DONE

@@ -1,0 +1,74 @@
+"""A receipt as people read it."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+_COLORS = {"complete": "green", "aborted": "yellow", "faulted": "red", "recovered": "yellow"}
+_WIDTH = 9
+
+
+def receipt_text(receipt: Mapping[str, Any]) -> str:
+    """A few lines: how it ended, dose, peaks, time, latency, trips with what to do, record, and what to do next."""
+    outcome = str(receipt["outcome"])
+    head = click.style(outcome, fg=_COLORS.get(outcome), bold=True) + f": {receipt.get('reason', '')}"
+    return "\n".join([head, "", *(f"{label:<{_WIDTH}}{text}" for label, text in _lines(receipt))])
+
+
+def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    delivered, prescribed = receipt["dose_delivered_mamin"], receipt["dose_prescribed_mamin"]
+    share = f"  ({100.0 * delivered / prescribed:.1f} %)" if prescribed else ""
+    yield "dose", f"{dose_text(delivered)} of {dose_text(prescribed)} mA·min{share}"
+    yield (
+        "",
+        f"counted by the host {_count(receipt.get('dose_ledger_mamin'))}, by the device "
+        + _count(receipt.get("dose_device_mamin")),
+    )
+    if receipt.get("dose_unseen_mamin"):
+        yield (
+            "",
+            f"of it {dose_text(receipt['dose_unseen_mamin'])} mA·min is a bound: nobody counted after the last sample",
+        )
+    mass = receipt.get("drug_mass_mg_interval")
+    if mass:
+        low, high = (f"{float(f'{value:.2g}'):g}" for value in mass)
+        yield "drug", f"{low} to {high} mg expected"
+    yield "peak", f"{receipt['peak_current_ma']:.4g} mA, {receipt['peak_voltage_v']:.3g} V"
+    yield "time", f"{clock_text(receipt.get('duration_s', 0.0))}, {receipt['ticks']} ticks, {_faults(receipt)}"
+    latency = receipt.get("latency_us")
+    if latency:
+        names = (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("max", "max"))
+        yield "latency", ", ".join(f"{shown} {_time_text(latency[name])}" for name, shown in names)
+    alarms = list(receipt.get("alarms", []))
+    yield "trips", ", ".join(map(str, receipt["trips"])) or "none"
+    for alarm in dict.fromkeys(alarms):
+        yield "alarm" if alarm == alarms[0] else "", alarm
+    yield "record", receipt["record"]
+    folder = shlex.quote(receipt["record"])
+    yield "next", f"ionto-rt report {folder}"
+    yield "", f"ionto-rt replay {folder}"
+
+
+def dose_text(dose_mamin: float) -> str:
+    """A dose in mA*min with three decimals, more below 0.1."""
+    return f"{dose_mamin:.3f}" if abs(dose_mamin) >= 0.1 else f"{dose_mamin:.3g}"
+
+
+def clock_text(time_s: float) -> str:
+    """Minutes and seconds, as 10:31."""
+    minutes, seconds = divmod(max(0, round(time_s)), 60)
+    return f"{minutes}:{seconds:02}"
+
+
+def _count(dose_mamin: float | None) -> str:
+    return f"{dose_mamin:.5f}" if dose_mamin is not None else "not told"
+
+
+def _faults(receipt: Mapping[str, Any]) -> str:
+    return f"{receipt['gaps']} lost, {receipt['late']} late"
+
+
+def _time_text(time_us: float) -> str:
+    return f"{time_us:.3g} µs" if time_us < 999.5 else f"{time_us / 1000.0:.3g} ms"

@@ -1,0 +1,146 @@
+"""`sessions`, `report`, `replay`, `recover` and `verify`: what can be done with a session's record."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ionto_rt.cli import DONE, SHORT
+from ionto_rt.errors import RefusedError
+
+
+@click.command("sessions", short_help="List the sessions of a folder.")
+@click.argument("folder", metavar="[DIR]", default="sessions")
+@click.option("--rebuild", is_flag=True, help="Make the journal anew from the sessions' folders; the old one is kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def sessions_command(folder: str, rebuild: bool, as_json: bool) -> int:
+    """List the sessions in DIR (`sessions` if not given), oldest first."""
+    from ionto_rt.cli.receipt import dose_text
+    from ionto_rt.journal import rebuild as rebuild_journal
+    from ionto_rt.record import list_sessions
+
+    place = Path(folder)
+    if not place.is_dir():
+        remedy = "name the folder that was given to `run --out`"
+        raise RefusedError("no such folder", key=folder, remedy=remedy)
+    if rebuild:
+        made = rebuild_journal(place)
+        kept = f"; the old journal is kept as {made.kept_as}" if made.kept_as is not None else ""
+        click.echo(f"journal made anew from {made.sessions} sessions{kept}", err=True)
+        for problem in made.unreadable:
+            click.echo(f"not readable: {problem}", err=True)
+    rows = list_sessions(place)
+    if as_json:
+        click.echo(json.dumps([asdict(row) | {"folder": str(row.folder)} for row in rows], ensure_ascii=False))
+        return DONE
+    if not rows:
+        click.echo(f"no sessions in {folder}")
+        return DONE
+    table = [["session", "outcome", "mA·min", "of", "trips", "subject", "site"]]
+    for row in rows:
+        doses = [
+            dose_text(dose) if dose is not None else ""
+            for dose in (row.dose_delivered_mamin, row.dose_prescribed_mamin)
+        ]
+        table.append([row.session_id, row.outcome, *doses, str(row.trips or ""), row.subject, row.site])
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        cells = [
+            text.rjust(width) if column in (2, 3, 4) else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+    return DONE
+
+
+@click.command("report", short_help="Write a session's report.")
+@click.argument("session", metavar="SESSION")
+@click.option("--out", "out_dir", metavar="DIR", help="Folder for the files, instead of the session's.")
+def report_command(session: str, out_dir: str | None) -> int:
+    """Write the report of SESSION (a folder, or `latest`): one HTML page that needs nothing else, and a picture."""
+    from ionto_rt.cli.arguments import session_folder
+    from ionto_rt.report import report
+
+    written = report(session_folder(session))
+    for path in (written.html, written.png):
+        if out_dir is not None:
+            Path(out_dir).mkdir(parents=True, exist_ok=True)
+            path = Path(shutil.move(path, Path(out_dir) / path.name))
+        click.echo(path)
+    return DONE
+
+
+@click.command("replay", short_help="Run a session's inputs again and compare every bit.")
+@click.argument("session", metavar="SESSION")
+def replay_command(session: str) -> int:
+    """Run the recorded inputs of SESSION (a folder, or `latest`) through the tick again and compare every bit.
+
+    Exit code 0 if all results are the same; 1 if not, with the first tick and term that differ.
+    """
+    from ionto_rt.cli.arguments import session_folder
+    from ionto_rt.replay import replay
+
+    result = replay(session_folder(session))
+    click.echo(result.text)
+    return DONE if result.identical else SHORT
+
+
+@click.command("recover", short_help="After a crash: restore the record and settle the dose.")
+@click.argument("session", metavar="SESSION")
+@click.option(
+    "--device",
+    "uri",
+    metavar="URI",
+    help="Device to ask for its count; by default the one of the session, if it can be opened.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as one JSON object.")
+def recover_command(session: str, uri: str | None, as_json: bool) -> int:
+    """Write the receipt of SESSION (a folder, or `latest`) whose host died, and close its entry in the journal.
+
+    The dose is the device's own count where it can be asked, and otherwise a bound that says so. Nothing that was
+    written is changed; doing it again changes nothing.
+    """
+    from ionto_rt.cli.arguments import session_folder
+    from ionto_rt.cli.receipt import dose_text
+    from ionto_rt.cli.recovery import ask_device
+    from ionto_rt.record import Record
+    from ionto_rt.recover import recover
+
+    folder = session_folder(session)
+    record = Record.open(folder)
+    count, notes = (None, []) if record.receipt is not None or record.running else ask_device(record, uri)
+    result = recover(folder, count)
+    if as_json:
+        click.echo(json.dumps(result.receipt, ensure_ascii=False))
+        return DONE
+    receipt = result.receipt
+    click.echo(
+        "recovered" if result.created else f"nothing to recover: the session has its receipt ({receipt['outcome']})"
+    )
+    basis = f" ({receipt['dose_basis']})" if receipt.get("dose_basis") else ""
+    doses = (dose_text(receipt[name]) for name in ("dose_delivered_mamin", "dose_prescribed_mamin"))
+    click.echo(f"dose      {' of '.join(doses)} mA·min{basis}")
+    click.echo(f"record    {folder}, {receipt.get('telemetry_rows', 0)} rows")
+    for note in [*notes, *(result.notes if result.created else [])]:
+        click.echo(f"note: {note}")
+    return DONE
+
+
+@click.command("verify", short_help="Check a session's record against itself.")
+@click.argument("session", metavar="SESSION")
+def verify_command(session: str) -> int:
+    """Check the record of SESSION (a folder, or `latest`): chain of events, hashes, and the receipt's numbers.
+
+    Exit code 0 if nothing is wrong, 1 if something is.
+    """
+    from ionto_rt.cli.arguments import session_folder
+    from ionto_rt.verify import verify
+
+    result = verify(session_folder(session))
+    click.echo(f"checked: {', '.join(result.checked)}")
+    for problem in result.problems:
+        click.echo(f"wrong: {problem}")
+    click.echo("the record is whole" if result.ok else "the record is not as it was written")
+    return DONE if result.ok else SHORT

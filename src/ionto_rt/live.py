@@ -1,0 +1,395 @@
+"""What a person sees while a session runs: a live view on a terminal, a few lines on stderr elsewhere.
+
+The orchestrator's thread must never wait for a terminal: somebody may hold its output, and two seconds without a
+heartbeat ramp the current down. So a thread of its own draws, from the latest copy of the session's progress.
+"""
+
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+from ionto_rt.alarms import Alarm, Priority
+from ionto_rt.codes import Phase
+from ionto_rt.errors import one_line
+from ionto_rt.keys import SUSPEND, Keyboard, is_attended
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from ionto_rt.plan import Plan
+    from ionto_rt.session import Progress, Session
+
+FRAMES_PER_S = 8
+TRIM_A = 1e-4
+TRIM_RATIO = 0.05
+"""One press of + or - is 0.1 mA, or 5 % of the step's level if that is less."""
+SHOWN_ALARMS = 4
+SAID_S = 4.0
+LEAVE_S = 1.0
+COULOMB_PER_MAMIN = 0.06
+
+PHASES = {phase: phase.name.lower().replace("_", " ").replace("self test", "self-test") for phase in Phase}
+ENDED = (Phase.COMPLETE, Phase.ABORTED, Phase.FAULTED)
+PHASE_STYLES = {
+    Phase.PAUSE: "yellow",
+    Phase.RAMP_DOWN: "yellow",
+    Phase.COMPLETE: "green",
+    Phase.ABORTED: "yellow",
+    Phase.FAULTED: "red",
+}
+PRIORITY_STYLES = {
+    Priority.INFORMATION: "blue",
+    Priority.LOW: "cyan",
+    Priority.MEDIUM: "yellow",
+    Priority.HIGH: "red",
+}
+
+
+class View(Protocol):
+    """Shows a session; called with it at each visit of the orchestrator, in its thread.
+
+    `attended` says that somebody can press keys.
+    """
+
+    attended: bool
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def begin(self, session: "Session") -> None:
+        """The session is about to run."""
+
+    def __call__(self, session: "Session") -> None: ...
+
+
+def make_view(*, quiet: bool) -> View:
+    """The live view if stdout is a terminal that can show one and `quiet` is not asked for; else lines on stderr."""
+    if not quiet and sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console()
+        if not console.is_dumb_terminal:
+            return LiveView(console, Keyboard(0) if is_attended(0) else None)
+    return LineView(sys.stderr)
+
+
+class LineView:
+    """One line at the start, at each change of phase and for each alarm. A stream that is gone is no error."""
+
+    attended = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream: TextIO | None = stream
+        self.phase: Phase | None = None
+        self.alarms = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def begin(self, session: "Session") -> None:
+        plan = session.plan
+        self._say(
+            f"{plan.title}: {plan.prescribed_c / COULOMB_PER_MAMIN:g} mA·min in {clock(plan.nominal_duration_s)},"
+            f" on {session.device.uri}"
+        )
+
+    def __call__(self, session: "Session") -> None:
+        shown = session.progress
+        if shown.phase != self.phase:
+            self.phase = shown.phase
+            self._say(f"{clock(shown.elapsed_s)} {PHASES[shown.phase]}, {dose(shown.delivered_c, shown.prescribed_c)} mA·min")
+        for alarm in new_alarms(shown, self.alarms):
+            self._say(f"{clock(shown.elapsed_s)} {alarm.priority.name}: {alarm.line}")
+        self.alarms = shown.alarms_raised
+
+    def _say(self, text: str) -> None:
+        if self.stream is None:
+            return
+        try:
+            print(f"ionto-rt: {one_line(text)}", file=self.stream, flush=True)
+        except (OSError, ValueError):
+            self.stream = None
+
+
+def new_alarms(shown: "Progress", seen: int) -> list[Alarm]:
+    """The alarms raised after the first `seen` ones, as far as they are kept."""
+    return shown.alarms[len(shown.alarms) - min(len(shown.alarms), shown.alarms_raised - seen) :]
+
+
+def clock(time_s: float) -> str:
+    """Minutes and seconds, rounded down."""
+    minutes, seconds = divmod(max(0, int(time_s)), 60)
+    return f"{minutes}:{seconds:02}"
+
+
+def dose(charge_c: float, of_c: float) -> str:
+    """A charge in mA*min, with the decimals that suit a prescription of `of_c`."""
+    value = charge_c / COULOMB_PER_MAMIN
+    return f"{value:z.2f}" if of_c >= COULOMB_PER_MAMIN else f"{value:z.4f}"
+
+
+def current(current_a: float) -> str:
+    """A current in mA, in µA below 0.2 mA."""
+    return f"{current_a * 1e3:.3f} mA" if abs(current_a) >= 2e-4 else f"{current_a * 1e6:z.1f} µA"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """All that one picture needs, copied, so that the drawing thread shares nothing with the orchestrator's."""
+
+    plan: "Plan"
+    uri: str
+    keys: bool
+    shown: "Progress"
+    step_level_a: float
+    trim_a: float
+    alarms: tuple[tuple[float, Alarm], ...]
+    said: str
+
+
+@dataclass
+class Dial:
+    """The therapist's hand: what a key asks of the session.
+
+    `trim_a` is the sum of what was asked; it is kept to where the level stays within the limits, so that a key pressed
+    too often at the end of the scale need not be taken back.
+    """
+
+    trim_a: float = 0.0
+    said: str = ""
+    said_at: float = field(default=float("-inf"))
+
+    def press(self, key: str, session: "Session") -> None:
+        """Do what `key` means; keys without a meaning are ignored."""
+        act = {
+            "p": self._pause,
+            SUSPEND: self._pause,
+            "r": self._resume,
+            "s": self._stop,
+            "q": self._off,
+            "+": self._raise,
+            "=": self._raise,
+            "-": self._lower,
+            "_": self._lower,
+        }.get(key.lower())
+        if act is not None and session.progress.phase not in ENDED:
+            self.said, self.said_at = act(session), time.monotonic()
+
+    def _pause(self, session: "Session") -> str:
+        session.pause()
+        return "pausing: the current ramps down, r resumes"
+
+    def _resume(self, session: "Session") -> str:
+        session.resume()
+        return "resuming: the current ramps up from zero"
+
+    def _stop(self, session: "Session") -> str:
+        session.stop()
+        return "stopping: the current ramps down"
+
+    def _off(self, session: "Session") -> str:
+        session.stop_now()
+        return "off at once"
+
+    def _raise(self, session: "Session") -> str:
+        return self._trim(session, 1.0)
+
+    def _lower(self, session: "Session") -> str:
+        return self._trim(session, -1.0)
+
+    def _trim(self, session: "Session", direction: float) -> str:
+        level_a = step_level_a(session)
+        by_a = min(TRIM_A, TRIM_RATIO * level_a)
+        highest_a = session.limits.current_max_a
+        wanted_a = min(highest_a, max(by_a, level_a + self.trim_a + direction * by_a))
+        change_a = wanted_a - level_a - self.trim_a
+        if change_a * direction <= 1e-9:
+            return f"{current(wanted_a)} is the {'highest' if direction > 0.0 else 'lowest'} level"
+        session.trim(change_a)
+        self.trim_a += change_a
+        return f"level {current(wanted_a)}"
+
+
+def step_level_a(session: "Session") -> float:
+    """The level of the step that runs, or of the next one that delivers (A, without the operator's trim)."""
+    steps = session.plan.steps[max(0, session.progress.step) :]
+    return next((step.level_a for step in steps if step.level_a > 0.0), session.plan.max_level_a)
+
+
+class LiveView:
+    """The picture on a terminal, redrawn eight times a second; with a keyboard, its keys go to the session."""
+
+    def __init__(self, console: "Console", keyboard: Keyboard | None) -> None:
+        self.console = console
+        self.keyboard = keyboard
+        self.attended = keyboard is not None
+        self.dial = Dial()
+        self._alarms: deque[tuple[float, Alarm]] = deque(maxlen=SHOWN_ALARMS)
+        self._seen = 0
+        self._frame: Frame | None = None
+        self._left = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self.keyboard is not None:
+            self._stack.enter_context(self.keyboard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+        try:
+            if self._thread is not None:
+                self._thread.join(LEAVE_S)
+        finally:
+            self._stack.close()
+
+    def begin(self, session: "Session") -> None:
+        self._copy(session)
+        self._thread = threading.Thread(target=self._draw, name="ionto-rt view", daemon=True)
+        self._thread.start()
+
+    def __call__(self, session: "Session") -> None:
+        if self.keyboard is not None:
+            for key in self.keyboard.read():
+                self.dial.press(key, session)
+        for alarm in new_alarms(session.progress, self._seen):
+            self._alarms.append((session.progress.elapsed_s, alarm))
+        self._seen = session.progress.alarms_raised
+        self._copy(session)
+
+    def _copy(self, session: "Session") -> None:
+        said = self.dial.said if time.monotonic() - self.dial.said_at < SAID_S else ""
+        self._frame = Frame(
+            session.plan,
+            session.device.uri,
+            self.attended,
+            replace(session.progress, alarms=[], messages=[]),
+            step_level_a(session),
+            self.dial.trim_a,
+            tuple(self._alarms),
+            said,
+        )
+
+    def _draw(self) -> None:
+        from rich.live import Live
+
+        try:
+            with Live(console=self.console, auto_refresh=False, transient=True) as live:
+                while not self._left.wait(1.0 / FRAMES_PER_S):
+                    if self._frame is not None:
+                        live.update(picture(self._frame), refresh=True)
+        except (OSError, ValueError):
+            # The terminal is gone; the session goes on, and its receipt is on disk.
+            return
+
+
+def picture(frame: Frame) -> "RenderableType":
+    """The live view of one moment."""
+    from rich import box
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    plan, shown = frame.plan, frame.shown
+    sign = plan.polarity
+    pole = "anode" if plan.polarity > 0 else "cathode"
+
+    top = Table.grid(expand=True)
+    top.add_column()
+    top.add_column(justify="right")
+    phase = Text(PHASES[shown.phase], style=f"bold {PHASE_STYLES.get(shown.phase, 'default')}")
+    if shown.step >= 0 and len(plan.steps) > 1:
+        phase.append(f"   step {shown.step + 1} of {len(plan.steps)}", style="default")
+    if shown.limited:
+        phase.append("   derated", style="cyan")
+    top.add_row(phase, f"{clock(shown.elapsed_s)} elapsed, {clock(shown.remaining_s)} left")
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(justify="right")
+    facts.add_column()
+    trim = f", trimmed by {frame.trim_a * 1e3:+.2f} mA" if abs(frame.trim_a) > 1e-7 else ""
+    facts.add_row(
+        "current",
+        Text(current(sign * shown.current_a), style="bold"),
+        f"of {current(sign * shown.setpoint_a)}, {pole}{trim}",
+    )
+    resistance = (
+        f"{shown.resistance_ohm / 1e3:.2f} ± {shown.resistance_sigma_ohm / 1e3:.2f} kΩ"
+        if shown.resistance_ohm
+        else "not known yet"
+    )
+    facts.add_row("voltage", f"{sign * shown.voltage_v:z.2f} V", f"impedance {resistance}")
+
+    bar = Table.grid(expand=True, padding=(0, 2))
+    bar.add_column(style="dim")
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right")
+    share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
+    delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
+    bar.add_row(
+        "dose   ",
+        ProgressBar(total=1.0, completed=min(1.0, max(0.0, share))),
+        f"{delivered} of {prescribed} mA·min, {100.0 * share:.0f} %",
+    )
+
+    rows = Table.grid(expand=True)
+    rows.add_row(top)
+    rows.add_row(facts)
+    rows.add_row(bar)
+    counters = Text(
+        f"late {shown.late}, lost {shown.lost}", style="dim" if not (shown.late or shown.lost) else "yellow"
+    )
+    rows.add_row(counters)
+    for elapsed_s, alarm in frame.alarms:
+        line = Text(overflow="fold")
+        line.append(f"{clock(elapsed_s)} {alarm.priority.name} ", style=f"bold {PRIORITY_STYLES[alarm.priority]}")
+        line.append(alarm.line)
+        rows.add_row(line)
+    if frame.keys:
+        rows.add_row(Text(frame.said or " ", style="bold"))
+        rows.add_row(key_line())
+    else:
+        rows.add_row(Text("Ctrl-C ramps down, a second one switches off", style="dim"))
+    return Panel(
+        rows,
+        title=Text(plan.title),
+        subtitle=Text(frame.uri, style="dim"),
+        box=box.ROUNDED,
+        title_align="left",
+        subtitle_align="right",
+    )
+
+
+def key_line() -> "RenderableType":
+    """The keys and what they do."""
+    from rich.text import Text
+
+    line = Text()
+    for key, what in (
+        ("p", "pause"),
+        ("r", "resume"),
+        ("+ -", "current"),
+        ("s", "stop"),
+        ("q", "off at once"),
+    ):
+        line.append(f" {key} ", style="reverse")
+        line.append(f" {what}   ")
+    return line
