@@ -15,6 +15,7 @@ cdef enum:
     SETTLE_TICKS = 8            # a measured current may belong to a setpoint this many ticks old
     CONTACT_TICKS = 4           # for an open lead the lowest of these last setpoints counts
     DEADLINE_WINDOW = 100
+    CHECKSUM_TICKS = 500        # a second at the slowest rate; not one of the limits, which may be what is corrupt
 
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil:
@@ -202,11 +203,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
 cdef void check_gaps(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H24. A refused sample is a lost one that is known about at once."""
-    if given.sample_good:
-        if given.ticks - 1 > state.missing_run:
-            state.missing_run = given.ticks - 1
-    else:
-        state.missing_run += 1
+    state.missing_run += given.ticks - 1 if given.sample_good else 1
     if state.missing_run > limits.gap_stop_ticks:
         trip(state, TRIP_LOST_SAMPLES, ACTION_RAMP_DOWN)
     elif state.missing_run > limits.gap_pause_ticks:
@@ -242,7 +239,7 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     cdef int32_t code = given.output_code
     cdef int32_t before = state.action
     state.checksum_age += given.ticks
-    if state.checksum_age >= limits.second_ticks or state.ticks == 0:
+    if state.checksum_age >= CHECKSUM_TICKS or state.ticks == 0:
         state.checksum_age = 0
         if guard_checksum(limits) != limits.checksum:
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
