@@ -32,6 +32,11 @@ cdef inline double magnitude(double x) noexcept nogil:
     return x if x >= 0.0 else -x
 
 
+cdef inline bint apart(int64_t a, int64_t b, int64_t limit) noexcept nogil:
+    """1: a and b differ by more than limit. In unsigned numbers: the device may claim any count."""
+    return (<uint64_t>a - <uint64_t>b if a >= b else <uint64_t>b - <uint64_t>a) > <uint64_t>limit
+
+
 cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
     if state.trip == TRIP_NONE:
         state.trip = cause
@@ -116,7 +121,6 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     cdef double newest = state.setpoints[state.history_at]
     cdef double voltage = magnitude((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
     cdef double highest = 0.0, lowest = -1.0, level, mean
-    cdef int64_t mismatch
     cdef int k
     cdef uint32_t tenth
     for k in range(SETTLE_TICKS):
@@ -191,8 +195,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
     if given.absolute_codes > limits.charge_cap_codes:
         trip(state, TRIP_CHARGE_CAP, ACTION_RAMP_DOWN)
-    mismatch = given.net_codes - given.device_net_codes
-    if mismatch > limits.charge_mismatch_codes or -mismatch > limits.charge_mismatch_codes:
+    if apart(given.net_codes, given.device_net_codes, limits.charge_mismatch_codes):
         trip(state, TRIP_CHARGE_MISMATCH, ACTION_RAMP_DOWN)
 
     if given.status & STATUS_LEASE_EXPIRED:
