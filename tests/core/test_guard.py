@@ -403,6 +403,13 @@ def test_h57_charge_mismatch(sign: int) -> None:
     assert_safe_from_here(made, Trip.CHARGE_MISMATCH, Action.RAMP_DOWN)
 
 
+@pytest.mark.parametrize("claimed", [-(1 << 63), (1 << 63) - 1])
+def test_h57_a_count_at_the_end_of_its_numbers(claimed: int) -> None:
+    made = rig(charge_mismatch_codes=1000)
+    made.tick(charge_codes=claimed)
+    assert_safe_from_here(made, Trip.CHARGE_MISMATCH, Action.RAMP_DOWN)
+
+
 @pytest.mark.parametrize(("stop", "trips"), [(1, False), (2, True)])
 def test_a_second_press_of_stop_switches_off(stop: int, trips: bool) -> None:
     made = rig()
