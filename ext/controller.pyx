@@ -123,7 +123,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef RegulatorTerms terms
     cdef Verdict verdict
     cdef double current_a, redundant_a, voltage_v, tone = 0.0
-    cdef uint32_t lost = 0, segment_before = controller.programme.segment
+    cdef uint32_t lost = 0, unseen = 0, segment_before = controller.programme.segment
     cdef int32_t fault, tone_on, finite = 1
     cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
     cdef int32_t limited_before = controller.programme.limited, trip_before = controller.guard.trip
@@ -197,6 +197,8 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         controller.tone_on[controller.history_at] = tone_on
         controller.last_index = sample.index
         controller.started = 1
+        # The guard was called for refused samples too: what is left was lost on the way.
+        unseen = lost - controller.missing_ticks if lost > controller.missing_ticks else 0
         controller.missing_ticks = 0
     else:
         # One bad sample changes no state: the last command is renewed, and only the guard counts.
@@ -220,7 +222,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     guard.redundant_code = sample.redundant_code
     guard.voltage_code = sample.voltage_code
     guard.status = sample.status
-    guard.ticks = 1 + lost
+    guard.ticks = 1 + unseen
     guard.device_time_us = sample.device_time_us
     guard.host_late_us = given.host_late_us
     guard.host_time_us = given.host_time_us

@@ -15,6 +15,7 @@ cdef enum:
     SETTLE_TICKS = 8            # a measured current may belong to a setpoint this many ticks old
     CONTACT_TICKS = 4           # for an open lead the lowest of these last setpoints counts
     DEADLINE_WINDOW = 100
+    CHECKSUM_TICKS = 500        # a second at the slowest rate; not one of the limits, which may be what is corrupt
 
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil:
@@ -29,6 +30,11 @@ cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil:
 
 cdef inline double magnitude(double x) noexcept nogil:
     return x if x >= 0.0 else -x
+
+
+cdef inline bint apart(int64_t a, int64_t b, int64_t limit) noexcept nogil:
+    """1: a and b differ by more than limit. In unsigned numbers: the device may claim any count."""
+    return (<uint64_t>a - <uint64_t>b if a >= b else <uint64_t>b - <uint64_t>a) > <uint64_t>limit
 
 
 cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
@@ -115,7 +121,6 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     cdef double newest = state.setpoints[state.history_at]
     cdef double voltage = magnitude((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
     cdef double highest = 0.0, lowest = -1.0, level, mean
-    cdef int64_t mismatch
     cdef int k
     cdef uint32_t tenth
     for k in range(SETTLE_TICKS):
@@ -190,8 +195,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
     if given.absolute_codes > limits.charge_cap_codes:
         trip(state, TRIP_CHARGE_CAP, ACTION_RAMP_DOWN)
-    mismatch = given.net_codes - given.device_net_codes
-    if mismatch > limits.charge_mismatch_codes or -mismatch > limits.charge_mismatch_codes:
+    if apart(given.net_codes, given.device_net_codes, limits.charge_mismatch_codes):
         trip(state, TRIP_CHARGE_MISMATCH, ACTION_RAMP_DOWN)
 
     if given.status & STATUS_LEASE_EXPIRED:
@@ -202,11 +206,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
 cdef void check_gaps(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H24. A refused sample is a lost one that is known about at once."""
-    if given.sample_good:
-        if given.ticks - 1 > state.missing_run:
-            state.missing_run = given.ticks - 1
-    else:
-        state.missing_run += 1
+    state.missing_run += given.ticks - 1 if given.sample_good else 1
     if state.missing_run > limits.gap_stop_ticks:
         trip(state, TRIP_LOST_SAMPLES, ACTION_RAMP_DOWN)
     elif state.missing_run > limits.gap_pause_ticks:
@@ -242,7 +242,7 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     cdef int32_t code = given.output_code
     cdef int32_t before = state.action
     state.checksum_age += given.ticks
-    if state.checksum_age >= limits.second_ticks or state.ticks == 0:
+    if state.checksum_age >= CHECKSUM_TICKS or state.ticks == 0:
         state.checksum_age = 0
         if guard_checksum(limits) != limits.checksum:
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)

@@ -4,7 +4,7 @@ Levels are magnitudes; the sign comes last, from the polarity. Delivered charge 
 A dose step starts its ramp-down where delivered plus ramp charge meets the dose; the ramp itself is charge-aware: at
 each tick the level is the largest from which the remaining charge still suffices to ramp down.
 """
-from libc.math cimport sqrt
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int32_t, int64_t
 
 from ionto_rt.core.types cimport (
@@ -27,26 +27,52 @@ cdef void programme_fault(ProgrammeState* state) noexcept nogil:
         end(state, PHASE_FAULTED, END_TRIP)
 
 
-cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
-                       double delivered) noexcept nogil:
-    state.segment += 1
-    state.segment_ticks = 0
+cdef inline double in_force(const ProgrammeState* state) noexcept nogil:
+    """The level that the setpoint has, derating included."""
+    return state.ceiling_a if state.limited and state.level_a > state.ceiling_a else state.level_a
+
+
+cdef double ramp_ticks(double level, double slope) noexcept nogil:
+    """Charge, per tick, of the ramp level - slope, level - 2 slope, ... 0 that follows a tick at level."""
+    return 0.5 * level * (level / slope - 1.0) if slope > 0.0 and level > slope else 0.0
+
+
+cdef double fitting_level(double charge, double slope) noexcept nogil:
+    """Largest level L of which one tick and then the ramp down deliver no more than charge, per tick:
+    L + L (L - slope) / (2 slope) <= charge.
+    """
+    if charge <= 0.0:
+        return 0.0
+    if slope <= 0.0:
+        return charge
+    return sqrt(0.25 * slope * slope + 2.0 * slope * charge) - 0.5 * slope
+
+
+cdef void clear_probe(ProgrammeState* state) noexcept nogil:
     state.probe_v = 0.0
     state.probe_i = 0.0
     state.probe_redundant = 0.0
     state.probe_output = 0.0
     state.probe_n = 0.0
+
+
+cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                       double delivered) noexcept nogil:
+    state.segment += 1
+    state.segment_ticks = 0
+    clear_probe(state)
     if state.segment >= config.segments:
         end(state, PHASE_COMPLETE, END_COMPLETE)
     elif segments[state.segment].kind == SEGMENT_DELIVER:
-        state.step_start_c = delivered
+        # What is on its way belongs to the step before.
+        state.step_start_c = delivered + in_force(state) * config.tick_s * config.loop_delay_ticks
 
 
 cdef double approach(double level, double target, double rise, double fall) noexcept nogil:
-    """One tick from level towards target; a slope of 0 arrives at once."""
+    """One tick from level towards target; a slope of 0 arrives at once. Rounding does not add a tick to a ramp."""
     if target > level:
-        return level + rise if rise > 0.0 and level + rise < target else target
-    return level - fall if fall > 0.0 and level - fall > target else target
+        return level + rise if rise > 0.0 and target - level > rise * 1.000001 else target
+    return level - fall if fall > 0.0 and level - target > fall * 1.000001 else target
 
 
 cdef void serve_operator(ProgrammeState* state, const ProgrammeConfig* config,
@@ -57,11 +83,11 @@ cdef void serve_operator(ProgrammeState* state, const ProgrammeConfig* config,
         state.paused = 0
     elif given.operator_command == OPERATOR_STOP:
         state.stopping = 1
-    elif given.operator_command == OPERATOR_TRIM:
+    elif given.operator_command == OPERATOR_TRIM and isfinite(given.operator_value_a):
         state.trim_a += given.operator_value_a
-        if not state.trim_a <= config.level_limit_a:
+        if state.trim_a > config.level_limit_a:
             state.trim_a = config.level_limit_a
-        if not state.trim_a >= -config.level_limit_a:
+        if state.trim_a < -config.level_limit_a:
             state.trim_a = -config.level_limit_a
     if given.stop:
         state.stopping = 1
@@ -102,6 +128,13 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
     if state.stopping:
         end(state, PHASE_ABORTED, END_OPERATOR)
         return
+    if state.paused or given.pause:
+        # The probe is a current too; after the pause the check begins again.
+        clear_probe(state)
+        state.segment_ticks = -1
+        state.phase = PHASE_PAUSE
+        state.level_a = 0.0
+        return
     if segment.slope_a_per_tick > 0.0:
         ramp = <int64_t>(segment.level_a / segment.slope_a_per_tick) + 1
     if state.segment_ticks >= segment.duration_ticks:
@@ -140,7 +173,7 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
                   const ProgrammeInput* given, double delivered) noexcept nogil:
     cdef const Segment* segment = &segments[state.segment]
     cdef double target = segment.level_a, rise = segment.slope_a_per_tick, fall = segment.slope_a_per_tick
-    cdef double pending, ramp_out = 0.0, remaining, level
+    cdef double now, remaining, spare, most, level
     if target > 0.0:
         target += state.trim_a
     if target < 0.0:
@@ -156,20 +189,22 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
     if level >= target:
         state.recovering = 0
 
-    # What is on its way and not yet counted, then what the ramp down will deliver.
-    pending = state.level_a * config.tick_s * config.loop_delay_ticks
-    if segment.ramp_out_a_per_tick > 0.0:
-        ramp_out = config.tick_s * state.level_a * (0.5 * state.level_a / segment.ramp_out_a_per_tick + 0.5)
-    remaining = remaining_charge(state, segment, delivered) - pending - ramp_out
-    if segment.charge_c > 0.0:
-        remaining -= 0.5 * state.level_a * config.tick_s
-    else:
-        remaining += 0.5 * state.level_a * config.tick_s
-    if (segment.charge_total_c > 0.0 and remaining <= 0.0) or (
+    # Per tick: what is neither counted nor on its way, and of it what the ramp down leaves.
+    now = in_force(state)
+    remaining = remaining_charge(state, segment, delivered) / config.tick_s - now * config.loop_delay_ticks
+    spare = remaining - ramp_ticks(now, segment.ramp_out_a_per_tick)
+    if (segment.charge_total_c > 0.0 and spare <= (0.5 * now if segment.charge_c > 0.0 else 0.0)) or (
             segment.duration_ticks > 0 and state.segment_ticks >= segment.duration_ticks):
         next_segment(state, config, segments, delivered)
         advance(state, config, segments, given, delivered)
         return
+    if segment.charge_total_c > 0.0 and (segment.charge_c > 0.0 or state.recovering or state.limited):
+        # Near its end a dose does not rise to where the ramp down would take it past the dose.
+        most = fitting_level(remaining, segment.ramp_out_a_per_tick)
+        if most < now:
+            most = now
+        if level > most:
+            level = most
     state.phase = PHASE_RAMP_UP if level < target or level > state.level_a else PHASE_TREATMENT
     state.level_a = level
 
@@ -179,17 +214,12 @@ cdef void ramp_down(ProgrammeState* state, const ProgrammeConfig* config, const 
     cdef const Segment* segment = &segments[state.segment]
     cdef double slope = segment.slope_a_per_tick, remaining, most
     state.phase = PHASE_RAMP_DOWN
+    state.level_a = in_force(state)
     if slope <= 0.0 or state.level_a <= 0.0:
         state.level_a = 0.0
     elif segment.charge_c > 0.0:
-        remaining = (
-            remaining_charge(state, segment, delivered)
-            - state.level_a * config.tick_s * config.loop_delay_ticks
-        ) / config.tick_s
-        # Largest level L whose ramp L, L - slope, ..., slope still fits: L (L + slope) / (2 slope) <= remaining.
-        most = 0.0
-        if remaining > 0.0:
-            most = sqrt(0.25 * slope * slope + 2.0 * slope * remaining) - 0.5 * slope
+        remaining = remaining_charge(state, segment, delivered) / config.tick_s - state.level_a * config.loop_delay_ticks
+        most = fitting_level(remaining, slope)
         if most < state.level_a:
             state.level_a = most if most > 0.5 * slope else 0.0
     else:
@@ -198,6 +228,8 @@ cdef void ramp_down(ProgrammeState* state, const ProgrammeConfig* config, const 
             state.level_a = 0.0
     if state.level_a == 0.0:
         next_segment(state, config, segments, delivered)
+        if slope > 0.0:
+            state.segment_ticks = -1    # the tick that reaches zero is the ramp's last
         if state.phase == PHASE_RAMP_DOWN and segments[state.segment].kind == SEGMENT_REST:
             state.phase = PHASE_PAUSE
 
@@ -215,12 +247,12 @@ cdef void advance(ProgrammeState* state, const ProgrammeConfig* config, const Se
         contact_check(state, config, segments, given, delivered)
     elif state.stopping:
         state.phase = PHASE_RAMP_DOWN
-        state.level_a = approach(state.level_a, 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+        state.level_a = approach(in_force(state), 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
         if state.level_a <= 0.0:
             end(state, PHASE_ABORTED, END_OPERATOR)
     elif state.paused or given.pause:
         state.recovering = 1
-        state.level_a = approach(state.level_a, 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+        state.level_a = approach(in_force(state), 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
         state.phase = PHASE_PAUSE if state.level_a <= 0.0 else PHASE_RAMP_DOWN
     elif kind == SEGMENT_DELIVER:
         deliver(state, config, segments, given, delivered)
@@ -270,6 +302,7 @@ cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, c
     cdef bint running = state.end_reason == END_NONE
     if running:
         serve_operator(state, config, given)
+    if running and given.ticks:
         if not (state.paused or given.pause or state.stopping):
             state.segment_ticks += given.ticks
         advance(state, config, segments, given, delivered)

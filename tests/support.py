@@ -117,6 +117,14 @@ def state_of(controller: Controller) -> Any:
     return struct("ControllerState").from_address(address(controller.capsule))
 
 
+def memory_of(controller: Controller, stage: str) -> Any:
+    """The bytes of one stage's part of the controller's configuration, as a ctypes array; writing corrupts it."""
+    state = state_of(controller)
+    part = getattr(struct("ControllerConfig"), stage)
+    at = ctypes.addressof(state) + struct("ControllerState").config.offset + part.offset
+    return (ctypes.c_uint8 * part.size).from_address(at)
+
+
 def hello(front_end: FrontEnd = FrontEnd.CURRENT_SOURCE, **changes: Any) -> Hello:
     """A device of one range, 4 mA full scale and 60 V, whose scales are powers of two."""
     output_lsb, ballast_ohm = (LSB_A, 0.0) if front_end == FrontEnd.CURRENT_SOURCE else (LSB_V, 2e3)
@@ -278,7 +286,7 @@ def assert_safe_from_here(rig: Rig, trip: Trip, action: Action) -> None:
     zero = rig.guard["output_zero_code"]
     code = abs(rig.rows[-1]["output_code"] - zero)
     if action == Action.RAMP_DOWN:
-        most = int(code / rig.guard["stop_slope_codes"]) + 1
+        most = int((code + 1) / rig.guard["stop_slope_codes"]) + 1
         taken = rig.until(lambda row: row["action"] == Action.OFF, most) if code else 0
         falling = [abs(row["output_code"] - zero) for row in rig.rows[-taken - 1 :]]
         assert falling == sorted(falling, reverse=True)

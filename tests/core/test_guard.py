@@ -1,0 +1,456 @@
+"""The guard: at a limit nothing trips; one code, tick or microsecond beyond it trips, once, and stays tripped.
+
+Each test runs the whole tick with every other limit out of reach, so that what trips is what the test is about.
+"""
+
+import math
+
+import pytest
+
+from ionto_rt.codes import Action, DeviceStatus, OperatorCommand, Phase, Trip
+from support import (
+    LSB_A,
+    LSB_V,
+    TOKEN,
+    Rig,
+    assert_safe_from_here,
+    changed,
+    endless,
+    memory_of,
+    planned,
+    same_bits,
+    state_of,
+    struct,
+)
+
+LEVEL = 8192
+"""Codes of the level at which the rigs run: 1.95 mA, 9.8 V on their 5 kohm."""
+SETTLED_TICKS = 60
+CODE = 65536
+FAR = 1 << 62
+
+OUT_OF_REACH = {
+    "over_ratio": 1e3,
+    "over_margin_a": 1.0,
+    "open_voltage_v": 1e3,
+    "short_current_a": 1.0,
+    "density_trip_a": 1.0,
+    "disagree_a": 1.0,
+    "charge_cap_codes": FAR,
+    "charge_mismatch_codes": FAR,
+    "session_ticks": FAR,
+    "late_pause_us": 1 << 31,
+    "late_stop_us": 1 << 31,
+    "lease_us": 1 << 31,
+    "overrun_us": 1 << 31,
+    "heartbeat_ticks": 1 << 31,
+    "clock_window_us": 1 << 31,
+}
+
+
+def rig(settle: bool = True, **limits: float) -> Rig:
+    """A rig at LEVEL whose guard has these limits and no other within reach; polarity anode, no probe tone."""
+    config, _ = planned()
+    made = Rig(
+        changed(
+            config,
+            programme={"polarity": 1.0, "compliance_v": 0.0},
+            impedance={"tone_a": 0.0, "open_ticks": 1 << 30},
+            guard={**OUT_OF_REACH, **limits},
+        ),
+        endless(LEVEL * LSB_A),
+    )
+    if settle:
+        made.run(SETTLED_TICKS)
+        assert made.rows[-1]["setpoint_a"] == LEVEL * LSB_A
+        assert made.rows[-1]["current_code"] == LEVEL
+    return made
+
+
+def calm(made: Rig) -> bool:
+    """Nothing has tripped or paused so far."""
+    return not any(row["trip"] or row["pause"] or row["action"] for row in made.rows)
+
+
+@pytest.mark.parametrize(("ratio", "margin_codes", "limit"), [(1.0625, 0, 8704), (1.0, 1024, LEVEL + 1024)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_h01_over_current(ratio: float, margin_codes: int, limit: int, sign: int) -> None:
+    made = rig(over_ratio=ratio, over_margin_a=margin_codes * LSB_A)
+    made.run(500, redundant_code=sign * limit)
+    made.tick(redundant_code=sign * (limit + 1))
+    made.tick()
+    assert calm(made), "at the limit for long, or beyond it for a single tick"
+    made.run(made.guard["over_ticks"] - 1, redundant_code=sign * (limit + 1))
+    assert calm(made)
+    made.tick(redundant_code=sign * (limit + 1))
+    assert_safe_from_here(made, Trip.OVER_CURRENT, Action.OFF)
+
+
+def test_h01_looks_at_the_redundant_reading_alone() -> None:
+    made = rig(over_ratio=1.0625, over_margin_a=0.0)
+    made.run(10, current_code=32767)
+    assert calm(made)
+
+
+def test_h01_never_trusts_a_setpoint_beyond_the_prescription_limit() -> None:
+    made = rig(over_ratio=1.0625, over_margin_a=0.0, current_limit_a=4096 * LSB_A, settle=False)
+    made.run(20, redundant_code=4352)
+    assert calm(made)
+    made.run(2, redundant_code=4353)
+    assert_safe_from_here(made, Trip.OVER_CURRENT, Action.OFF)
+
+
+def test_h05_open_lead() -> None:
+    made = rig(open_ratio=0.125, open_voltage_v=10240 * LSB_V)
+    beyond = {"redundant_code": 1023, "voltage_code": 10240}
+    made.run(30, **{**beyond, "redundant_code": 1024})
+    made.run(30, **{**beyond, "voltage_code": 10239})
+    made.run(made.guard["open_ticks"] - 1, **beyond)
+    made.run(30)
+    made.run(made.guard["open_ticks"] - 1, **beyond)
+    assert calm(made), "at the limits for long, or beyond them for a shorter time"
+    made.tick()
+    made.run(made.guard["open_ticks"], **beyond)
+    assert_safe_from_here(made, Trip.OPEN_LEAD, Action.OFF)
+
+
+def test_h05_needs_a_setpoint_that_has_been_there_for_the_loops_delay() -> None:
+    """Right after a start the current cannot be there yet, whatever the voltage says."""
+    made = rig(settle=False, open_ratio=0.125, open_voltage_v=1.0)
+    made.run(4, redundant_code=0, voltage_code=30000)
+    assert calm(made)
+    made.run(made.guard["open_ticks"], redundant_code=0, voltage_code=30000)
+    assert made.trips() == [Trip.OPEN_LEAD]
+
+
+@pytest.mark.parametrize(("opens", "apart", "trips"), [(3, 2, False), (4, 100, True), (4, 101, False)])
+def test_h07_intermittent_lead(opens: int, apart: int, trips: bool) -> None:
+    """More than three opens, the first and the last of them within the window."""
+    made = rig(open_ratio=0.125, open_voltage_v=10240 * LSB_V, intermittent_count=3, intermittent_ticks=100)
+    beyond = {"redundant_code": 0, "voltage_code": 20000}
+    made.tick(**beyond)
+    made.run(apart - 1 - 4)
+    for _ in range(opens - 2):
+        made.tick(**beyond)
+        made.tick()
+    assert calm(made)
+    made.run(apart - len(made.rows) + SETTLED_TICKS)
+    made.tick(**beyond)
+    if trips:
+        assert_safe_from_here(made, Trip.INTERMITTENT_LEAD, Action.RAMP_DOWN)
+    else:
+        assert calm(made)
+
+
+def test_h08_short() -> None:
+    made = rig(short_current_a=1024 * LSB_A, short_voltage_v=128 * LSB_V)
+    beyond = {"redundant_code": 1025, "voltage_code": 127}
+    made.run(50, **{**beyond, "redundant_code": 1024})
+    made.run(50, **{**beyond, "voltage_code": 128})
+    made.run(made.guard["short_ticks"] - 1, **beyond)
+    made.tick()
+    made.run(made.guard["short_ticks"] - 1, **beyond)
+    assert calm(made)
+    made.tick(**beyond)
+    assert_safe_from_here(made, Trip.SHORT, Action.RAMP_DOWN)
+
+
+def test_h13_density() -> None:
+    made = rig(settle=False, density_trip_a=LEVEL * LSB_A, second_ticks=100)
+    made.run(300, redundant_code=LEVEL)
+    assert calm(made)
+    made.run(99, redundant_code=LEVEL + 1)
+    # Nine tenths of a second are above the limit by a code, one is at it.
+    assert made.trips() == [Trip.DENSITY]
+    tripped = next(k for k, row in enumerate(made.rows) if row["trip"])
+    assert tripped == 309, "at the end of the first tenth that brings the mean over one second above the limit"
+
+
+def test_h13_is_a_mean_over_a_second() -> None:
+    made = rig(settle=False, density_trip_a=LEVEL * LSB_A, second_ticks=100)
+    for _ in range(20):
+        made.run(50, redundant_code=LEVEL + 100)
+        made.run(50, redundant_code=LEVEL - 100)
+    assert calm(made)
+    made.run(10, redundant_code=LEVEL + 101)
+    made.run(40, redundant_code=LEVEL + 100)
+    assert made.trips() == [Trip.DENSITY]
+
+
+def test_h15_charge_cap() -> None:
+    made = rig(charge_cap_codes=(LEVEL * 100) * CODE)
+    left = LEVEL * 100 - made.rows[-1]["absolute_codes"] // CODE
+    while left:
+        step = min(left, LEVEL)
+        made.tick(current_code=-step)
+        left -= step
+    made.run(100, current_code=0)
+    assert made.rows[-1]["absolute_codes"] == made.guard["charge_cap_codes"]
+    assert calm(made), "the cap is on charge in either direction, and at it nothing trips"
+    made.tick(current_code=1)
+    assert_safe_from_here(made, Trip.CHARGE_CAP, Action.RAMP_DOWN)
+
+
+def test_h16_session_time() -> None:
+    made = rig(session_ticks=100, settle=False)
+    made.run(100)
+    assert calm(made)
+    made.tick()
+    assert_safe_from_here(made, Trip.SESSION_TIME, Action.RAMP_DOWN)
+
+
+@pytest.mark.parametrize("refused", [0, 1, 2])
+def test_h16_counts_each_sample_period_once_lost_and_refused_ones_too(refused: int) -> None:
+    made = rig(session_ticks=100, settle=False)
+    made.run(50)
+    made.run(refused, current_code=1 << 20)
+    made.tick(lose=2 - refused)
+    while made.index < 99:
+        made.tick()
+    assert calm(made)
+    made.tick()
+    assert made.trips() == [Trip.SESSION_TIME]
+
+
+def test_h23_readings_disagree() -> None:
+    made = rig(settle=False, disagree_a=64 * LSB_A, second_ticks=100)
+    made.run(100, current_code=LEVEL, redundant_code=LEVEL - 64)
+    made.run(100, current_code=LEVEL, redundant_code=LEVEL + 64)
+    assert calm(made)
+    made.run(9, current_code=LEVEL, redundant_code=LEVEL + 64)
+    made.tick(current_code=LEVEL, redundant_code=LEVEL + 65)
+    assert_safe_from_here(made, Trip.READINGS_DISAGREE, Action.RAMP_DOWN)
+
+
+def test_h24_lost_samples_pause_beyond_two_and_only_the_operator_ends_that() -> None:
+    made = rig(gap_pause_ticks=2, gap_stop_ticks=10, second_ticks=100)
+    made.tick(lose=2)
+    assert calm(made)
+    assert made.tick(lose=3)["pause"] == Trip.LOST_SAMPLES
+    assert made.rows[-1]["action"] == Action.PAUSE
+    made.until(lambda row: row["setpoint_a"] == 0.0, 60_000)
+    made.run(500)
+    assert made.rows[-1]["pause"] == Trip.LOST_SAMPLES
+    assert made.rows[-1]["phase"] == Phase.PAUSE
+    assert made.tick(operator_command=OperatorCommand.RESUME)["pause"] == 0
+    made.run(5)
+    assert made.rows[-1]["setpoint_a"] > 0.0
+    assert not made.trips()
+
+
+@pytest.mark.parametrize("refused", [0, 4, 10])
+def test_h24_ramps_down_beyond_ten_lost_or_refused(refused: int) -> None:
+    made = rig(gap_pause_ticks=2, gap_stop_ticks=10)
+    made.run(refused, voltage_code=1 << 20)
+    made.tick(lose=10 - refused)
+    assert not made.trips()
+    made.run(refused, voltage_code=1 << 20)
+    if refused == 10:
+        made.tick(voltage_code=1 << 20)
+    else:
+        made.tick(lose=11 - refused)
+    assert_safe_from_here(made, Trip.LOST_SAMPLES, Action.RAMP_DOWN)
+
+
+def test_h25_stale_data_pauses_and_a_second_without_it_ends_the_pause() -> None:
+    made = rig(late_pause_us=5000, late_stop_us=10_000, second_ticks=100)
+    made.run(10, host_late_us=5000)
+    assert calm(made)
+    assert made.tick(host_late_us=5001)["pause"] == Trip.STALE_DATA
+    made.run(99)
+    assert made.rows[-1]["pause"] == Trip.STALE_DATA
+    assert made.tick()["pause"] == 0
+    made.tick(host_late_us=10_000)
+    assert not made.trips()
+    made.tick(host_late_us=10_001)
+    assert_safe_from_here(made, Trip.STALE_DATA, Action.RAMP_DOWN)
+
+
+@pytest.mark.parametrize(
+    ("late_ticks", "pause", "trips"), [(2, False, False), (3, True, False), (10, True, False), (11, True, True)]
+)
+def test_h26_deadlines_missed(late_ticks: int, pause: bool, trips: bool) -> None:
+    """More than two of a hundred pause, more than ten ramp down; at the deadline nothing counts."""
+    made = rig(overrun_us=1000, overruns_pause=2, overruns_stop=10)
+    made.run(100 - SETTLED_TICKS)
+    made.run(100, host_late_us=1000)
+    assert calm(made)
+    made.run(late_ticks, host_late_us=1001)
+    assert made.rows[-1]["pause"] == (Trip.DEADLINES if pause else 0)
+    if trips:
+        assert_safe_from_here(made, Trip.DEADLINES, Action.RAMP_DOWN)
+    else:
+        made.run(100 - late_ticks)
+        made.run(min(late_ticks, 2), host_late_us=1001)
+        assert not made.trips()
+
+
+def test_h28_data_older_than_the_lease_switches_off() -> None:
+    made = rig(lease_us=80_000)
+    made.tick(host_late_us=80_000)
+    assert calm(made)
+    made.tick(host_late_us=80_001)
+    assert_safe_from_here(made, Trip.HOST_SUSPENDED, Action.OFF)
+
+
+@pytest.mark.parametrize(
+    ("status", "trip"),
+    [
+        (DeviceStatus.LEASE_EXPIRED, Trip.LEASE_LAPSED),
+        (DeviceStatus.OVER_CURRENT, Trip.DEVICE_CAP),
+        (DeviceStatus.CHARGE_CAP, Trip.DEVICE_CAP),
+        (DeviceStatus.TIME_CAP, Trip.DEVICE_CAP),
+    ],
+)
+def test_h29_what_the_device_did_is_followed_at_once(status: DeviceStatus, trip: Trip) -> None:
+    made = rig()
+    made.run(5, status=DeviceStatus.RELAY_CLOSED | DeviceStatus.COMPLIANCE | DeviceStatus.CLAMPED | DeviceStatus.LATE)
+    assert calm(made)
+    made.tick(status=DeviceStatus.RELAY_CLOSED | status)
+    assert_safe_from_here(made, trip, Action.OFF)
+
+
+def test_h30_heartbeat() -> None:
+    made = rig(heartbeat_ticks=50)
+    made.tick(heartbeat=7)
+    made.run(49, heartbeat=7)
+    made.tick(heartbeat=8)
+    made.run(49, heartbeat=8)
+    assert calm(made)
+    made.tick(heartbeat=8)
+    assert_safe_from_here(made, Trip.HEARTBEAT, Action.RAMP_DOWN)
+
+
+def test_h30_lost_samples_age_the_heartbeat_too() -> None:
+    made = rig(heartbeat_ticks=50, gap_pause_ticks=1000, gap_stop_ticks=1000)
+    made.tick(heartbeat=7)
+    made.tick(heartbeat=7, lose=48)
+    assert calm(made)
+    made.tick(heartbeat=7)
+    assert made.trips() == [Trip.HEARTBEAT]
+
+
+def test_h31_every_command_answers_its_own_sample() -> None:
+    """A watchdog stuck alive cannot echo the nonce of a sample it has not seen."""
+    made = rig(gap_stop_ticks=4)
+    made.run(20)
+    made.run(6, current_code=1 << 20)
+    made.run(20)
+    assert made.trips() == [Trip.LOST_SAMPLES]
+    for row, command in zip(made.rows, made.commands, strict=True):
+        assert (command["index"], command["nonce"]) == (row["index"], row["nonce"])
+        assert (command["token"], command["lease_ticks"]) == (TOKEN, 80)
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "value"),
+    [
+        ("programme", "trim_a", math.nan),
+        ("regulator", "integral", math.nan),
+        ("regulator", "integral", math.inf),
+        ("impedance", "estimate.resistance_ohm", math.nan),
+        ("impedance", "estimate.resistance_ohm", math.inf),
+    ],
+)
+def test_h32_a_non_finite_value_switches_off_in_its_tick(stage: str, field: str, value: float) -> None:
+    made = rig()
+    part = getattr(state_of(made.controller), stage)
+    *inner, name = field.split(".")
+    for step in inner:
+        part = getattr(part, step)
+    setattr(part, name, value)
+    made.tick()
+    assert_safe_from_here(made, Trip.NOT_FINITE, Action.OFF)
+
+
+@pytest.mark.parametrize("device_us", [990_000, 1_010_000])
+def test_h53_device_clock(device_us: int) -> None:
+    made = rig(clock_window_us=1_000_000, clock_ppm=10_000, settle=False)
+    outward = 1 if device_us > 1_000_000 else -1
+    made.tick(host_time_us=1, device_time_us=5)
+    made.tick(host_time_us=1_000_001, device_time_us=5 + device_us)
+    made.tick(host_time_us=2_000_001, device_time_us=5 + 2 * device_us)
+    assert calm(made)
+    made.tick(host_time_us=3_000_001, device_time_us=5 + 3 * device_us + outward)
+    assert_safe_from_here(made, Trip.DEVICE_CLOCK, Action.RAMP_DOWN)
+
+
+def test_h53_follows_the_device_clock_around_its_end() -> None:
+    made = rig(clock_window_us=1_000_000, clock_ppm=10_000, settle=False)
+    for second in range(6):
+        made.tick(host_time_us=1 + second * 1_000_000, device_time_us=(2**32 - 2_500_000 + second * 1_000_000) % 2**32)
+    assert calm(made)
+
+
+def test_h53_a_late_sample_is_no_slow_clock() -> None:
+    made = rig(clock_window_us=1_000_000, clock_ppm=10_000, settle=False)
+    made.tick(host_time_us=1, device_time_us=0)
+    made.tick(host_time_us=1_500_001, device_time_us=1_000_000, host_late_us=500_000)
+    assert calm(made)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_h57_charge_mismatch(sign: int) -> None:
+    made = rig(charge_mismatch_codes=1000)
+
+    def count(off: int) -> None:
+        made.tick(current_code=LEVEL, charge_codes=made.rows[-1]["net_codes"] + LEVEL * CODE + off)
+
+    for _ in range(10):
+        count(sign * 1000)
+    assert calm(made)
+    count(sign * 1001)
+    assert_safe_from_here(made, Trip.CHARGE_MISMATCH, Action.RAMP_DOWN)
+
+
+@pytest.mark.parametrize("claimed", [-(1 << 63), (1 << 63) - 1])
+def test_h57_a_count_at_the_end_of_its_numbers(claimed: int) -> None:
+    made = rig(charge_mismatch_codes=1000)
+    made.tick(charge_codes=claimed)
+    assert_safe_from_here(made, Trip.CHARGE_MISMATCH, Action.RAMP_DOWN)
+
+
+@pytest.mark.parametrize(("stop", "trips"), [(1, False), (2, True)])
+def test_a_second_press_of_stop_switches_off(stop: int, trips: bool) -> None:
+    made = rig()
+    made.tick(stop=stop)
+    if trips:
+        assert_safe_from_here(made, Trip.OPERATOR_STOP, Action.OFF)
+    else:
+        assert calm(made)
+
+
+def test_every_byte_of_the_limits_is_under_the_checksum() -> None:
+    """A flipped bit anywhere in the guard's table, padding included, switches off within a second."""
+    made = rig(settle=False)
+    made.run(1500)
+    assert calm(made)
+    healthy = made.table()
+    table = memory_of(made.controller, "guard")
+    for byte in range(struct("GuardLimits").checksum.offset + 4):
+        for bit in (1, 128):
+            made.controller.start()
+            made.controller.run(healthy[:400])
+            table[byte] ^= bit
+            after = made.controller.run(healthy[400:])
+            table[byte] ^= bit
+            # A flipped limit may trip by itself before the checksum is looked at again.
+            assert after["trip"][500], f"byte {byte}"
+            assert after["action"][500] == Action.OFF, f"byte {byte}"
+            assert not after["close_relay"][500], f"byte {byte}"
+
+
+def test_the_first_cause_is_kept() -> None:
+    made = rig(heartbeat_ticks=50, over_ratio=1.0625, over_margin_a=0.0)
+    made.run(51, heartbeat=7)
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    made.run(2, redundant_code=32000)
+    assert made.rows[-1]["action"] == Action.OFF, "a worse cause still switches off"
+    assert made.trips() == [Trip.HEARTBEAT]
+
+
+def test_replay_of_a_trip_gives_the_same_bits() -> None:
+    made = rig(heartbeat_ticks=50)
+    made.run(200, heartbeat=7)
+    replayed = Rig(made.controller.config, made.controller.segments).controller.run(made.table())
+    assert same_bits(replayed, made.table()) == ""
