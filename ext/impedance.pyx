@@ -4,7 +4,8 @@ One block of samples gives the chord resistance V/I and, while the probe tone is
 tone: least squares of voltage and current on [1, t, cos, sin] jointly, so that drift does not leak into the tone.
 With R0 = Rs + Rp taken from the chord and Z = a - jb, the parallel RC model Rs + Rp/(1 + j w Rp C) is solved in closed
 form: x = w Rp C = (R0 - a)/b, Rp = (R0 - a) + b^2/(R0 - a), Rs = R0 - Rp, C = x/(w Rp). The electrode potential and the
-skin's nonlinearity make R0 uncertain as a slope resistance; both are carried into the uncertainties.
+skin's nonlinearity make R0 uncertain as a slope resistance. Below the corner the split then says little, and says so:
+the uncertainties are the larger of the linear ones and of what a slope resistance lower by its deviation would give.
 """
 import math
 
@@ -79,6 +80,12 @@ cdef inline double square(double x) noexcept nogil:
     return x * x
 
 
+cdef inline void widen(double* sigma, double value, double other) noexcept nogil:
+    cdef double apart = value - other if value > other else other - value
+    if apart > sigma[0]:
+        sigma[0] = apart
+
+
 cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int32_t tone_on) noexcept nogil:
     """A bounded, closed-form fit: about a hundred operations once a block."""
     cdef Estimate* estimate = &state.estimate
@@ -87,7 +94,7 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
     cdef double half = n * 0.5
     cdef double sum_tt = (n * n - 1.0) / (12.0 * n)
     cdef double denominator, slope_v, slope_i, vc, vs, ic, is_, size, noise_v, noise_i, noise_z
-    cdef double r0, r0_sigma, slope_sigma, a, b, rise, x, omega, parallel, series, capacitance, dx
+    cdef double r0, r0_sigma, slope_sigma, a, b, rise, low, x, omega, parallel, series, capacitance, dx
     estimate.block += 1
     if mean_i == 0.0:
         return
@@ -138,8 +145,9 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
     capacitance = x / (omega * parallel)
     if not (series > 0.0 and isfinite(parallel) and isfinite(capacitance)):
         return
-    slope_sigma = sqrt(square(r0_sigma) + square(config.nonlinearity * r0))
     dx = 2.0 * x / (omega * b * square(1.0 + x * x))
+    slope_sigma = sqrt(square(r0_sigma) + square(config.nonlinearity * r0))
+    low = rise - slope_sigma
     estimate.series_ohm = series
     estimate.parallel_ohm = parallel
     estimate.capacitance_f = capacitance
@@ -152,6 +160,9 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
     estimate.capacitance_sigma_f = sqrt(
         square(dx / b * slope_sigma) + (square(dx / b) + square(capacitance / b + dx * x / b)) * noise_z
     )
+    widen(&estimate.series_sigma_ohm, series, a - b * b / low if low > 0.0 and a * low > b * b else 0.0)
+    widen(&estimate.parallel_sigma_ohm, parallel, low + b * b / low if low > 0.0 else 0.0)
+    widen(&estimate.capacitance_sigma_f, capacitance, low * low / (omega * b * (low * low + b * b)) if low > 0.0 else 0.0)
 
 
 cdef void judge_contact(ImpedanceState* state, const ImpedanceConfig* config, double current, double voltage,

@@ -18,9 +18,10 @@ TONE_MAX_A = 19e-6
 TONE_RATIO = 0.005
 TONE_LOWEST_HZ = 120.0
 BLOCK_S = 0.2
-ELECTRODE_EMF_V = 0.5
+ELECTRODE_EMF_V = 1.0
 """One standard deviation of the unknown electrode potential: Ag/AgCl drops 0.1 V, inert electrodes up to 2 V."""
-NONLINEARITY = 0.25
+NONLINEARITY = 0.5
+"""Skin bends: under treatment current its slope resistance is down to half of the chord."""
 LOOP_DELAY_TICKS = 1.0
 """Setpoints that are on their way when the next one is chosen: the answer to sample k shows in sample k + 2."""
 CONTACT_RAMP_S = 0.1
