@@ -343,11 +343,13 @@ def _draw_impedance(axes: Axes, columns: _Columns) -> None:
     drawn: list[Array] = []
     for name, label, colour in (
         ("resistance_ohm", "total resistance", _MEASURED),
-        ("series_ohm", "series Rs", "#3a7d44"),
-        ("parallel_ohm", "parallel Rp", "#c77d1a"),
+        ("series_ohm", "series Rs, where known to 50 %", "#3a7d44"),
+        ("parallel_ohm", "parallel Rp, where known to 50 %", "#c77d1a"),
     ):
         values = columns[name] / 1e3
         values[values <= 0] = np.nan
+        if name != "resistance_ohm":
+            values[columns[name.replace("_ohm", "_sigma_ohm")] / 1e3 > 0.5 * values] = np.nan
         if not np.isfinite(values).any():
             continue
         least, mean, greatest = _envelope(values)
