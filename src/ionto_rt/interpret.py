@@ -66,7 +66,8 @@ class Interpreter:
             self.pause = int(row["pause"])
             if self.pause:
                 named = {"code": self.pause, "name": Trip(self.pause).name}
-                say("guard-pause", named, safety=True, alarm=alarm_for_pause(self.pause))
+                # After a trip has latched nothing goes on by itself any more.
+                say("guard-pause", named, safety=True, alarm=None if self.trip else alarm_for_pause(self.pause))
             else:
                 say("guard-pause-over", {})
         if int(row["operator_sequence"]):

@@ -110,7 +110,9 @@ class LineView:
         shown = session.progress
         if shown.phase != self.phase:
             self.phase = shown.phase
-            self._say(f"{clock(shown.elapsed_s)} {PHASES[shown.phase]}, {dose(shown.delivered_c, shown.prescribed_c)} mA·min")
+            self._say(
+                f"{clock(shown.elapsed_s)} {PHASES[shown.phase]}, {dose(shown.delivered_c, shown.prescribed_c)} mA·min"
+            )
         for alarm in new_alarms(shown, self.alarms):
             self._say(f"{clock(shown.elapsed_s)} {alarm.priority.name}: {alarm.line}")
         self.alarms = shown.alarms_raised

@@ -1,6 +1,7 @@
 """A receipt as people read it."""
 
 import shlex
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,11 +11,23 @@ _COLORS = {"complete": "green", "aborted": "yellow", "faulted": "red", "recovere
 _WIDTH = 9
 
 
-def receipt_text(receipt: Mapping[str, Any]) -> str:
-    """A few lines: how it ended, dose, peaks, time, latency, trips with what to do, record, and what to do next."""
+def receipt_text(receipt: Mapping[str, Any], width: int | None = None) -> str:
+    """A few lines: how it ended, dose, peaks, time, latency, trips with what to do, record, and what to do next.
+
+    Sentences are broken at `width` columns, if given; paths and commands never.
+    """
     outcome = str(receipt["outcome"])
-    head = click.style(outcome, fg=_COLORS.get(outcome), bold=True) + f": {receipt.get('reason', '')}"
-    return "\n".join([head, "", *(f"{label:<{_WIDTH}}{text}" for label, text in _lines(receipt))])
+    head = _broken(f"{outcome}: {receipt.get('reason', '')}", width, "")
+    head = click.style(outcome, fg=_COLORS.get(outcome), bold=True) + head[len(outcome) :]
+    lines = [_broken(f"{label:<{_WIDTH}}{text}", width, " " * _WIDTH) for label, text in _lines(receipt)]
+    return "\n".join([head, "", *lines])
+
+
+def _broken(text: str, width: int | None, indent: str) -> str:
+    kept = text[_WIDTH:].startswith("ionto-rt ") or text.startswith("record ")
+    if width is None or kept:
+        return text
+    return textwrap.fill(text, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

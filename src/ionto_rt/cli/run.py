@@ -1,7 +1,9 @@
 """`run` and `check`."""
 
 import json
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +113,12 @@ def run_command(
             raise
         complain(f"{error}; the output is off, restore what was written with `{PROGRAM} recover {session.record_path}`")
         return SHORT
-    click.echo(json.dumps(receipt) if as_json else receipt_text(receipt))
+    if as_json:
+        click.echo(json.dumps(receipt))
+        if receipt["outcome"] != "complete":
+            complain(f"{receipt['outcome']}: {receipt['reason']}")
+    else:
+        click.echo(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE if receipt["outcome"] == "complete" else SHORT
 
 
