@@ -201,19 +201,19 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         unseen = lost - controller.missing_ticks if lost > controller.missing_ticks else 0
         controller.missing_ticks = 0
     else:
-        # One bad sample changes no state: the last command is renewed, and only the guard counts.
+        # One bad sample changes no state: the last command is renewed, and only the guard counts. What the operator
+        # said is no part of the sample.
         controller.missing_ticks += 1
+        memset(&programme, 0, sizeof(programme))
+        programme.operator_command = given.operator_command
+        programme.operator_value_a = given.operator_value_a
+        programme.stop = given.stop
+        programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
+        programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
+        setpoint.current_a = controller.setpoints[controller.history_at]
         guard.output_code = controller.guard.last_code
         guard.close_relay = controller.guard.relay_closed
-        guard.setpoint_a = controller.setpoints[controller.history_at]
-        setpoint.current_a = guard.setpoint_a
-        setpoint.level_a = guard.setpoint_a
-        setpoint.phase = controller.programme.phase
-        setpoint.segment = <int32_t>controller.programme.segment
-        setpoint.step = -1
-        setpoint.end_reason = controller.programme.end_reason
-        setpoint.limited = controller.programme.limited
-        setpoint.delivered_c = config.programme.polarity * ledger_coulombs(controller.ledger.net_codes, calibration)
+        guard.setpoint_a = setpoint.current_a
         terms.output = controller.regulator.output
         terms.integral = controller.regulator.integral
 

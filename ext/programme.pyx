@@ -16,6 +16,10 @@ from ionto_rt.core.types cimport (
 )
 
 
+cdef inline double magnitude(double x) noexcept nogil:
+    return x if x >= 0.0 else -x
+
+
 cdef void end(ProgrammeState* state, int32_t phase, int32_t reason) noexcept nogil:
     state.phase = phase
     state.end_reason = reason
@@ -173,7 +177,7 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
                   const ProgrammeInput* given, double delivered) noexcept nogil:
     cdef const Segment* segment = &segments[state.segment]
     cdef double target = segment.level_a, rise = segment.slope_a_per_tick, fall = segment.slope_a_per_tick
-    cdef double now, remaining, spare, most, level
+    cdef double now, remaining, lack_now, lack_next, most, level
     if target > 0.0:
         target += state.trim_a
     if target < 0.0:
@@ -189,15 +193,9 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
     if level >= target:
         state.recovering = 0
 
-    # Per tick: what is neither counted nor on its way, and of it what the ramp down leaves.
+    # Per tick: what is neither counted nor on its way.
     now = in_force(state)
     remaining = remaining_charge(state, segment, delivered) / config.tick_s - now * config.loop_delay_ticks
-    spare = remaining - ramp_ticks(now, segment.ramp_out_a_per_tick)
-    if (segment.charge_total_c > 0.0 and spare <= (0.5 * now if segment.charge_c > 0.0 else 0.0)) or (
-            segment.duration_ticks > 0 and state.segment_ticks >= segment.duration_ticks):
-        next_segment(state, config, segments, delivered)
-        advance(state, config, segments, given, delivered)
-        return
     if segment.charge_total_c > 0.0 and (segment.charge_c > 0.0 or state.recovering or state.limited):
         # Near its end a dose does not rise to where the ramp down would take it past the dose.
         most = fitting_level(remaining, segment.ramp_out_a_per_tick)
@@ -205,6 +203,16 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
             most = now
         if level > most:
             level = most
+    # What the charge would lack if the ramp down began now, and after one more tick. A dose ends where that tick takes
+    # it further away; a time ends by ticks, and by charge only a whole tick beyond.
+    lack_now = remaining - ramp_ticks(now, segment.ramp_out_a_per_tick)
+    lack_next = remaining - level - ramp_ticks(level, segment.ramp_out_a_per_tick)
+    if (segment.charge_total_c > 0.0 and -lack_next >= magnitude(lack_now)
+            and lack_next <= (0.0 if segment.charge_c > 0.0 else -level)) or (
+            segment.duration_ticks > 0 and state.segment_ticks >= segment.duration_ticks):
+        next_segment(state, config, segments, delivered)
+        advance(state, config, segments, given, delivered)
+        return
     state.phase = PHASE_RAMP_UP if level < target or level > state.level_a else PHASE_TREATMENT
     state.level_a = level
 
@@ -218,8 +226,8 @@ cdef void ramp_down(ProgrammeState* state, const ProgrammeConfig* config, const 
     if slope <= 0.0 or state.level_a <= 0.0:
         state.level_a = 0.0
     elif segment.charge_c > 0.0:
-        remaining = remaining_charge(state, segment, delivered) / config.tick_s - state.level_a * config.loop_delay_ticks
-        most = fitting_level(remaining, slope)
+        remaining = remaining_charge(state, segment, delivered) / config.tick_s
+        most = fitting_level(remaining - state.level_a * config.loop_delay_ticks, slope)
         if most < state.level_a:
             state.level_a = most if most > 0.5 * slope else 0.0
     else:
@@ -232,6 +240,18 @@ cdef void ramp_down(ProgrammeState* state, const ProgrammeConfig* config, const 
             state.segment_ticks = -1    # the tick that reaches zero is the ramp's last
         if state.phase == PHASE_RAMP_DOWN and segments[state.segment].kind == SEGMENT_REST:
             state.phase = PHASE_PAUSE
+
+
+cdef void lower(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
+                double delivered) noexcept nogil:
+    """One tick of a stop or a pause: down the ramp, and with no more than the segment may still deliver."""
+    cdef const Segment* segment = &segments[state.segment]
+    cdef double now = in_force(state), remaining
+    state.level_a = approach(now, 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+    if segment.charge_total_c > 0.0 and state.level_a > 0.0:
+        remaining = remaining_charge(state, segment, delivered) / config.tick_s - now * config.loop_delay_ticks
+        if state.level_a > remaining:
+            state.level_a = remaining if remaining > 0.0 else 0.0
 
 
 cdef void advance(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
@@ -247,12 +267,12 @@ cdef void advance(ProgrammeState* state, const ProgrammeConfig* config, const Se
         contact_check(state, config, segments, given, delivered)
     elif state.stopping:
         state.phase = PHASE_RAMP_DOWN
-        state.level_a = approach(in_force(state), 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+        lower(state, config, segments, delivered)
         if state.level_a <= 0.0:
             end(state, PHASE_ABORTED, END_OPERATOR)
     elif state.paused or given.pause:
         state.recovering = 1
-        state.level_a = approach(in_force(state), 0.0, config.slope_down_a_per_tick, config.slope_down_a_per_tick)
+        lower(state, config, segments, delivered)
         state.phase = PHASE_PAUSE if state.level_a <= 0.0 else PHASE_RAMP_DOWN
     elif kind == SEGMENT_DELIVER:
         deliver(state, config, segments, given, delivered)
@@ -270,8 +290,8 @@ cdef void derate(ProgrammeState* state, const ProgrammeConfig* config, const Pro
     """H04: at the compliance limit the setpoint follows what can flow, and the time grows instead. H06: after lost
     contact the current starts again from the contact level, on a ramp.
     """
-    cdef double current = given.current_a if given.current_a >= 0.0 else -given.current_a
-    cdef double voltage = given.voltage_v if given.voltage_v >= 0.0 else -given.voltage_v
+    cdef double current = magnitude(given.current_a)
+    cdef double voltage = magnitude(given.voltage_v)
     if given.contact == CONTACT_LOST:
         state.limited = 1
         state.ceiling_a = config.contact_level_a
