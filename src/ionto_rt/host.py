@@ -1,8 +1,11 @@
 """The host: what it is, and what the loop's thread was given. Attempted, recorded, never required."""
 
+import contextlib
 import os
 import platform
+import struct
 import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,9 +63,24 @@ def pin_to_cpu(cpu: int | None) -> str:
     return f"cpu {cpu}"
 
 
-def deadline_profile(outcome: dict[str, str]) -> DeadlineProfile:
-    """The deadlines this host can keep: the fit profile needs real-time priority, locked memory and no hypervisor."""
-    fit = (
-        outcome.get("priority", "").startswith("SCHED_FIFO") and outcome.get("memory") == "locked" and not _hypervisor()
-    )
-    return FIT if fit else UNFIT
+@contextlib.contextmanager
+def awake_processors() -> Iterator[str]:
+    """Keep the processors from sleeping between two samples, where this user may ask for it; what came of it.
+
+    Waking a sleeping processor costs more than a tick. The kernel honours the request while the file is open.
+    """
+    try:
+        request = os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        yield f"may sleep ({error.strerror})"
+        return
+    try:
+        os.write(request, struct.pack("i", 0))
+        yield "kept awake"
+    finally:
+        os.close(request)
+
+
+def deadline_profile(outcome: Mapping[str, str]) -> DeadlineProfile:
+    """The deadlines this host can keep: the fit profile needs real-time priority and no hypervisor."""
+    return FIT if outcome.get("priority", "").startswith("SCHED_FIFO") and not _hypervisor() else UNFIT

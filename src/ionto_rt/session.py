@@ -21,7 +21,7 @@ from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
 from ionto_rt.errors import RefusedError
-from ionto_rt.host import deadline_profile, describe_host, pin_to_cpu, prepare_thread
+from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import Happening, Interpreter
 from ionto_rt.journal import Journal
 from ionto_rt.plan import Plan, compile_plan, format_plan
@@ -159,13 +159,10 @@ class Session:
         """Carry out the session; the receipt. RefusedError if it could not begin."""
         hello = self.device.hello
         token = new_token()
-        outcome: dict[str, str] = {}
-        if not self.virtual_clock:
-            probe = threading.Thread(target=lambda: outcome.update(prepare_thread()))
-            probe.start()
-            probe.join()
-        ring_rows = 1 << max(10, (ticks_of(RING_S, hello.tick_s) - 1).bit_length())
-        config = controller_config(hello, self.limits, self.plan, FIT, token)
+        host = self._prepare_host()
+        profile = FIT if self.virtual_clock else deadline_profile(host)
+        host["deadlines"] = profile.name
+        config = controller_config(hello, self.limits, self.plan, profile, token)
         calibration = config["calibration"]
         self._code_c: float = calibration["current_lsb_a"] * calibration["tick_s"] / 65536.0
         self.controller = Controller(config, self.plan.segments)
@@ -173,22 +170,10 @@ class Session:
             self.controller,
             self.device.port.loop_port(),
             virtual_clock=self.virtual_clock,
-            ring_rows=ring_rows,
-            silence_s=0.5 if not self.virtual_clock else 2.0,
+            ring_rows=1 << max(10, (ticks_of(RING_S, hello.tick_s) - 1).bit_length()),
+            silence_s=2.0 if self.virtual_clock else 0.5,
         )
-        outcome["memory"] = self.loop.lock_memory() if not self.virtual_clock else "not asked (virtual clock)"
-        profile = FIT if self.virtual_clock else deadline_profile(outcome)
-        outcome["deadlines"] = profile.name
-        outcome["affinity"] = pin_to_cpu(self.device.cpu if self.virtual_clock else None)
-        outcome["serial"] = getattr(self.device.port, "low_latency", "in process")
-        if profile is not FIT:
-            config = controller_config(hello, self.limits, self.plan, profile, token)
-            self.controller = Controller(config, self.plan.segments)
-            self.loop = Loop(
-                self.controller, self.device.port.loop_port(), virtual_clock=False, ring_rows=ring_rows, silence_s=0.5
-            )
-            self.loop.lock_memory()
-
+        host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
         session = {
             "subject": self.treatment.subject or "",
             "site": self.treatment.site or "",
@@ -210,7 +195,7 @@ class Session:
             "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,
             "treatment_sha256": self.treatment.sha256,
-            "host": describe_host() | outcome,
+            "host": describe_host() | host,
         }
         with Journal(self.out_dir) as journal:
             folder = SessionFolder.create(
@@ -232,7 +217,20 @@ class Session:
                 journal.withdraw(folder.session_id)
                 folder.discard()
                 raise
-            return self._carry_out(folder, journal, token)
+            with awake_processors() as awake:
+                folder.events.write("host", None, processors_awake=awake)
+                return self._carry_out(folder, journal, token)
+
+    def _prepare_host(self) -> dict[str, str]:
+        """Ask the host for what the loop would like to have; what came of it."""
+        host = {"serial": getattr(self.device.port, "low_latency", "in process")}
+        if self.virtual_clock:
+            host["affinity"] = pin_to_cpu(self.device.cpu)
+        else:
+            trial = threading.Thread(target=lambda: host.update(prepare_thread()))
+            trial.start()
+            trial.join()
+        return host
 
     def _carry_out(self, folder: SessionFolder, journal: Journal, token: int) -> dict[str, Any]:
         self.record_path = folder.path

@@ -1,6 +1,5 @@
 """What the commands' arguments mean: folders of sessions, limits, defaults of a virtual device."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,4 @@ def device_defaults(treatment: Treatment, uri: str, speed: str, out_dir: Path) -
     state = state_file(out_dir, uri)
     if state is not None:
         defaults["state"] = str(state)
-        if speed == "max" and hasattr(os, "sched_getaffinity"):
-            # In lock-step host and device take turns: on one processor neither waits for the other to wake.
-            defaults["cpu"] = min(os.sched_getaffinity(0))
     return defaults
