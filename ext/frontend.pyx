@@ -238,7 +238,7 @@ cdef class FrontEnd:
         seed: draws offsets and residual errors of the converters.
 
     Raises:
-        ValueError: a value outside these.
+        ValueError: another kind or full scale, or a load that is not positive.
     """
 
     cdef FrontEndState state

@@ -184,6 +184,11 @@ cdef double skin_force_voltage(SkinState* skin, double mean_v, double source_ohm
     return start_a - (m1 + m2) * admittance
 
 
+cdef inline double relaxed(double x) noexcept nogil:
+    """1 - exp(-x) to second order, within 0 and 1 for any x >= 0."""
+    return (x + 0.5 * x * x) / (1.0 + x + 0.5 * x * x)
+
+
 cdef inline void site_age(SkinSite* site, double step_s) noexcept nogil:
     cdef double factor = site.factor_positive if site.voltage_v >= 0.0 else site.factor_negative
     cdef double magnitude = fabs(site.voltage_v)
@@ -196,7 +201,7 @@ cdef inline void site_age(SkinSite* site, double step_s) noexcept nogil:
         time_s = site.onset_s / (1.0 + x * x * x)
         if time_s < site.onset_least_s:
             time_s = site.onset_least_s
-    site.pore_s_cm2 += (goal - site.pore_s_cm2) * step_s / (time_s + 0.5 * step_s)
+    site.pore_s_cm2 += (goal - site.pore_s_cm2) * relaxed(step_s / time_s)
 
 
 cdef void skin_age(SkinState* skin, double mean_a, double step_s) noexcept nogil:
@@ -206,7 +211,7 @@ cdef void skin_age(SkinState* skin, double mean_a, double step_s) noexcept nogil
     # Electrodes polarise against the current within a fraction of a second and let go as fast.
     goal = skin.polarisation_v * mean_a / (fabs(mean_a) + skin.polarisation_half_a)
     skin.electrode_v = settled(
-        skin.electrode_v + (goal - skin.electrode_v) * step_s / (skin.polarisation_s + 0.5 * step_s))
+        skin.electrode_v + (goal - skin.electrode_v) * relaxed(step_s / skin.polarisation_s))
 
 
 def skin_names():
