@@ -9,10 +9,12 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from ionto_rt.core import wire
+from ionto_rt.core.virtual_device import VirtualDevice
 from ionto_rt.device import parse_hello
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -311,3 +313,232 @@ def test_the_host_takes_the_stated_calibration_from_the_example_hello() -> None:
         ("tick_s", "sample_period_ns", 1e-9),
     ):
         assert calibration[key] == pytest.approx(int(values[field_name]) * unit, rel=1e-15), key
+
+
+class StrangersHost:
+    """A host that knows nothing but the page, talking to the virtual device."""
+
+    TOKEN = 0x1C0FFEE6
+    LIMITS: ClassVar[dict[str, Value]] = {
+        "range": 0,
+        "lease_max_ticks": 80,
+        "token": TOKEN,
+        "session_ticks_max": 100000,
+        "channels[0].current_cap_code": 25000,
+        "channels[0].output_code_min": -20000,
+        "channels[0].output_code_max": 20000,
+        "channels[0].charge_cap_codes": 1 << 50,
+    }
+
+    def __init__(self) -> None:
+        self.device = VirtualDevice(load=(1000.0, 1000.0, 1e-7), noise_codes=0.0)
+
+    def say(self, name: str, **values: Value) -> list[tuple[str, dict[str, Value]]]:
+        """Send a frame; the answers."""
+        return self.say_payload(encode(name, {"type": frame_types()[name]} | values))
+
+    def say_payload(self, payload: bytes) -> list[tuple[str, dict[str, Value]]]:
+        self.device.receive(frame_of(payload))
+        return self.heard()
+
+    def heard(self) -> list[tuple[str, dict[str, Value]]]:
+        names = {number: name for name, number in frame_types().items()}
+        payloads = [payload_of(frame + b"\0") for frame in self.device.transmit().split(b"\0")[:-1]]
+        return [(names[payload[0]], decode(names[payload[0]], payload)) for payload in payloads]
+
+    def next_sample(self) -> dict[str, Value]:
+        """One sample period passes."""
+        self.device.advance(1)
+        ((name, values),) = self.heard()
+        assert name == "SAMPLE"
+        return {key.removeprefix("channels[0]."): value for key, value in values.items()}
+
+    def arm(self, pacing: int = 1, **limits: Value) -> list[tuple[str, dict[str, Value]]]:
+        self.say("LIMITS", **self.LIMITS | {f"channels[0].{k}" if k.endswith("codes") else k: v for k, v in limits.items()})
+        return self.say("ARM", pacing=pacing, token=self.TOKEN)
+
+    def answer(self, sample: dict[str, Value], **other: Value) -> list[tuple[str, dict[str, Value]]]:
+        """A command of code 1000 with the relay closed, for 5 ticks; `other` overrides its fields."""
+        code = other.pop("code", 1000)
+        command = {"flags": 1, "index": sample["index"], "token": self.TOKEN, "nonce": sample["nonce"], "lease_ticks": 5}
+        return self.say("COMMAND", **command | other | {"channels[0].output_code": code})
+
+    def reach(self, state: str) -> dict[str, Value]:
+        """Bring the device into a state; the newest sample, if there is one."""
+        sample: dict[str, Value] = {"index": 0, "nonce": 0}
+        if state == "configured":
+            self.say("LIMITS", **self.LIMITS)
+        elif state == "tripped":
+            self.arm(session_ticks_max=3)
+            sample = [self.next_sample() for _ in range(4)][-1]
+        elif state in ("armed", "expired"):
+            self.arm()
+            sample = self.next_sample()
+        if state == "expired":
+            self.answer(sample, lease_ticks=1)
+            sample = [self.next_sample() for _ in range(4)][-1]
+        assert self.device.phase == state
+        return sample
+
+
+def state_table() -> list[tuple[str, str, str]]:
+    """(frame, state, what the page says of it)."""
+    states = [["idle"], ["configured"], ["armed"], ["expired", "tripped"]]
+    cells = []
+    for frame, *row in table_after(PAGE, "| frame | idle |"):
+        cells += [(frame, state, cell) for group, cell in zip(states, row, strict=True) for state in group]
+    return cells
+
+
+@pytest.mark.parametrize("frame, state, stated", state_table())
+def test_the_virtual_device_answers_as_the_state_table_says(frame: str, state: str, stated: str) -> None:
+    host = StrangersHost()
+    sample = host.reach(state)
+    answer, _, after = stated.partition(" → ")
+    fields: dict[str, dict[str, Value]] = {
+        "HELLO_REQUEST": {"version": 1},
+        "LIMITS": host.LIMITS,
+        "ARM": {"pacing": 1, "token": host.TOKEN},
+        "DISARM": {"token": host.TOKEN},
+    }
+    heard = host.answer(sample) if frame == "COMMAND" else host.say(frame, **fields.get(frame, {}))
+    if answer == "acts":
+        assert heard == []
+        host.next_sample()
+        assert host.device.applied_code == 1000
+    else:
+        name, _, code = answer.partition(" ")
+        assert [(heard_name, values.get("code")) for heard_name, values in heard] == [(name, int(code) if code else None)]
+    assert host.device.phase == (after or state)
+
+
+def provoke(host: StrangersHost, code: int) -> list[tuple[str, dict[str, Value]]]:
+    """The mistake that the page says an error code stands for."""
+    sample = host.reach("armed" if code in (1, 4, 5, 6, 7, 8) else "configured")
+    if code == 1:
+        host.device.receive(b"\x09nonsense\0")
+        return host.heard()
+    if code == 2:
+        return host.say_payload(b"\x55")
+    if code == 3:
+        return host.say("HELLO_REQUEST", version=2)
+    if code == 4:
+        return host.say("LIMITS", **host.LIMITS)
+    if code == 5:
+        return host.answer(sample, token=host.TOKEN + 1)
+    if code == 6:
+        return host.answer(sample, nonce=int(sample["nonce"]) ^ 1)
+    if code == 7:
+        host.answer(sample)
+        return host.answer(sample)
+    if code == 8:
+        return host.answer(sample, lease_ticks=81)
+    if code == 9:
+        return host.say("LIMITS", **host.LIMITS | {"lease_max_ticks": 101})
+    return host.say("ARM", pacing=3, token=host.TOKEN)
+
+
+@pytest.mark.parametrize("row", table_after(PAGE, "| error | name |"), ids=lambda row: row[1])
+def test_the_virtual_device_refuses_each_mistake_by_its_name(row: list[str]) -> None:
+    host = StrangersHost()
+    ((name, values),) = provoke(host, int(row[0]))
+    assert (name, values["code"]) == ("ERROR", int(row[0]))
+
+
+def test_a_command_acts_one_boundary_after_its_sample_and_shows_in_the_second() -> None:
+    host = StrangersHost()
+    host.arm()
+    host.answer(host.next_sample())
+    samples = [host.next_sample() for _ in range(2)]
+    assert [sample["applied_index"] for sample in samples] == [0xFFFFFFFF, 0]
+    assert [sample["applied_code"] for sample in samples] == [0, 1000]
+    assert not int(samples[1]["status"]) & 128
+
+
+def test_a_command_that_misses_its_boundary_acts_at_the_next_and_is_counted_late() -> None:
+    host = StrangersHost()
+    host.arm()
+    first = host.next_sample()
+    host.next_sample()
+    host.answer(first)
+    samples = [host.next_sample() for _ in range(2)]
+    assert [sample["applied_index"] for sample in samples] == [0xFFFFFFFF, 0]
+    assert int(samples[1]["status"]) & 128
+    ((_, counters),) = host.say("COUNTERS_REQUEST")
+    assert counters["late"] == 1
+
+
+def test_a_lease_of_five_ticks_holds_for_five_then_zero_then_the_relay() -> None:
+    host = StrangersHost()
+    host.arm()
+    host.answer(host.next_sample(), lease_ticks=5)
+    samples = {int(sample["index"]): sample for sample in (host.next_sample() for _ in range(25))}
+    assert [k for k, sample in samples.items() if sample["applied_code"]] == [2, 3, 4, 5, 6]
+    assert [k for k, sample in samples.items() if int(sample["status"]) & 4] == list(range(7, 26))
+    assert [k for k, sample in samples.items() if int(sample["status"]) & 1] == list(range(2, 17))
+    ((_, counters),) = host.say("COUNTERS_REQUEST")
+    assert (counters["lapsed"], counters["status"]) == (1, 4)
+
+
+def test_a_refused_command_leaves_the_lease_running() -> None:
+    host = StrangersHost()
+    host.arm()
+    host.answer(host.next_sample(), lease_ticks=5)
+    for _ in range(5):
+        sample = host.next_sample()
+        host.answer(sample, nonce=int(sample["nonce"]) ^ 1)
+    assert host.next_sample()["applied_code"] == 1000
+    assert host.next_sample()["applied_code"] == 0
+
+
+@pytest.mark.parametrize("frame", [b"\x09nonsense\0", frame_of(b"\x55"), frame_of(b"\x06"), frame_of(b"\x01\x01")])
+def test_in_lock_step_each_frame_good_or_bad_brings_exactly_one_sample(frame: bytes) -> None:
+    host = StrangersHost()
+    assert [name for name, _ in host.arm(pacing=4)] == ["ARMED", "SAMPLE"]
+    for _ in range(3):
+        host.device.receive(frame)
+        assert [name for name, _ in host.heard()].count("SAMPLE") == 1
+
+
+def test_a_command_beyond_the_pushed_limits_is_clamped_and_says_so() -> None:
+    host = StrangersHost()
+    host.arm()
+    host.answer(host.next_sample(), code=20001)
+    host.next_sample()
+    sample = host.next_sample()
+    assert sample["applied_code"] == 20000
+    assert int(sample["status"]) & 64
+
+
+def test_charge_is_the_sum_of_the_samples_and_its_cap_trips_at_its_sample() -> None:
+    host = StrangersHost()
+    ((_, hello),) = host.say("HELLO_REQUEST", version=1)
+    offset = int(hello["ranges[0].current_offset_q16"])
+    cap = 5000 * 65536
+    host.arm(charge_cap_codes=cap)
+    net = absolute = 0
+    while host.device.phase == "armed":
+        sample = host.next_sample()
+        net += int(sample["current_code"]) * 65536 - offset
+        absolute += abs(int(sample["current_code"]) * 65536 - offset)
+        assert sample["charge_codes"] == net
+        assert not int(sample["status"]) & 16
+        assert (host.device.phase == "tripped") == (absolute >= cap)
+        host.answer(sample)
+    assert int(host.next_sample()["status"]) & 16
+
+
+def test_bytes_appended_to_a_payload_are_ignored() -> None:
+    host = StrangersHost()
+    host.say_payload(encode("LIMITS", {"type": 2} | host.LIMITS) + b"\x01\x02")
+    assert host.device.phase == "configured"
+    assert [name for name, _ in host.say_payload(b"\x01\x01\xff")] == ["HELLO"]
+
+
+@pytest.mark.parametrize("name", ["HELLO_REQUEST", "LIMITS", "ARM", "DISARM", "COMMAND"])
+def test_a_payload_too_short_for_its_type_is_undecodable(name: str) -> None:
+    host = StrangersHost()
+    host.reach("configured" if name in ("LIMITS", "ARM") else "armed")
+    payload = payload_of(bytes.fromhex(next(text for example, text, _ in EXAMPLES if example == name)))
+    ((heard, values),) = host.say_payload(payload[:-1])
+    assert (heard, values["code"], values["offending_type"]) == ("ERROR", 1, payload[0])
