@@ -189,6 +189,8 @@ cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil:
             histogram_add(&loop.latency, clock_now_ns() - began_ns)
             if loop.status == LOOP_RUNNING and loop.ending > ENDING_TICKS:
                 loop.status = LOOP_ENDED
+        elif began_ns - heard_ns > loop.silence_us * 1000:
+            loop.status = LOOP_DEVICE_SILENT    # bytes, but no sample among them
     return loop.status
 
 
