@@ -29,7 +29,7 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
     cdef double full_scale_a = 40e-6
     cdef double time_s = 1.0 / (TWO_PI * bandwidth_hz)
     cdef double stated, offset
-    cdef int k
+    cdef int k, _k
     memset(state, 0, sizeof(state[0]))
     state.kind = kind
     state.period_s = period_s
@@ -47,7 +47,7 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
     state.hum_turn_cos = cos(TWO_PI * HUM_HZ * period_s)
     state.hum_turn_sin = sin(TWO_PI * HUM_HZ * period_s)
     state.noise = (seed + 1) * <uint64_t>0xD1342543DE82EF95 | 1
-    for k in range(8):
+    for _k in range(8):
         noise_next(&state.noise)
 
     state.voltage_lsb_nv = <uint32_t>lrint(1.05e9 * compliance_v / 32768.0)
@@ -167,10 +167,10 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
     cdef double step_s = state.substep_s
     cdef double mean, end
     cdef FrontEndPeriod one
-    cdef uint32_t step
+    cdef uint32_t _step
     memset(period, 0, sizeof(period[0]))
     one.limited = 0
-    for step in range(state.substeps):
+    for _step in range(state.substeps):
         end = state.output - state.target
         if fabs(end) < 1e-18:
             end = 0.0

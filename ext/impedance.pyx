@@ -94,7 +94,7 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
     cdef double half = n * 0.5
     cdef double sum_tt = (n * n - 1.0) / (12.0 * n)
     cdef double denominator, slope_v, slope_i, vc, vs, ic, is_, size, noise_v, noise_i, noise_z
-    cdef double r0, r0_sigma, slope_sigma, a, b, rise, low, x, omega, parallel, series, capacitance, dx
+    cdef double r0, r0_sigma, slope_sigma, a, b, rise, low, least, x, omega, parallel, series, capacitance, dx
     estimate.block += 1
     if mean_i == 0.0:
         return
@@ -162,7 +162,8 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
     )
     widen(&estimate.series_sigma_ohm, series, a - b * b / low if low > 0.0 and a * low > b * b else 0.0)
     widen(&estimate.parallel_sigma_ohm, parallel, low + b * b / low if low > 0.0 else 0.0)
-    widen(&estimate.capacitance_sigma_f, capacitance, low * low / (omega * b * (low * low + b * b)) if low > 0.0 else 0.0)
+    least = low * low / (omega * b * (low * low + b * b)) if low > 0.0 else 0.0
+    widen(&estimate.capacitance_sigma_f, capacitance, least)
 
 
 cdef void judge_contact(ImpedanceState* state, const ImpedanceConfig* config, double current, double voltage,

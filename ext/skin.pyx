@@ -40,12 +40,12 @@ cdef void skin_named(SkinState* skin, int32_t name, uint64_t seed, double active
     cdef double recovery = 1.0
     cdef uint64_t draw
     cdef SkinSite* sites[2]
-    cdef int k
+    cdef int k, _k
     site_start(&skin.active, active_cm2)
     site_start(&skin.passive, return_cm2)
     if seed:
         draw = seed * <uint64_t>0x9E3779B97F4A7C15 | 1
-        for k in range(8):
+        for _k in range(8):
             noise_next(&draw)
         fresh = exp(0.7 * noise_normal(&draw))
         half = exp(0.45 * noise_normal(&draw))
@@ -249,13 +249,13 @@ cdef class Skin:
 
     def force_current(self, double current_a, double period_s, uint64_t periods=1, uint32_t substeps=8):
         """Hold current_a (A) for some sample periods (s), each of so many sub-steps. Returns the end voltage, V."""
-        cdef uint64_t k
-        cdef uint32_t step
+        cdef uint64_t _k
+        cdef uint32_t _step
         if not period_s > 0.0 or substeps == 0:
             raise ValueError(f"period {period_s} s and substeps {substeps} must be positive")
         with nogil:
-            for k in range(periods):
-                for step in range(substeps):
+            for _k in range(periods):
+                for _step in range(substeps):
                     skin_force_current(&self.state, current_a, period_s / substeps)
                 skin_age(&self.state, current_a, period_s)
         return skin_voltage(&self.state, current_a)
@@ -263,16 +263,18 @@ cdef class Skin:
     def force_voltage(self, double source_v, double source_ohm, double period_s, uint64_t periods=1,
                       uint32_t substeps=8):
         """Hold source_v (V) behind source_ohm for some sample periods (s). Returns the charge that flowed, C."""
-        cdef uint64_t k
-        cdef uint32_t step
+        cdef uint64_t _k
+        cdef uint32_t _step
         cdef double period_c
         cdef double total_c = 0.0
         if not period_s > 0.0 or substeps == 0 or source_ohm < 0.0:
-            raise ValueError(f"period {period_s} s and substeps {substeps} must be positive, {source_ohm} ohm not negative")
+            raise ValueError(
+                f"period {period_s} s and substeps {substeps} must be positive, {source_ohm} ohm not negative"
+            )
         with nogil:
-            for k in range(periods):
+            for _k in range(periods):
                 period_c = 0.0
-                for step in range(substeps):
+                for _step in range(substeps):
                     period_c += (skin_force_voltage(&self.state, source_v, source_ohm, period_s / substeps)
                                  * (period_s / substeps))
                 skin_age(&self.state, period_c / period_s, period_s)

@@ -1,4 +1,4 @@
-"""Firmware of the virtual device: session, leases, caps, samples, faults, truth. The order of a period is in the .pxd."""
+"""Firmware of the virtual device: session, leases, caps, samples, faults, truth; the .pxd has the order of a period."""
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext, PyCapsule_GetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EIO, ETIMEDOUT, errno
@@ -208,7 +208,7 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
 cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogil:
     cdef uint8_t payload[COUNTERS_BYTES]
     payload[0] = type_
-    payload[1] = <uint8_t>(device.status_latched & 0xFF)
+    payload[1] = 0
     put_u16(payload + 2, device.status_latched)
     put_u32(payload + 4, device.token)
     put_u32(payload + 8, device.samples)
@@ -245,7 +245,8 @@ cdef void write_truth(VirtualDeviceState* device) noexcept nogil:
         device.samples, 1e-9 * device.sample_period_ns * device.ticks,
         device.period.charge_c / device.front_end.period_s, device.period.peak_a, device.charge_c, device.absolute_c,
         device.front_end.voltage_v, device.applied_code, device.lease_left, device.front_end.relay_closed,
-        <int>(device.status_latched & STATUS_LEASE_EXPIRED) // STATUS_LEASE_EXPIRED, device.skin.active.contact_fraction)
+        <int>(device.status_latched & STATUS_LEASE_EXPIRED) // STATUS_LEASE_EXPIRED,
+        device.skin.active.contact_fraction)
 
 
 cdef void save_state(VirtualDeviceState* device) noexcept nogil:
@@ -442,7 +443,7 @@ cdef void disarm(VirtualDeviceState* device) noexcept nogil:
     device.phase = DEVICE_IDLE
 
 
-cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
+cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexcept nogil:
     cdef const FrontEndRange* one
     cdef uint8_t back[LIMITS_BYTES]
     cdef uint8_t chosen
@@ -453,7 +454,7 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload, size_t
     if device.phase == DEVICE_ARMED:
         send_error(device, WIRE_ERROR_STATE, FRAME_LIMITS, NO_INDEX)
         return
-    if length < LIMITS_BYTES or payload[1] >= RANGES:
+    if payload[1] >= RANGES:
         send_error(device, WIRE_ERROR_LIMITS, FRAME_LIMITS, NO_INDEX)
         return
     chosen = payload[1]
@@ -494,10 +495,10 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload, size_t
     send(device, back, LIMITS_BYTES)
 
 
-cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
+cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload) noexcept nogil:
     cdef uint8_t reply[ARM_BYTES]
     cdef uint8_t pacing
-    if length < ARM_BYTES or device.phase == DEVICE_IDLE or device.phase == DEVICE_ARMED:
+    if device.phase == DEVICE_IDLE or device.phase == DEVICE_ARMED:
         send_error(device, WIRE_ERROR_STATE, FRAME_ARM, NO_INDEX)
         return
     pacing = payload[1]
@@ -532,8 +533,8 @@ cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload, size_t le
         advance_lock_step(device)
 
 
-cdef void take_disarm(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
-    if length < ARM_BYTES or device.phase == DEVICE_IDLE:
+cdef void take_disarm(VirtualDeviceState* device, const uint8_t* payload) noexcept nogil:
+    if device.phase == DEVICE_IDLE:
         send_error(device, WIRE_ERROR_STATE, FRAME_DISARM, NO_INDEX)
         return
     if get_u32(payload + 4) != device.token:
@@ -573,21 +574,34 @@ cdef void take_command(VirtualDeviceState* device, const uint8_t* payload, size_
     device.pending = 1
 
 
+cdef size_t least_bytes(uint8_t type_) noexcept nogil:
+    """A shorter payload of this type cannot be read; a longer one has fields of a later version."""
+    if type_ == FRAME_HELLO_REQUEST:
+        return 2
+    if type_ == FRAME_LIMITS:
+        return LIMITS_BYTES
+    if type_ == FRAME_ARM or type_ == FRAME_DISARM:
+        return ARM_BYTES
+    return 1
+
+
 cdef void handle(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
     cdef uint8_t type_ = payload[0]
-    if type_ == FRAME_COMMAND:
+    if length < least_bytes(type_):
+        send_error(device, WIRE_ERROR_UNDECODABLE, type_, NO_INDEX)
+    elif type_ == FRAME_COMMAND:
         take_command(device, payload, length)
     elif type_ == FRAME_HELLO_REQUEST:
-        if length < 2 or payload[1] != PROTOCOL_VERSION:
+        if payload[1] != PROTOCOL_VERSION:
             send_error(device, WIRE_ERROR_VERSION, type_, NO_INDEX)
         else:
             send_hello(device)
     elif type_ == FRAME_LIMITS:
-        take_limits(device, payload, length)
+        take_limits(device, payload)
     elif type_ == FRAME_ARM:
-        take_arm(device, payload, length)
+        take_arm(device, payload)
     elif type_ == FRAME_DISARM:
-        take_disarm(device, payload, length)
+        take_disarm(device, payload)
     elif type_ == FRAME_COUNTERS_REQUEST:
         send_counters(device, FRAME_COUNTERS)
     else:
@@ -663,7 +677,7 @@ cdef inline int64_t monotonic_ns() noexcept nogil:
 
 
 cdef int drain(VirtualDeviceState* device, int fd) noexcept nogil:
-    """Writes what waits for the host; 0, or -errno when the port is gone. What a full port does not take keeps waiting."""
+    """Writes what waits for the host; 0, or -errno when the port is gone. What a full port does not take waits on."""
     cdef ssize_t written
     while device.transmit_length:
         written = c_write(fd, device.transmit, device.transmit_length)
@@ -745,7 +759,7 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
         elif ready > 0 and fds[0].revents & (POLLHUP | POLLERR | POLLNVAL):
             virtual_device_run_down(device)
             return SERVE_CLOSED
-        # Commands that came before the boundary are taken above; a device that fell behind catches up, period by period.
+        # Commands that came before the boundary are taken above; a device that fell behind catches up, step by step.
         if paced and monotonic_ns() >= deadline:
             virtual_device_advance(device)
             deadline += device.pace_ns
@@ -828,7 +842,7 @@ cdef class VirtualDevice:
         cdef VirtualDeviceState* device = self.device
         cdef bytes header = TRUTH_HEADER
         cdef bytes spare
-        cdef int k
+        cdef int k, _k
         check(500.0 <= sample_rate_hz <= 10000.0, f"sample rate {sample_rate_hz} Hz", "500 to 10000")
         check(5.0 <= compliance_v <= 140.0, f"compliance voltage {compliance_v} V", "5 to 140")
         check(100.0 <= bandwidth_hz <= 1e5, f"bandwidth {bandwidth_hz} Hz", "100 to 100000")
@@ -873,7 +887,7 @@ cdef class VirtualDevice:
         device.pacing_offered = <uint8_t>pacing
         device.applied_index = NO_INDEX
         device.noise = (seed + 1) * <uint64_t>0xA0761D6478BD642F | 1
-        for k in range(8):
+        for _k in range(8):
             noise_next(&device.noise)
         previous = 0.0
         for k, (kind, value, time_s) in enumerate(faults):
@@ -920,14 +934,15 @@ cdef class VirtualDevice:
     def transmit(self, size_t most=TRANSMIT_BYTES):
         """Takes up to ``most`` of the bytes that wait for the host; the rest waits on."""
         cdef uint8_t data[TRANSMIT_BYTES]
-        cdef size_t length = virtual_device_transmit(self.device, data, most if most < TRANSMIT_BYTES else TRANSMIT_BYTES)
+        cdef size_t room = most if most < TRANSMIT_BYTES else TRANSMIT_BYTES
+        cdef size_t length = virtual_device_transmit(self.device, data, room)
         return (<char*>data)[:length]
 
     def advance(self, uint64_t periods=1):
         """Sample periods pass; nothing happens unless armed (or latched after arming)."""
-        cdef uint64_t k
+        cdef uint64_t _k
         with nogil:
-            for k in range(periods):
+            for _k in range(periods):
                 virtual_device_advance(self.device)
 
     def run_down(self):

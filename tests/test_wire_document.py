@@ -354,13 +354,21 @@ class StrangersHost:
         return {key.removeprefix("channels[0]."): value for key, value in values.items()}
 
     def arm(self, pacing: int = 1, **limits: Value) -> list[tuple[str, dict[str, Value]]]:
-        self.say("LIMITS", **self.LIMITS | {f"channels[0].{k}" if k.endswith("codes") else k: v for k, v in limits.items()})
+        self.say(
+            "LIMITS", **self.LIMITS | {f"channels[0].{k}" if k.endswith("codes") else k: v for k, v in limits.items()}
+        )
         return self.say("ARM", pacing=pacing, token=self.TOKEN)
 
     def answer(self, sample: dict[str, Value], **other: Value) -> list[tuple[str, dict[str, Value]]]:
         """A command of code 1000 with the relay closed, for 5 ticks; `other` overrides its fields."""
         code = other.pop("code", 1000)
-        command = {"flags": 1, "index": sample["index"], "token": self.TOKEN, "nonce": sample["nonce"], "lease_ticks": 5}
+        command = {
+            "flags": 1,
+            "index": sample["index"],
+            "token": self.TOKEN,
+            "nonce": sample["nonce"],
+            "lease_ticks": 5,
+        }
         return self.say("COMMAND", **command | other | {"channels[0].output_code": code})
 
     def reach(self, state: str) -> dict[str, Value]:
@@ -408,7 +416,9 @@ def test_the_virtual_device_answers_as_the_state_table_says(frame: str, state: s
         assert host.device.applied_code == 1000
     else:
         name, _, code = answer.partition(" ")
-        assert [(heard_name, values.get("code")) for heard_name, values in heard] == [(name, int(code) if code else None)]
+        assert [(heard_name, values.get("code")) for heard_name, values in heard] == [
+            (name, int(code) if code else None)
+        ]
     assert host.device.phase == (after or state)
 
 

@@ -206,8 +206,8 @@ class Session:
                 journal.begin(
                     folder.session_id,
                     folder.path,
-                    session["subject"],
-                    session["site"],
+                    self.treatment.subject or "",
+                    self.treatment.site or "",
                     self.plan.prescribed_c,
                     self._reserved_c,
                 )

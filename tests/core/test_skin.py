@@ -1,11 +1,11 @@
 """The skin model against the numbers it was fitted to, and its integration against itself at finer steps."""
 
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ionto_rt.core.skin import Skin, skin_names
 
 ACTIVE_ANODE, ACTIVE_CATHODE = 1.0, -1.0
@@ -160,7 +160,7 @@ def test_the_error_falls_with_the_square_of_the_sub_step():
 
     exact = after(4096)
     errors = [abs(after(steps) - exact) for steps in (16, 32, 64, 128)]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert min(orders) > 1.7
 
 
@@ -170,7 +170,7 @@ def test_behind_a_source_the_error_falls_with_the_square_of_the_sub_step():
 
     exact = charge(8192)
     errors = [abs(charge(steps) - exact) for steps in (16, 32, 64)]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert min(orders) > 1.7
 
 
