@@ -174,7 +174,7 @@ class Session:
             silence_s=2.0 if self.virtual_clock else 0.5,
         )
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
-        session = {
+        session: dict[str, Any] = {
             "subject": self.treatment.subject or "",
             "site": self.treatment.site or "",
             "prescribed_c": self.plan.prescribed_c,
@@ -283,18 +283,29 @@ class Session:
         for row in self.loop.drain_events():
             for happening in self._interpreter.read(row):
                 self._note(happening)
-        while len(rows := self.loop.drain(DRAIN_ROWS)):
-            try:
-                self._telemetry.append(rows)
-                if not self.virtual_clock:
-                    self._telemetry.flush()
-            except RecordError as error:
-                self._raise_soft(SoftAlarm.RECORD_BEHIND, problem=str(error))
-            self._take(rows)
+        self._drain()
         self._reserve()
         self._watch_conditions()
         if self.watcher is not None:
             self.watcher(self)
+
+    def _drain(self) -> None:
+        """Rows to the record and to the screen; a round that is not full is the last, or it would chase the loop."""
+        filled = DRAIN_ROWS
+        while filled == DRAIN_ROWS:
+            rows = self.loop.drain(DRAIN_ROWS)
+            filled = len(rows)
+            if filled:
+                self._keep(rows)
+                self._take(rows)
+
+    def _keep(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> None:
+        try:
+            self._telemetry.append(rows)
+            if not self.virtual_clock:
+                self._telemetry.flush()
+        except RecordError as error:
+            self._raise_soft(SoftAlarm.RECORD_BEHIND, problem=str(error))
 
     def _take(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> None:
         last = rows[-1]
