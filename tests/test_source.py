@@ -158,7 +158,8 @@ def test_a_stage_knows_only_the_shared_types(stage: str) -> None:
 
 def test_every_module_of_the_core_has_its_declarations_and_stubs() -> None:
     for path in (ROOT / "ext").glob("*.pyx"):
-        assert (CORE / f"{path.stem}.pyi").is_file(), f"{path.stem} has no stub"
+        seen_by_python = re.search(r"^(def|cdef class) ", path.read_text(), re.M)
+        assert not seen_by_python or (CORE / f"{path.stem}.pyi").is_file(), f"{path.stem} has no stub"
         assert (CORE / f"{path.stem}.pxd").is_file() or "cdef class" not in path.read_text()
 
 
