@@ -74,6 +74,15 @@ from ionto_rt.core.wire cimport (
 
 from ionto_rt.core.skin import skin_number
 
+cdef extern from "sched.h" nogil:
+    struct sched_param:
+        int sched_priority
+    int SCHED_FIFO, SCHED_OTHER
+    int sched_setscheduler(int pid, int policy, const sched_param* param)
+
+cdef enum:
+    DEVICE_PRIORITY = 30
+
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
         int fd
@@ -690,6 +699,13 @@ cdef int drain(VirtualDeviceState* device, int fd) noexcept nogil:
     return 0
 
 
+cdef void ask_priority(int priority) noexcept nogil:
+    """A DAQ has a processor of its own; nearest to it is real-time priority, where it may be had. 0 gives it back."""
+    cdef sched_param wanted
+    wanted.sched_priority = priority
+    sched_setscheduler(0, SCHED_FIFO if priority else SCHED_OTHER, &wanted)
+
+
 cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_fd, int stop_fd,
                                   int64_t idle_ms) noexcept nogil:
     cdef uint8_t data[4096]
@@ -720,6 +736,7 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
         if paced:
             if not clocked:
                 deadline = now + device.pace_ns
+                ask_priority(DEVICE_PRIORITY)
             wait_ns = deadline - now
         elif running(device):
             wait_ns = heard + SILENCE_NS - now
@@ -730,6 +747,8 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
             wait_ns = heard + idle_ms * 1000000 - now
             if wait_ns <= 0:
                 return SERVE_IDLE
+        if clocked and not paced:
+            ask_priority(0)
         clocked = paced
         if wait_ns < 0:
             wait_ns = 0

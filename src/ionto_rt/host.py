@@ -64,11 +64,15 @@ def pin_to_cpu(cpu: int | None) -> str:
 
 
 @contextlib.contextmanager
-def awake_processors() -> Iterator[str]:
+def awake_processors(wanted: bool) -> Iterator[str]:
     """Keep the processors from sleeping between two samples, where this user may ask for it; what came of it.
 
-    Waking a sleeping processor costs more than a tick. The kernel honours the request while the file is open.
+    Waking a sleeping processor costs more than a tick. The kernel honours the request while the file is open. Not in
+    real time: there each tick has its time, and a shared host takes processors away that never rest.
     """
+    if not wanted:
+        yield "not asked (real time)"
+        return
     try:
         request = os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:

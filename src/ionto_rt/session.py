@@ -217,7 +217,7 @@ class Session:
                 journal.withdraw(folder.session_id)
                 folder.discard()
                 raise
-            with awake_processors() as awake:
+            with awake_processors(self.virtual_clock) as awake:
                 folder.events.write("host", None, processors_awake=awake)
                 return self._carry_out(folder, journal, token)
 
