@@ -21,7 +21,6 @@ from ionto_rt.configuration import FIT, controller_config, device_limits
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, new_token
-from ionto_rt.host import lock_step_cpu
 from ionto_rt.plan import compile_plan
 from ionto_rt.safety import resolve_limits
 from ionto_rt.treatment import Treatment
@@ -101,19 +100,17 @@ def arm(device: Device, path: Path = TREATMENT) -> Armed:
 
 
 class OneCpu:
-    """Keeps this thread on the processor of `lock_step_cpu` for a while; `uri` puts a virtual device beside it."""
+    """Keeps this thread on one processor for a while; `uri` puts a virtual device beside it."""
 
     def __enter__(self) -> "OneCpu":
-        self.cpu = lock_step_cpu()
-        self.uri = "virtual:" if self.cpu is None else f"virtual:?cpu={self.cpu}"
-        if self.cpu is not None:
-            self.before = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {self.cpu})
+        self.before = os.sched_getaffinity(0)
+        self.cpu = max(self.before)
+        self.uri = f"virtual:?cpu={self.cpu}"
+        os.sched_setaffinity(0, {self.cpu})
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.cpu is not None:
-            os.sched_setaffinity(0, self.before)
+        os.sched_setaffinity(0, self.before)
 
 
 def side_by_side(

@@ -9,7 +9,7 @@ from support import Transcription, side_by_side
 
 from ionto_rt.core.regulator import Regulator
 
-ROUNDS = 40
+ROUNDS = 800
 TICK_BAR = 5.0
 ESTIMATE = (
     "resistance_ohm", "resistance_sigma_ohm", "series_ohm", "parallel_ohm", "capacitance_f", "series_sigma_ohm",

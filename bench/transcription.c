@@ -76,18 +76,37 @@ typedef struct {
 } State;
 
 static double square(double x) { return x * x; }
+static double larger(double a, double b) { return b > a ? b : a; }
+
+/* a + b and a - b, never beyond +-(2^63 - 1). */
+static int64_t add(int64_t a, int64_t b) {
+    if (b > 0 && a > INT64_MAX - b)
+        return INT64_MAX;
+    if (b < 0 && a < -INT64_MAX - b)
+        return -INT64_MAX;
+    return a + b;
+}
+
+static int64_t subtract(int64_t a, int64_t b) {
+    if (b < 0 && a > INT64_MAX + b)
+        return INT64_MAX;
+    if (b > 0 && a < -INT64_MAX + b)
+        return -INT64_MAX;
+    return a - b;
+}
 
 static void count_charge(State *s, const Calibration *c, const Input *given) {
     int64_t codes = (int64_t)given->current_code * 65536 - c->current_offset_q16;
     if (given->lost_ticks) {
-        int64_t most = (int64_t)given->lost_ticks * c->code_limit * 65536;
-        int64_t lost = given->device_charge_codes - s->device - codes;
+        int64_t most = (int64_t)given->lost_ticks * c->code_limit;
+        int64_t lost = subtract(subtract(given->device_charge_codes, s->device), codes);
+        most = most <= INT64_MAX / 65536 ? most * 65536 : INT64_MAX;
         lost = lost > most ? most : lost < -most ? -most : lost;
-        s->net += lost;
-        s->absolute += lost >= 0 ? lost : -lost;
+        s->net = add(s->net, lost);
+        s->absolute = add(s->absolute, lost >= 0 ? lost : -lost);
     }
-    s->net += codes;
-    s->absolute += codes >= 0 ? codes : -codes;
+    s->net = add(s->net, codes);
+    s->absolute = add(s->absolute, codes >= 0 ? codes : -codes);
     s->device = given->device_charge_codes;
 }
 
@@ -140,7 +159,7 @@ static void fit_block(State *s, const ImpedanceConfig *c, int tone_on) {
     double parallel = rise + b * b / rise, series = r0 - parallel, capacitance = x / (w * parallel);
     if (!(series > 0.0 && isfinite(parallel) && isfinite(capacitance)))
         return;
-    double slope_sigma = sqrt(square(r0_sigma) + square(c->nonlinearity * r0));
+    double slope_sigma = sqrt(square(r0_sigma) + square(c->nonlinearity * r0)), low = rise - slope_sigma;
     double dx = 2.0 * x / (w * b * square(1.0 + x * x));
     double dr = square(1.0 - 1.0 / (x * x)) + square(2.0 / x);
     o->series_ohm = series;
@@ -150,6 +169,13 @@ static void fit_block(State *s, const ImpedanceConfig *c, int tone_on) {
     o->series_sigma_ohm = sqrt(square(slope_sigma / (x * x)) + dr * noise_z);
     o->capacitance_sigma_f = sqrt(square(dx / b * slope_sigma)
                                   + (square(dx / b) + square(capacitance / b + dx * x / b)) * noise_z);
+    /* At least as far as a slope resistance that is lower by its deviation would move each. */
+    double series_low = low > 0.0 && a * low > b * b ? a - b * b / low : 0.0;
+    double parallel_low = low > 0.0 ? low + b * b / low : 0.0;
+    double capacitance_low = low > 0.0 ? low * low / (w * b * (low * low + b * b)) : 0.0;
+    o->series_sigma_ohm = larger(o->series_sigma_ohm, fabs(series - series_low));
+    o->parallel_sigma_ohm = larger(o->parallel_sigma_ohm, fabs(parallel - parallel_low));
+    o->capacitance_sigma_f = larger(o->capacitance_sigma_f, fabs(capacitance - capacitance_low));
 }
 
 static void judge_contact(State *s, const ImpedanceConfig *c, double current, double voltage, double setpoint) {
