@@ -5,7 +5,7 @@
 The ledger is stepped first, because programme and guard decide on charge that includes this sample.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport isfinite
+from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -27,10 +27,6 @@ from ionto_rt.core.types cimport (
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
-
-
-cdef inline double magnitude(double x) noexcept nogil:
-    return x if x >= 0.0 else -x
 
 
 cdef inline bint beyond(int32_t code, int32_t limit) noexcept nogil:
@@ -59,27 +55,24 @@ cdef int32_t to_code(double output, const Calibration* calibration) noexcept nog
     return <int32_t>(code + 0.5) if code >= 0.0 else -<int32_t>(0.5 - code)
 
 
-cdef double lowest_setpoint(const ControllerState* controller) noexcept nogil:
+cdef inline double lowest_setpoint(const ControllerState* controller) noexcept nogil:
     """Of the last setpoints the one nearest to zero; 0 if they differ in sign."""
-    cdef double lowest = controller.setpoints[controller.history_at], level
+    cdef double low = controller.setpoints[controller.history_at], high = low, level
     cdef int k
     for k in range(1, DELAY_TICKS):
         level = controller.setpoints[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
-        if level * lowest <= 0.0:
-            return 0.0
-        if magnitude(level) < magnitude(lowest):
-            lowest = level
-    return lowest
+        low = level if level < low else low
+        high = level if level > high else high
+    return low if low > 0.0 else high if high < 0.0 else 0.0
 
 
-cdef int32_t tone_was_on(const ControllerState* controller) noexcept nogil:
+cdef inline int32_t tone_was_on(const ControllerState* controller) noexcept nogil:
     """1: the tone was part of all the setpoints a sample may belong to; 0: of none; -1: of some."""
-    cdef int32_t newest = controller.tone_on[controller.history_at]
+    cdef int32_t count = 0
     cdef int k
-    for k in range(1, DELAY_TICKS):
-        if controller.tone_on[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)] != newest:
-            return -1
-    return newest
+    for k in range(DELAY_TICKS):
+        count += controller.tone_on[(controller.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
+    return 1 if count == DELAY_TICKS else 0 if count == 0 else -1
 
 
 cdef void tune_feed_forward(ControllerState* controller) noexcept nogil:
@@ -171,7 +164,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             config.impedance.tone_a > 0.0
             and (setpoint.phase == PHASE_TREATMENT or setpoint.phase == PHASE_RAMP_UP
                  or setpoint.phase == PHASE_RAMP_DOWN)
-            and magnitude(setpoint.level_a) >= 10.0 * config.impedance.tone_a
+            and fabs(setpoint.level_a) >= 10.0 * config.impedance.tone_a
         )
         if tone_on:
             tone = impedance_tone(&controller.impedance, &config.impedance)
@@ -179,7 +172,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
 
         if setpoint.close_relay:
             controller.regulator.hold = (
-                (sample.status & STATUS_COMPLIANCE) != 0 or magnitude(voltage_v) >= 0.97 * calibration.compliance_v
+                (sample.status & STATUS_COMPLIANCE) != 0 or fabs(voltage_v) >= 0.97 * calibration.compliance_v
             )
             if regulator_step(&controller.regulator, &controller.tuned, setpoint.current_a, current_a, &terms):
                 finite = 0

@@ -1,5 +1,5 @@
 """The guard: last before encoding. It shares no code with the regulator, and converts for itself."""
-from libc.math cimport isfinite
+from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from ionto_rt.core.types cimport (
@@ -26,10 +26,6 @@ cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil:
     for k in range(size):
         hash_ = (hash_ ^ at[k]) * <uint32_t>16777619
     return hash_
-
-
-cdef inline double magnitude(double x) noexcept nogil:
-    return x if x >= 0.0 else -x
 
 
 cdef inline bint apart(int64_t a, int64_t b, int64_t limit) noexcept nogil:
@@ -117,21 +113,23 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H01, H05, H07, H08, H13, H15, H23 and the device's own verdicts, from the redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
-    cdef double current = magnitude(signed_current)
+    cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
-    cdef double voltage = magnitude((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
-    cdef double highest = 0.0, lowest = -1.0, level, mean
+    cdef double voltage = fabs((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
+    cdef double highest = 0.0, lowest = fabs(newest), level, mean
+    cdef int64_t mismatch
     cdef int k
     cdef uint32_t tenth
-    for k in range(SETTLE_TICKS):
+    for k in range(CONTACT_TICKS):
         level = state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
-        if k < CONTACT_TICKS:
-            if level * newest <= 0.0:
-                lowest = 0.0
-            elif lowest < 0.0 or magnitude(level) < lowest:
-                lowest = magnitude(level)
-        if magnitude(level) > highest:
-            highest = magnitude(level)
+        if level * newest <= 0.0:
+            lowest = 0.0
+        level = fabs(level)
+        lowest = level if level < lowest else lowest
+        highest = level if level > highest else highest
+    for k in range(CONTACT_TICKS, SETTLE_TICKS):
+        level = fabs(state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)])
+        highest = level if level > highest else highest
     if highest > limits.current_limit_a:
         highest = limits.current_limit_a
 
@@ -147,7 +145,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
     if lowest < limits.open_floor_a:
         state.established = 0
-    elif signed_current * newest >= 0.5 * lowest * magnitude(newest):
+    elif signed_current * newest >= 0.5 * lowest * fabs(newest):
         state.established = 1
     if (state.action < ACTION_RAMP_DOWN and lowest >= limits.open_floor_a and current < limits.open_ratio * lowest
             and (voltage >= limits.open_voltage_v or (limits.open_any_voltage and state.established))):
@@ -182,13 +180,10 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
             if mean / 10.0 > limits.density_trip_a:
                 trip(state, TRIP_DENSITY, ACTION_RAMP_DOWN)
 
-    state.disagree_sum += (
-        (given.current_code - limits.current_offset_q16 / 65536.0) * limits.current_lsb_a
-        - (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
-    )
+    state.disagree_sum += (given.current_code - limits.current_offset_q16 / 65536.0) * limits.current_lsb_a - signed_current
     state.disagree_fill += 1
     if state.disagree_fill >= tenth:
-        if magnitude(state.disagree_sum / state.disagree_fill) > limits.disagree_a:
+        if fabs(state.disagree_sum / state.disagree_fill) > limits.disagree_a:
             trip(state, TRIP_READINGS_DISAGREE, ACTION_RAMP_DOWN)
         state.disagree_sum = 0.0
         state.disagree_fill = 0

@@ -9,7 +9,7 @@ the uncertainties are the larger of the linear ones and of what a slope resistan
 """
 import math
 
-from libc.math cimport M_PI, isfinite, sqrt
+from libc.math cimport M_PI, fabs, isfinite, sqrt
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
@@ -196,8 +196,7 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
     cdef uint32_t at = table_at(state, config)
     cdef double t, least
     judge_contact(
-        state, config, current_a if setpoint_a >= 0.0 else -current_a, voltage_v if voltage_v >= 0.0 else -voltage_v,
-        setpoint_a if setpoint_a >= 0.0 else -setpoint_a,
+        state, config, current_a if setpoint_a >= 0.0 else -current_a, fabs(voltage_v), fabs(setpoint_a)
     )
     if state.estimate.contact == CONTACT_LOST:
         clear_block(state)

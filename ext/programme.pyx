@@ -4,7 +4,7 @@ Levels are magnitudes; the sign comes last, from the polarity. Delivered charge 
 A dose step starts its ramp-down where delivered plus ramp charge meets the dose; the ramp itself is charge-aware: at
 each tick the level is the largest from which the remaining charge still suffices to ramp down.
 """
-from libc.math cimport isfinite, sqrt
+from libc.math cimport fabs, isfinite, sqrt
 from libc.stdint cimport int32_t, int64_t
 
 from ionto_rt.core.types cimport (
@@ -14,10 +14,6 @@ from ionto_rt.core.types cimport (
     PHASE_TREATMENT, SEGMENT_CONTACT_CHECK, SEGMENT_DELIVER, SEGMENT_RAMP_DOWN, SEGMENT_REST, SEGMENT_SELF_TEST,
     Segment, Setpoint,
 )
-
-
-cdef inline double magnitude(double x) noexcept nogil:
-    return x if x >= 0.0 else -x
 
 
 cdef void end(ProgrammeState* state, int32_t phase, int32_t reason) noexcept nogil:
@@ -196,7 +192,7 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
     # Per tick: what is neither counted nor on its way.
     now = in_force(state)
     remaining = remaining_charge(state, segment, delivered) / config.tick_s - now * config.loop_delay_ticks
-    if segment.charge_total_c > 0.0 and (segment.charge_c > 0.0 or state.recovering or state.limited):
+    if level > now and segment.charge_total_c > 0.0 and (segment.charge_c > 0.0 or state.recovering or state.limited):
         # Near its end a dose does not rise to where the ramp down would take it past the dose.
         most = fitting_level(remaining, segment.ramp_out_a_per_tick)
         if most < now:
@@ -207,7 +203,7 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
     # it further away; a time ends by ticks, and by charge only a whole tick beyond.
     lack_now = remaining - ramp_ticks(now, segment.ramp_out_a_per_tick)
     lack_next = remaining - level - ramp_ticks(level, segment.ramp_out_a_per_tick)
-    if (segment.charge_total_c > 0.0 and -lack_next >= magnitude(lack_now)
+    if (segment.charge_total_c > 0.0 and -lack_next >= fabs(lack_now)
             and lack_next <= (0.0 if segment.charge_c > 0.0 else -level)) or (
             segment.duration_ticks > 0 and state.segment_ticks >= segment.duration_ticks):
         next_segment(state, config, segments, delivered)
@@ -290,8 +286,8 @@ cdef void derate(ProgrammeState* state, const ProgrammeConfig* config, const Pro
     """H04: at the compliance limit the setpoint follows what can flow, and the time grows instead. H06: after lost
     contact the current starts again from the contact level, on a ramp.
     """
-    cdef double current = magnitude(given.current_a)
-    cdef double voltage = magnitude(given.voltage_v)
+    cdef double current = fabs(given.current_a)
+    cdef double voltage = fabs(given.voltage_v)
     if given.contact == CONTACT_LOST:
         state.limited = 1
         state.ceiling_a = config.contact_level_a

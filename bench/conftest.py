@@ -1,0 +1,153 @@
+"""Fixtures of the benches, and their one table: `make bench` prints it and writes build/bench.json."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
+
+from ionto_rt.core.controller import Controller, empty_ticks
+from ionto_rt.core.impedance import tone_table
+from ionto_rt.device import open_device
+
+RESULT = HERE.parent / "build/bench.json"
+
+
+@dataclass
+class Row:
+    """One line of the table. `ratio` is own over beside unless the row says otherwise; `bar` is what the row must keep."""
+
+    what: str
+    own: str
+    beside: str
+    beside_own: str
+    ratio: float | None
+    bar: str
+    kept: bool | None
+    details: dict[str, Any]
+
+
+class Table:
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def add(
+        self,
+        what: str,
+        own: str,
+        *,
+        beside: str = "",
+        beside_own: str = "",
+        ratio: float | None = None,
+        bar: str = "",
+        kept: bool | None = None,
+        **details: Any,
+    ) -> None:
+        """Add a line, and fail if its bar is not kept."""
+        self.rows.append(Row(what, own, beside, beside_own, ratio, bar, kept, details))
+        assert kept is not False, f"{what}: {own} (bar: {bar})"
+
+    def lines(self) -> list[str]:
+        head = ("what", "own", "beside", "", "ratio", "bar", "")
+        rows = [
+            (r.what, r.own, r.beside, r.beside_own, f"{r.ratio:.3g}" if r.ratio is not None else "", r.bar,
+             "" if r.kept is None else "kept" if r.kept else "MISSED")
+            for r in self.rows
+        ]  # fmt: skip
+        widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+        right = {1, 3, 4}
+        return [
+            "  ".join(t.rjust(w) if k in right else t.ljust(w) for k, (t, w) in enumerate(zip(row, widths, strict=True)))
+            .rstrip() for row in [head, tuple("-" * w for w in widths), *rows]
+        ]  # fmt: skip
+
+
+TABLE = pytest.StashKey[Table]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TABLE] = Table()
+    # The table below takes the place of the plugin's.
+    config.option.benchmark_quiet = True
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Table:
+    return request.config.stash[TABLE]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash[TABLE].rows
+    if not rows:
+        return
+    host = {"processors": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"host": host, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    terminalreporter.section("ratios")
+    for line in config.stash[TABLE].lines():
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(f"as JSON, with percentiles: {os.path.relpath(RESULT)}")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is compiled; gone after the session."""
+    return tmp_path_factory.mktemp("built")
+
+
+@pytest.fixture(scope="session")
+def recording(built: Path) -> Any:
+    """A short treatment on `sim:`, from the first tick to the last, as harness.Recording.
+
+    The replay must give the bits of the live run, or there is nothing to measure.
+    """
+    with open_device("sim:") as device:
+        armed = arm(device, SHORT_TREATMENT)
+        rows = empty_ticks(1 << 15)
+        count, running = 0, True
+        while running:
+            running = armed.chunk()
+            batch = armed.turn()
+            rows[count : count + len(batch)] = batch
+            count += len(batch)
+        rows = rows[:count]
+        controller = Controller(armed.controller.config, armed.controller.segments)
+    made = build_harness(built).Recording(controller, rows)
+    for name in rows.dtype.names:
+        assert rows[name].tobytes() == made.replayed[name].tobytes(), f"{name}: the replay differs from the live run"
+    return made
+
+
+@pytest.fixture(scope="session")
+def transcription(built: Path, recording: Any) -> Transcription:
+    """transcription.c on the same input. Every term of every tick must have the bits of the core's."""
+    library = compile_c(HERE / "transcription.c", built / "transcription.so", "-shared", "-fPIC", "-lm")
+    controller = recording.controller
+    made = Transcription(library, controller.config, recording.given(), tone_table())
+    for name in TERMS:
+        core = recording.replayed[name].astype(made.rows[name].dtype)
+        bits = f"u{core.itemsize}"
+        differ = np.flatnonzero(core.view(bits) != made.rows[name].copy().view(bits))
+        if len(differ):
+            first = differ[0]
+            raise AssertionError(f"{name} differs from tick {first}: {core[first]!r}, {made.rows[name][first]!r} in C")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def quiet_collector() -> Iterator[None]:
+    """Python's garbage collector stays out of the timed rounds."""
+    import gc
+
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    sys.stdout.flush()
