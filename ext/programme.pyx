@@ -117,12 +117,17 @@ cdef void self_test(ProgrammeState* state, const ProgrammeConfig* config, const 
 
 cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
                         const ProgrammeInput* given, double delivered) noexcept nogil:
-    """A half-probe with the treatment's sign, one against it: no net charge, and the electrode potential cancels."""
+    """A half-probe with the treatment's sign, one against it: no net charge, and the electrode potential cancels.
+
+    It rises and falls along ramps, of a quarter of a half if the segment states none: a voltage source charges and
+    discharges the skin's capacitance at each step.
+    """
     cdef const Segment* segment = &segments[state.segment]
     cdef int64_t half = segment.duration_ticks // 2
     cdef int64_t at = state.segment_ticks if state.segment_ticks < half else state.segment_ticks - half
     cdef double sign = 1.0 if state.segment_ticks < half else -1.0
-    cdef int64_t ramp = 0
+    cdef double slope = segment.slope_a_per_tick if segment.slope_a_per_tick > 0.0 else 4.0 * segment.level_a / half
+    cdef int64_t ramp = <int64_t>(segment.level_a / slope + 0.999999)
     cdef double resistance, target
     state.phase = PHASE_CONTACT_CHECK
     if state.stopping:
@@ -133,10 +138,8 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
         clear_probe(state)
         state.segment_ticks = -1
         state.phase = PHASE_PAUSE
-        state.level_a = 0.0
+        state.level_a = approach(state.level_a, 0.0, slope, slope)
         return
-    if segment.slope_a_per_tick > 0.0:
-        ramp = <int64_t>(segment.level_a / segment.slope_a_per_tick) + 1
     if state.segment_ticks >= segment.duration_ticks:
         state.level_a = 0.0
         if state.probe_i * config.polarity < 0.02 * segment.level_a * state.probe_n:
@@ -159,7 +162,7 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
         state.probe_output += sign * given.applied
         state.probe_n += 1.0
     target = sign * segment.level_a if at < half - ramp else 0.0
-    state.level_a = approach(state.level_a, target, segment.slope_a_per_tick, segment.slope_a_per_tick)
+    state.level_a = approach(state.level_a, target, slope, slope)
 
 
 cdef double remaining_charge(const ProgrammeState* state, const Segment* segment, double delivered) noexcept nogil:

@@ -333,7 +333,8 @@ def test_at_the_compliance_limit_the_time_grows_and_the_dose_stays(
     course.load_ohm = course.load_ohm if heals_after % 2 else 1.0
     assert course.finish() == EndReason.COMPLETE
     assert abs(course.delivered - dose) <= level
-    assert len(course.levels) >= len(free.levels) - 1
+    # A lower level has a shorter ramp down, by less than the time grew but for some ticks.
+    assert len(course.levels) >= len(free.levels) - 3
 
 
 def test_derating_asks_for_what_can_flow_and_comes_back_on_a_ramp() -> None:
@@ -427,7 +428,8 @@ def test_the_contact_check_accepts_loads_between_short_and_open(load_ohm: float,
     course = Course([CHECK], load_ohm=load_ohm)
     assert course.finish() == reason
     assert abs(course.net) < 1e-12, "the probe is balanced"
-    assert {abs(level) for level in course.levels} == {0.5, 0.0}
+    assert max(course.levels) == -min(course.levels) == 0.5
+    assert max(abs(b - a) for a, b in pairwise(course.levels)) <= 0.5 / 12, "and never stepped"
 
 
 def test_the_contact_check_cancels_the_electrode_potential() -> None:
@@ -458,7 +460,9 @@ def test_a_pause_in_the_contact_check_takes_the_probe_away_and_the_check_begins_
     course.tick(operator_command=OperatorCommand.RESUME)
     resumed = len(course.levels) - 1
     assert course.finish() == EndReason.COMPLETE
-    assert course.levels[resumed : resumed + 100] == [0.5] * 50 + [-0.5] * 50
+    first, second = course.levels[resumed : resumed + 50], course.levels[resumed + 50 : resumed + 100]
+    assert first == [-level for level in second]
+    assert first[20:30] == [0.5] * 10
 
 
 @pytest.mark.parametrize(("field", "value"), [("current_a", 0.0101), ("current_a", -0.0101), ("redundant_a", 0.0101)])
