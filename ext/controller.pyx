@@ -27,6 +27,7 @@ from ionto_rt.core.types cimport (
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
+    RESISTIVE_V = 3             # an electrode potential is 2 V at most
 
 
 cdef inline bint beyond(int32_t code, int32_t limit) noexcept nogil:
@@ -79,12 +80,16 @@ cdef inline double level_in_force(const ProgrammeState* programme) noexcept nogi
     return programme.ceiling_a if programme.limited and programme.level_a > programme.ceiling_a else programme.level_a
 
 
-cdef void follow_falling_level(ControllerState* controller, double prescribed_a, double level_a) noexcept nogil:
+cdef void follow_falling_level(ControllerState* controller, double prescribed_a, double level_a,
+                               double voltage_v) noexcept nogil:
     """What the integral learnt for a level it holds for a lower one in proportion, as the load is a resistance: it need
-    not wait for errors to say so. prescribed_a and level_a are those of the tick before.
+    not wait for errors to say so. prescribed_a and level_a are those of the tick before. At low voltage the electrode
+    potential is a part that does not fall with the level: there the errors decide.
     """
     cdef double level = level_in_force(&controller.programme)
-    if level * level_a >= 0.0 and magnitude(level) < magnitude(level_a) and controller.programme.level_a != prescribed_a:
+    if fabs(voltage_v) < RESISTIVE_V:
+        return
+    if level * level_a >= 0.0 and fabs(level) < fabs(level_a) and controller.programme.level_a != prescribed_a:
         controller.regulator.integral *= level / level_a
 
 
@@ -172,7 +177,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         prescribed_a = controller.programme.level_a
         level_a = level_in_force(&controller.programme)
         programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
-        follow_falling_level(controller, prescribed_a, level_a)
+        follow_falling_level(controller, prescribed_a, level_a, voltage_v)
 
         if controller.programme.segment != segment_before:
             tune_feed_forward(controller)
