@@ -15,7 +15,7 @@ import numpy as np
 from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
 from ionto_rt.core.impedance cimport impedance_break, impedance_step, impedance_tone
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
-from ionto_rt.core.programme cimport ProgrammeInput, ProgrammeState, programme_fault, programme_step
+from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
@@ -27,7 +27,6 @@ from ionto_rt.core.types cimport (
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
-    RESISTIVE_V = 3             # an electrode potential is 2 V at most
 
 
 cdef inline bint beyond(int32_t code, int32_t limit) noexcept nogil:
@@ -76,23 +75,6 @@ cdef inline int32_t tone_was_on(const ControllerState* controller) noexcept nogi
     return 1 if count == DELAY_TICKS else 0 if count == 0 else -1
 
 
-cdef inline double level_in_force(const ProgrammeState* programme) noexcept nogil:
-    return programme.ceiling_a if programme.limited and programme.level_a > programme.ceiling_a else programme.level_a
-
-
-cdef void follow_falling_level(ControllerState* controller, double prescribed_a, double level_a,
-                               double voltage_v) noexcept nogil:
-    """What the integral learnt for a level it holds for a lower one in proportion, as the load is a resistance: it need
-    not wait for errors to say so. prescribed_a and level_a are those of the tick before. At low voltage the electrode
-    potential is a part that does not fall with the level: there the errors decide.
-    """
-    cdef double level = level_in_force(&controller.programme)
-    if fabs(voltage_v) < RESISTIVE_V:
-        return
-    if level * level_a >= 0.0 and fabs(level) < fabs(level_a) and controller.programme.level_a != prescribed_a:
-        controller.regulator.integral *= level / level_a
-
-
 cdef void tune_feed_forward(ControllerState* controller) noexcept nogil:
     """A current source's gain, as the contact check saw it, goes into the feed-forward once; not if beyond 5 %."""
     cdef double gain = controller.programme.output_gain
@@ -133,7 +115,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef Setpoint setpoint
     cdef RegulatorTerms terms
     cdef Verdict verdict
-    cdef double current_a, redundant_a, voltage_v, prescribed_a, level_a, tone = 0.0
+    cdef double current_a, redundant_a, voltage_v, tone = 0.0
     cdef uint32_t lost = 0, unseen = 0, segment_before = controller.programme.segment
     cdef int32_t fault, tone_on, finite = 1
     cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
@@ -174,10 +156,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             sample.applied_code - calibration.output_offset_q16 / 65536.0
         ) * calibration.output_lsb
         programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
-        prescribed_a = controller.programme.level_a
-        level_a = level_in_force(&controller.programme)
         programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
-        follow_falling_level(controller, prescribed_a, level_a, voltage_v)
 
         if controller.programme.segment != segment_before:
             tune_feed_forward(controller)
