@@ -120,10 +120,11 @@ def side_by_side(
     *,
     rounds: int,
     per: int,
+    peer_per: int = 0,
     between: Callable[[], object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds of `subject`, each just after one of `peer`: times in ns per one of `per`, so that both meet the same
-    disturbances. `between` runs before each pair, outside the clock.
+    """Rounds of `subject`, each just after one of `peer`, so that both meet the same disturbances: times in ns per one
+    of `per` (of the peer: of `peer_per`, if given). `between` runs before each pair, outside the clock.
     """
     beside: list[int] = []
 
@@ -136,7 +137,7 @@ def side_by_side(
 
     benchmark.pedantic(subject, setup=setup, rounds=rounds, warmup_rounds=2)
     own = np.array(benchmark.stats.stats.data) * 1e9 / per
-    others = np.array(beside[-rounds:]) / per
+    others = np.array(beside[-rounds:]) / (peer_per or per)
     benchmark.extra_info.update(own_ns=percentiles(own), beside_ns=percentiles(others))
     return own, others
 
@@ -144,6 +145,28 @@ def side_by_side(
 def percentiles(values: np.ndarray) -> dict[str, float]:
     names = {"best": 0, "p50": 50, "p90": 90, "p99": 99, "worst": 100}
     return {name: round(float(np.percentile(values, share)), 3) for name, share in names.items()}
+
+
+class PingPong:
+    """ping_pong.c as a process, on the processor `cpu`."""
+
+    def __init__(self, program: Path, cpu: int) -> None:
+        self.process = subprocess.Popen(
+            [program, str(cpu)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def exchange(self, count: int) -> int:
+        """`count` exchanges; the nanoseconds that they took."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(5.0)
+        self.process.stdout.close()
 
 
 class Transcription:

@@ -337,11 +337,18 @@ cdef void read_input(const Tick* row, TickInput* given) noexcept nogil:
     given.operator_value_a = row.operator_value_a
 
 
-def empty_ticks(Py_ssize_t n):
-    """n zeroed rows of telemetry: a structured array of shape (n,) with the fields of struct Tick."""
+def _row_type():
     cdef Tick one
     cdef Tick[::1] view = <Tick[:1:1]>&one
-    return np.zeros(n, dtype=np.asarray(view).dtype)
+    return np.asarray(view).dtype
+
+
+_ROW = _row_type()      # kept: numpy takes a millisecond to parse the struct's description
+
+
+def empty_ticks(Py_ssize_t n):
+    """n zeroed rows of telemetry: a structured array of shape (n,) with the fields of struct Tick."""
+    return np.zeros(n, dtype=_ROW)
 
 
 cdef class Controller:

@@ -13,9 +13,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport read, write
 
+import numpy as np
+
 from ionto_rt.core.clock cimport clock_now_ns, histogram_add, histogram_percentile, lateness_us
 from ionto_rt.core.controller cimport ControllerState, controller_tick
-from ionto_rt.core.ring cimport ring_close, ring_open, ring_push, ring_take
+from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push, ring_take
 from ionto_rt.core.types cimport (
     PORT_VERSION, SAMPLE_GOOD, Port, Sample, Tick, TickInput,
 )
@@ -39,6 +41,7 @@ cdef extern from "sys/mman.h" nogil:
 cdef extern from *:
     """
     static inline int32_t load_i32(const int32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+    static inline uint64_t load_u64(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline uint32_t load_u32(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline void store_u32(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
     static inline void raise_i32(int32_t *at, int32_t value) {
@@ -48,6 +51,7 @@ cdef extern from *:
     }
     """
     int32_t load_i32(const int32_t* at) nogil
+    uint64_t load_u64(const uint64_t* at) nogil
     uint32_t load_u32(const uint32_t* at) nogil
     void store_u32(uint32_t* at, uint32_t value) nogil
     void raise_i32(int32_t* at, int32_t value) nogil
@@ -194,6 +198,17 @@ cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil:
     return loop.status
 
 
+cdef taken(Ring* ring, Py_ssize_t most):
+    """Rows that are ready, at most `most`. As bytes they go into the array: numpy describes a struct slowly."""
+    cdef uint64_t ready = load_u64(&ring.head) - ring.tail
+    cdef uint8_t[::1] memory
+    rows = empty_ticks(most if ready > <uint64_t>most else <Py_ssize_t>ready)
+    if len(rows):
+        memory = rows.view(np.uint8)
+        ring_take(ring, &memory[0], len(rows))
+    return rows
+
+
 cdef class Loop:
     """The loop of one device.
 
@@ -276,17 +291,11 @@ cdef class Loop:
 
     def drain(self, Py_ssize_t most=4096):
         """Rows of telemetry that are ready, oldest first, at most `most`: a structured array of shape (n,)."""
-        rows = empty_ticks(most)
-        cdef Tick[::1] view = rows
-        cdef uint64_t taken = ring_take(&self.state.telemetry, &view[0], <uint64_t>most)
-        return rows[:taken]
+        return taken(&self.state.telemetry, most)
 
     def drain_events(self):
         """Rows in which something changed (`events` not 0), as `drain`; they have a ring of their own."""
-        rows = empty_ticks(1024)
-        cdef Tick[::1] view = rows
-        cdef uint64_t taken = ring_take(&self.state.events, &view[0], 1024)
-        return rows[:taken]
+        return taken(&self.state.events, 1024)
 
     def beat(self):
         """Renew the heartbeat: without it for 2 s of ticks the guard ramps down."""

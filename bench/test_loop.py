@@ -1,0 +1,50 @@
+"""Whole ticks a second: in process with the skin, and in lock-step over a pseudo-terminal beside a bare C ping-pong."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support import CHUNK_TICKS, HERE, OneCpu, PingPong, arm, compile_c, side_by_side
+
+from ionto_rt.device import open_device
+
+SIM_BAR = 300_000
+LOCK_STEP_BAR = 15_000
+
+
+def test_in_process(benchmark: Any, recording: Any, table: Any) -> None:
+    with open_device("sim:") as device:
+        armed = arm(device)
+        own, tick = side_by_side(
+            benchmark, armed.chunk, recording.tick, rounds=400, per=CHUNK_TICKS, peer_per=len(recording),
+            between=armed.turn,
+        )  # fmt: skip
+    rate = 1e9 / float(np.median(own))
+    table.add(
+        "loop on sim:, skin and wire included", f"{rate:,.0f} /s", beside="the tick alone",
+        beside_own=f"{1e9 / np.median(tick):,.0f} /s", ratio=float(np.median(own) / np.median(tick)),
+        bar=f"at least {SIM_BAR:,} /s", kept=rate >= SIM_BAR, **benchmark.extra_info,
+    )  # fmt: skip
+
+
+def test_lock_step_over_a_pseudo_terminal(benchmark: Any, built: Path, table: Any) -> None:
+    program = compile_c(HERE / "ping_pong.c", built / "ping_pong", "-lutil")
+    with OneCpu() as one, open_device(one.uri) as device:
+        ping_pong = PingPong(program, one.cpu)
+        bare: list[int] = []
+        try:
+            armed = arm(device)
+            own, _ = side_by_side(
+                benchmark, armed.chunk, lambda: bare.append(ping_pong.exchange(CHUNK_TICKS)), rounds=200,
+                per=CHUNK_TICKS, between=armed.turn,
+            )  # fmt: skip
+            latency = armed.loop.latency_us
+        finally:
+            ping_pong.close()
+    floor = np.array(bare[-len(own) :]) / CHUNK_TICKS
+    rate = 1e9 / float(np.median(own))
+    table.add(
+        "lock-step over a pty, one processor", f"{rate:,.0f} /s", beside="bare C ping-pong, 48 and 24 bytes",
+        beside_own=f"{1e9 / np.median(floor):,.0f} /s", ratio=float(np.median(own) / np.median(floor)),
+        bar=f"at least {LOCK_STEP_BAR:,} /s", kept=rate >= LOCK_STEP_BAR, latency_us=latency, **benchmark.extra_info,
+    )  # fmt: skip
