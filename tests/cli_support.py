@@ -150,10 +150,10 @@ class Truth:
         return float(self["device_time_s"][renewed[-1]])
 
     def current_after(self, time_s: float) -> float:
-        """The largest current (A, magnitude) later than this device time; there must be rows to tell."""
+        """The largest current (A, magnitude) later than this device time, to the end, where the relay must be open."""
+        assert self["relay_closed"][-1] == 0 and self["current_a"][-1] == 0.0
         late = np.abs(self["current_a"][self["device_time_s"] > time_s])
-        assert len(late), f"the truth file ends before {time_s} s"
-        return float(late.max())
+        return float(late.max(initial=0.0))
 
 
 def running(process_id: int) -> bool:

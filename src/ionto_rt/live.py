@@ -100,14 +100,13 @@ class LineView:
         return None
 
     def begin(self, session: "Session") -> None:
-        plan = session.plan
-        self._say(
-            f"{plan.title}: {plan.prescribed_c / COULOMB_PER_MAMIN:g} mA·min in {clock(plan.nominal_duration_s)},"
-            f" on {session.device.uri}"
-        )
+        """Nothing yet: a session that is refused has one line, the refusal."""
 
     def __call__(self, session: "Session") -> None:
-        shown = session.progress
+        shown, plan = session.progress, session.plan
+        if self.phase is None:
+            dose_mamin = plan.prescribed_c / COULOMB_PER_MAMIN
+            self._say(f"{plan.title}: {dose_mamin:g} mA·min in {clock(plan.nominal_duration_s)}, {session.device.uri}")
         if shown.phase != self.phase:
             self.phase = shown.phase
             self._say(

@@ -74,6 +74,15 @@ def complain(text: str) -> None:
         print(f"{PROGRAM}: {one_line(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
+def say(text: str) -> None:
+    """A text on stdout, at once; silent if nobody can read it, for what has been done is done."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _close_pipe()
+
+
 def _close_pipe() -> None:
     """The reader of our output is gone: let the interpreter's last flush go nowhere instead of failing."""
     with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ionto_rt.cli import DONE, PROGRAM, SHORT, complain
+from ionto_rt.cli import DONE, PROGRAM, SHORT, complain, say
 from ionto_rt.errors import IontoError, RefusedError
 
 if TYPE_CHECKING:
@@ -114,11 +114,11 @@ def run_command(
         complain(f"{error}; the output is off, restore what was written with `{PROGRAM} recover {session.record_path}`")
         return SHORT
     if as_json:
-        click.echo(json.dumps(receipt))
+        say(json.dumps(receipt))
         if receipt["outcome"] != "complete":
             complain(f"{receipt['outcome']}: {receipt['reason']}")
     else:
-        click.echo(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        say(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE if receipt["outcome"] == "complete" else SHORT
 
 

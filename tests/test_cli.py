@@ -1,0 +1,294 @@
+"""The command line's contract: what each command prints, what it returns, and what it does not load."""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ionto_rt
+from cli_support import COMMAND, EXAMPLE, ROOT, Truth, environment, ionto, sessions, started, treatment
+from ionto_rt.cli import COMMANDS, group
+from ionto_rt.cli.devices import SKINS, VIRTUAL_HELP
+from ionto_rt.device import VIRTUAL_OPTIONS
+from ionto_rt.record import Record
+from ionto_rt.virtual_device import PACINGS, SimPort
+
+HEAVY = {"matplotlib", "nanoarrow", "numpy", "pydantic", "rich", "serial", "sqlite3"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Modules that `code` has loaded, in a fresh interpreter."""
+    listing = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", listing], env=environment(), capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.split())
+
+
+def test_importing_the_package_loads_nothing_but_itself() -> None:
+    assert loaded_by("import ionto_rt") <= {"ionto_rt", "typing", "re"} | {name for name in loaded_by("import typing")}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["sessions", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    found = loaded_by(f"from ionto_rt.cli import call; assert call({words!r}) == 0")
+    assert not HEAVY & found
+
+
+def test_a_virtual_device_starts_without_the_heavy_libraries() -> None:
+    found = loaded_by("import ionto_rt.cli.devices, ionto_rt.virtual_device")
+    assert not (HEAVY - {"numpy"}) & found
+
+
+def test_the_names_at_the_top_are_what_they_say() -> None:
+    for name in ionto_rt.__all__:
+        assert name in dir(ionto_rt)
+        assert getattr(ionto_rt, name) is not None
+    assert ionto_rt.Treatment.__module__ == "ionto_rt.treatment"
+    assert ionto_rt.Controller.__module__ == "ionto_rt.core.controller"
+    assert re.fullmatch(r"\d+(\.\d+)*\S*", ionto_rt.__version__)
+    with pytest.raises(AttributeError, match="has no attribute 'Treatmint'"):
+        _ = ionto_rt.Treatmint  # type: ignore[attr-defined]
+
+
+def test_every_command_has_help(tmp_path: Path) -> None:
+    listing = ionto("--help", cwd=tmp_path)
+    assert listing.code == 0
+    assert re.findall(r"^  ([a-z-]+)  +\S", listing.out.partition("Commands:")[2], re.M) == list(COMMANDS)
+    assert ionto(cwd=tmp_path).out == listing.out
+    with group.make_context("ionto-rt", ["run"]) as context:
+        for name in COMMANDS:
+            command = group.get_command(context, name)
+            assert command is not None and command.name == name and command.help
+            text = command.get_help(context)
+            assert all(option.help for option in command.params if option.param_type_name == "option"), text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dance"], "No such command 'dance'"),
+        (["run"], "Missing argument 'TREATMENT'"),
+        (["run", "x.toml", "--speed", "warp"], "'warp' is not one of 'real', 'max'"),
+        (["run", "x.toml", "--faster"], "--faster"),
+        (["run", "x.toml"], "x.toml: no such file"),
+        (["run", "x.toml", "--current-limit", "3"], '--current-limit = "3": has no unit'),
+        (["run", "x.toml", "--dose-limit", "0 mA*min"], "is zero"),
+        (["check", "x.toml"], "x.toml: no such file"),
+        (["replay", "nowhere"], "nowhere: not a session's folder"),
+        (["replay", "latest"], "there is no session in sessions"),
+        (["report", "."], "not a session's folder"),
+        (["recover", "."], "not a session's folder"),
+        (["verify", "."], "not a session's folder"),
+        (["sessions", "nowhere"], "nowhere: no such folder"),
+        (["virtual-device", "--rate", "3"], "sample rate 3.0 Hz"),
+        (["virtual-device", "--skin", "leather"], "leather"),
+        (["virtual-device", "--truth", "/ionto-none/t.csv"], "/ionto-none/t.csv: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], said: str) -> None:
+    assert said in ionto(*words, cwd=tmp_path).refusal
+
+
+def test_check_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
+    done = ionto("check", EXAMPLE, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    for part in ("40 mA*min", "4 mA", "10:31", "cathode", "mg", "catalogue"):
+        assert part in done.out, part
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_gives_the_plan_as_json(tmp_path: Path) -> None:
+    plan = ionto("check", EXAMPLE, "--json", cwd=tmp_path).receipt
+    assert plan["dose_mamin"] == pytest.approx(40.0)
+    assert plan["max_current_ma"] == pytest.approx(4.0)
+    assert plan["duration_s"] == pytest.approx(631.5)
+    assert [step["kind"] for step in plan["steps"]] == ["deliver"]
+    assert plan["drug_mass_mg_interval"][0] < plan["drug_mass_mg_interval"][1]
+    assert {row["source"] for row in plan["limits"]} >= {"catalogue"}
+
+
+def test_check_with_a_device_shows_its_limits_too(tmp_path: Path) -> None:
+    plan = ionto("check", EXAMPLE, "--device", "sim:?compliance=12", "--json", cwd=tmp_path).receipt
+    (voltage,) = (row for row in plan["limits"] if row["quantity"] == "voltage")
+    assert (voltage["value"], voltage["source"]) == (12.0, "device")
+    assert not list(tmp_path.iterdir())
+
+
+CONTRACT = {
+    "outcome", "dose_prescribed_mamin", "dose_delivered_mamin", "peak_current_ma", "peak_voltage_v", "ticks", "gaps",
+    "late", "latency_us", "trips", "record",
+}  # fmt: skip
+
+
+def test_run_with_json_prints_the_receipt_and_nothing_else(tmp_path: Path) -> None:
+    uri = "virtual:?truth=truth.csv"
+    done = ionto("run", treatment(tmp_path), "--device", uri, "--speed", "max", "--json", cwd=tmp_path)
+    assert done.code == 0
+    receipt = done.receipt
+    assert receipt.keys() >= CONTRACT
+    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "max"}
+    assert (receipt["outcome"], receipt["trips"], receipt["gaps"]) == ("complete", [], 0)
+    assert receipt["dose_prescribed_mamin"] == pytest.approx(2 * 4 / 60)
+    assert receipt["dose_delivered_mamin"] == pytest.approx(receipt["dose_prescribed_mamin"], rel=0.005)
+    truth = Truth(tmp_path / "truth.csv")
+    assert abs(truth["charge_c"][-1]) / 0.06 == pytest.approx(receipt["dose_delivered_mamin"], rel=0.005)
+    assert sessions(tmp_path / "sessions") == [tmp_path / receipt["record"]]
+
+
+def test_run_away_from_a_terminal_is_quiet_but_for_phases_and_the_receipt(tmp_path: Path) -> None:
+    done = ionto("run", treatment(tmp_path), "--device", "sim:", "--speed", "max", "--out", "kept", cwd=tmp_path)
+    assert done.code == 0
+    assert done.out.startswith("complete: the prescribed dose was delivered\n")
+    labels = re.findall(r"^([a-z]+) ", done.out, re.M)
+    assert labels == ["dose", "drug", "peak", "time", "latency", "trips", "record", "next"]
+    assert "\x1b" not in done.out + done.err
+    assert len(done.err.splitlines()) == 7
+    (folder,) = sessions(tmp_path / "kept")
+    assert f"ionto-rt report kept/{folder.name}" in done.out
+
+
+def test_the_virtual_patient_has_the_pads_of_the_treatment(tmp_path: Path) -> None:
+    """Impedance falls with area: the same current on half the pad takes more voltage."""
+    path = treatment(tmp_path, current="1 mA", ramp="1.25 s")
+    small, large = tmp_path / "small.toml", tmp_path / "large.toml"
+    small.write_text(path.read_text().replace('"8 cm^2"', '"6 cm^2"'))
+    large.write_text(path.read_text().replace('"8 cm^2"', '"12 cm^2"'))
+    volts = [
+        ionto("run", each, "--device", "sim:", "--speed", "max", "--json", cwd=tmp_path).receipt["peak_voltage_v"]
+        for each in (large, small)
+    ]
+    assert volts[1] > 1.05 * volts[0]
+
+
+def test_nobody_reading_is_no_error_of_the_session(tmp_path: Path) -> None:
+    command = [*COMMAND, "run", str(treatment(tmp_path)), "--device", "sim:", "--speed", "max"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), stdout=write, stderr=write, stdin=subprocess.DEVNULL, timeout=60
+    )
+    os.close(write)
+    (folder,) = sessions(tmp_path / "sessions")
+    receipt = Record.open(folder).receipt
+    assert receipt is not None and receipt["outcome"] == "complete"
+    assert done.returncode == 0
+
+
+def test_a_closed_pipe_makes_no_traceback(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [*COMMAND, "--help"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_a_file_where_the_folder_of_sessions_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sessions").write_text("a file, no folder")
+    done = ionto("run", treatment(tmp_path), "--device", "sim:", "--speed", "max", cwd=tmp_path)
+    assert "sessions" in done.refusal
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert "sessions" in ionto("run", treatment(tmp_path), "--device", "sim:", "--speed", "max", cwd=tmp_path).refusal
+
+
+def test_sessions_lists_them_and_latest_is_the_newest(tmp_path: Path) -> None:
+    assert ionto("sessions", ".", cwd=tmp_path).out == "no sessions in .\n"
+    path = treatment(tmp_path)
+    receipts = [
+        ionto("run", path, "--device", uri, "--speed", "max", "--json", cwd=tmp_path).receipt
+        for uri in ("sim:", "sim:?fault=open@3")
+    ]
+    listed = ionto("sessions", cwd=tmp_path)
+    assert listed.code == 0
+    rows = [line.split() for line in listed.out.splitlines()]
+    assert rows[0][:3] == ["session", "outcome", "mA·min"]
+    found = {row[0]: row[1] for row in rows[1:]}
+    assert found == {receipt["session_id"]: receipt["outcome"] for receipt in receipts}
+    objects = json.loads(ionto("sessions", "--json", cwd=tmp_path).out)
+    assert {row["session_id"] for row in objects} == set(found)
+    assert [row["trips"] for row in objects] == [len(receipt["trips"]) for receipt in receipts]
+
+    newest = max(found)
+    assert "rows, every bit" in ionto("replay", "latest", cwd=tmp_path).out
+    assert ionto("verify", "latest", cwd=tmp_path).code == 0
+    recovered = ionto("recover", "latest", cwd=tmp_path)
+    assert recovered.code == 0 and "nothing to recover" in recovered.out and newest in recovered.out
+
+    rebuilt = ionto("sessions", "--rebuild", cwd=tmp_path)
+    assert rebuilt.code == 0
+    assert rebuilt.out == listed.out
+    assert rebuilt.err.startswith("journal made anew from 2 sessions; the old journal is kept as sessions/")
+
+    (tmp_path / "sessions" / newest / "events.jsonl").write_text("{}\n")
+    broken = ionto("verify", "latest", cwd=tmp_path)
+    assert broken.code == 1 and "wrong: events.jsonl" in broken.out
+
+
+def test_report_goes_where_it_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    ionto("run", treatment(tmp_path), "--device", "sim:", "--speed", "max", "--json", cwd=tmp_path)
+    done = ionto("report", "latest", "--out", "papers", cwd=tmp_path)
+    assert done.code == 0
+    assert sorted(done.out.split()) == ["papers/report.html", "papers/report.png"]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in done.out.split())
+
+
+def test_devices_names_what_needs_no_port(tmp_path: Path) -> None:
+    done = ionto("devices", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "virtual:" in done.out and "sim:" in done.out
+    assert "serial:" in done.out or "no serial port found" in done.out
+
+
+def test_a_virtual_device_serves_a_host_and_ends_with_it(tmp_path: Path) -> None:
+    with started("virtual-device", "--skin", "sweating", "--seed", "3", "--truth", "t.csv", cwd=tmp_path) as server:
+        assert server.stdout is not None
+        ready = json.loads(server.stdout.readline())
+        assert ready["pid"] == server.pid
+        uri = f"serial:{ready['port']}"
+        done = ionto("run", treatment(tmp_path), "--device", uri, "--speed", "max", "--json", cwd=tmp_path)
+        assert done.receipt["outcome"] == "complete"
+        assert server.wait(10) == 0
+        assert server.stdout.read() == ""
+    assert len(Truth(tmp_path / "t.csv")) > 8000
+
+
+def test_a_virtual_device_ends_when_it_is_told(tmp_path: Path) -> None:
+    with started("virtual-device", cwd=tmp_path) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10) == 0
+        assert server.stderr is not None and server.stderr.read() == ""
+
+
+def test_the_virtual_device_s_options_are_described_and_their_choices_are_the_device_s() -> None:
+    assert VIRTUAL_HELP.keys() == VIRTUAL_OPTIONS.keys()
+    with pytest.raises(ValueError, match="use one of ") as caught:
+        SimPort(skin="leather")
+    assert re.search(r"use one of (.*)", str(caught.value))[1].split(", ") == list(SKINS)  # type: ignore[index]
+    with group.make_context("ionto-rt", ["virtual-device"]) as context:
+        command = group.get_command(context, "virtual-device")
+        assert command is not None
+        (pacing,) = (option for option in command.params if option.name == "pacing")
+        assert tuple(pacing.type.choices) == tuple(PACINGS)  # type: ignore[attr-defined]
+
+
+def test_python_m_is_the_command(tmp_path: Path) -> None:
+    assert ionto("--version", cwd=tmp_path).out == f"ionto-rt {ionto_rt.__version__}\n"
+    assert (ROOT / "src" / "ionto_rt" / "py.typed").exists()

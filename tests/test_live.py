@@ -1,0 +1,311 @@
+"""What a person sees and touches while a session runs: the picture, the lines, the keys."""
+
+import io
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cli_support import COMMAND, EXAMPLE, environment, sessions, treatment
+from ionto_rt.alarms import alarm_for_trip
+from ionto_rt.codes import Phase, Trip
+from ionto_rt.device import open_device
+from ionto_rt.keys import Keyboard, is_attended
+from ionto_rt.live import TRIM_A, Dial, Frame, LineView, picture
+from ionto_rt.record import Record
+from ionto_rt.session import Progress, Session
+from ionto_rt.treatment import Treatment
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    path = treatment(tmp_path, current="3 mA", ramp="4 s", hold="20 s")
+    with open_device("sim:") as device:
+        yield Session(Treatment.load(path), device, out_dir=tmp_path / "sessions", speed="max")
+
+
+def drawn(frame: Frame, width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(picture(frame))
+    return out.getvalue()
+
+
+def frame(session: Session, **shown: object) -> Frame:
+    progress = replace(Progress(prescribed_c=session.plan.prescribed_c), **shown)  # type: ignore[arg-type]
+    return Frame(session.plan, "sim:", True, progress, 3e-3, 0.0, (), "")
+
+
+def test_the_picture_tells_the_phase_the_readings_the_dose_and_the_keys(session: Session) -> None:
+    half = session.plan.prescribed_c / 2
+    text = drawn(
+        frame(
+            session, phase=Phase.TREATMENT, step=0, elapsed_s=65.4, remaining_s=30.0, current_a=-2.987e-3,
+            setpoint_a=-3e-3, voltage_v=-9.01, resistance_ohm=3020.0, resistance_sigma_ohm=130.0, delivered_c=half, late=7, lost=2,
+        ),
+        90,
+    )  # fmt: skip
+    for part in (
+        "short", "sim:", "treatment", "1:05 elapsed, 0:30 left", "2.987 mA", "of 3.000 mA, cathode", "9.01 V",
+        "3.02 ± 0.13 kΩ", "mA·min, 50 %", "late 7, lost 2", "pause", "resume", "current", "stop", "off at once",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_an_alarm_is_shown_with_time_priority_and_advice(session: Session) -> None:
+    alarm = alarm_for_trip(Trip.OPEN_LEAD)
+    text = drawn(replace(frame(session, phase=Phase.FAULTED), alarms=((61.0, alarm),)), 200)
+    assert "faulted" in text
+    assert f"1:01 MEDIUM {alarm.line}" in text
+
+
+def test_nothing_is_known_before_the_first_estimate(session: Session) -> None:
+    text = drawn(frame(session), 90)
+    assert "self-test" in text and "not known yet" in text and "-0.0" not in text
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 200])
+def test_the_picture_keeps_to_the_width_of_the_terminal(session: Session, width: int) -> None:
+    alarms = ((1.0, alarm_for_trip(Trip.OPEN_LEAD)), (2.0, alarm_for_trip(Trip.HOST_SUSPENDED)))
+    lines = drawn(replace(frame(session, phase=Phase.RAMP_UP), alarms=alarms), width).splitlines()
+    assert max(map(len, lines)) <= width
+
+
+def operator_commands(folder: Path) -> list[tuple[str, float]]:
+    events = Record.open(folder).events().events
+    return [(event.fields["command"], event.fields["value_a"]) for event in events if event.kind == "operator"]
+
+
+def test_the_dial_keeps_the_level_within_the_limits_and_a_press_back_acts_at_once(session: Session) -> None:
+    """3 mA on a pad that may have 4 mA: ten presses of 0.1 mA reach the limit, the others do nothing."""
+    dial = Dial()
+    said: list[str] = []
+    pressed = iter("+" * 14 + "-")
+
+    def watch(running: Session) -> None:
+        key = next(pressed, None) if running.progress.elapsed_s > 6.0 else None
+        if key is not None:
+            dial.press(key, running)
+            said.append(dial.said)
+
+    session.watcher = watch
+    receipt = session.run()
+    assert receipt["outcome"] == "complete"
+    assert said[9:] == ["level 4.000 mA", *["4.000 mA is the highest level"] * 4, "level 3.900 mA"]
+    commands = operator_commands(Path(receipt["record"]))
+    assert [name for name, _ in commands] == ["TRIM"] * 11
+    assert [value for _, value in commands] == pytest.approx([TRIM_A] * 10 + [-TRIM_A])
+    level_a = abs(Record.open(receipt["record"]).telemetry()["level_a"])
+    assert level_a.max() == pytest.approx(3.9e-3)
+
+
+def test_the_dial_never_goes_down_to_nothing(session: Session) -> None:
+    dial = Dial()
+
+    def watch(running: Session) -> None:
+        if running.progress.phase == Phase.TREATMENT and not dial.trim_a:
+            for _ in range(50):
+                dial.press("-", running)
+
+    session.watcher = watch
+    session.run()
+    assert dial.said == "0.100 mA is the lowest level".replace("0.100 mA", "100.0 µA")
+    assert dial.trim_a == pytest.approx(-2.9e-3)
+
+
+def test_a_small_level_is_trimmed_in_small_steps(tmp_path: Path) -> None:
+    path = treatment(tmp_path, current="0.2 mA", ramp="1 s", hold="3 s")
+    dial = Dial()
+    with open_device("sim:") as device:
+        session = Session(Treatment.load(path), device, out_dir=tmp_path / "sessions", speed="max")
+        session.watcher = lambda running: None if dial.trim_a else dial.press("-", running)
+        session.run()
+    assert dial.trim_a == pytest.approx(-1e-5)
+
+
+def test_pause_and_resume_deliver_the_same_dose(tmp_path: Path) -> None:
+    path = tmp_path / "dose.toml"
+    path.write_text(treatment(tmp_path).read_text().replace('time = "4 s"', 'dose = "0.2 mA*min"'))
+    dial = Dial()
+    paused_s: list[float] = []
+
+    def watch(running: Session) -> None:
+        shown = running.progress
+        if shown.phase == Phase.TREATMENT and not paused_s:
+            dial.press("p", running)
+            paused_s.append(shown.elapsed_s)
+        elif shown.phase == Phase.PAUSE and shown.elapsed_s > paused_s[0] + 5.0:
+            dial.press("r", running)
+
+    with open_device("sim:") as device:
+        session = Session(
+            Treatment.load(path), device, out_dir=tmp_path / "sessions", speed="max", watcher=watch, attended=True
+        )
+        receipt = session.run()
+    assert receipt["outcome"] == "complete"
+    assert receipt["dose_delivered_mamin"] == pytest.approx(0.2, rel=0.005)
+    names = [name for name, _ in operator_commands(Path(receipt["record"]))]
+    assert names[0] == "PAUSE" and set(names[1:]) == {"RESUME"}
+
+
+def test_keys_do_nothing_after_the_end(session: Session) -> None:
+    dial = Dial()
+    session.progress.phase = Phase.COMPLETE
+    dial.press("q", session)
+    assert dial.said == ""
+
+
+def test_lines_tell_start_phases_and_alarms_and_survive_a_closed_stream(tmp_path: Path) -> None:
+    out = io.StringIO()
+    view = LineView(out)
+    with open_device("sim:?fault=open@3") as device:
+        loaded = Treatment.load(treatment(tmp_path))
+        session = Session(loaded, device, out_dir=tmp_path / "sessions", speed="max", watcher=view)
+        view.begin(session)
+        session.run()
+    lines = out.getvalue().splitlines()
+    assert all(line.startswith("ionto-rt: ") for line in lines)
+    assert lines[0] == "ionto-rt: short: 0.133333 mA·min in 0:08, sim:?fault=open@3"
+    phases = [match[1] for line in lines if (match := re.match(r"ionto-rt: \d+:\d\d ([a-z -]+),", line))]
+    assert phases == ["self-test", "contact check", "ramp up", "faulted"]
+    assert sum("MEDIUM: Lead or pad open [H05]: press both pads down" in line for line in lines) == 1
+    out.close()
+    view.phase = None
+    view(session)
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """(far end, near end) of a pseudo-terminal."""
+    far, near = pty.openpty()
+    try:
+        yield far, near
+    finally:
+        os.close(far)
+        os.close(near)
+
+
+def test_the_terminal_s_mode_comes_back() -> None:
+    with terminal() as (far, near):
+        before = termios.tcgetattr(near)
+        with Keyboard(near) as keyboard:
+            during = termios.tcgetattr(near)
+            assert not during[3] & (termios.ICANON | termios.ECHO) and during[3] & termios.ISIG
+            assert not during[0] & termios.IXON
+            assert keyboard.read() == ""
+            os.write(far, b"p+\x1a\x13")
+            select.select([near], [], [], 5.0)
+            assert keyboard.read() == "p+\x1a\x13"
+        assert termios.tcgetattr(near) == before
+        keyboard.restore()
+        assert not is_attended(far)
+
+
+def test_a_terminal_that_is_gone_gives_no_keys() -> None:
+    far, near = pty.openpty()
+    with Keyboard(near) as keyboard:
+        os.close(far)
+        assert keyboard.read() == ""
+    os.close(near)
+
+
+class Screen:
+    """The command on a terminal of its own, and what it has written there."""
+
+    def __init__(self, folder: Path, *words: str | Path) -> None:
+        self.far, near = pty.openpty()
+        self.before = termios.tcgetattr(near)
+        termios.tcsetwinsize(near, (30, 100))
+        variables = environment(TERM="xterm-256color")
+        variables.pop("COLUMNS")
+        # A session of its own with this terminal, as a shell's foreground job has.
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", *COMMAND, *map(str, words)],
+            cwd=folder, env=variables, stdin=near, stdout=near, stderr=near,
+        )  # fmt: skip
+        self.near = near
+        self.seen = ""
+
+    def see(self, text: str, timeout_s: float = 20.0) -> None:
+        """Wait until `text` is written after what was last waited for."""
+        until = time.monotonic() + timeout_s
+        while text not in self.seen:
+            left = until - time.monotonic()
+            assert left > 0 and select.select([self.far], [], [], left)[0], f"no {text!r} in {self.seen[-3000:]!r}"
+            self.seen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self.far, 65536).decode("utf-8", "replace"))
+        self.seen = self.seen.partition(text)[2]
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.far, keys)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.far)
+        os.close(self.near)
+
+
+@contextmanager
+def screen(folder: Path, *words: str | Path) -> Iterator[Screen]:
+    made = Screen(folder, *words)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_keys_act_on_a_session_that_runs_on_a_terminal(tmp_path: Path) -> None:
+    with screen(tmp_path, "run", EXAMPLE, "--speed", "max") as seen:
+        seen.see("Dexamethasone, 40 mA*min")
+        seen.see("ramp up")
+        seen.press(b"p")
+        seen.see("pausing: the current ramps down, r resumes")
+        seen.press(b"\x13")
+        seen.see("pause  ")
+        seen.press(b"r")
+        seen.see("resuming: the current ramps up from zero")
+        seen.press(b"-")
+        seen.see("level 3.900 mA")
+        seen.press(b"s")
+        seen.see("aborted: stopped by the operator")
+        seen.see("ionto-rt report sessions/")
+        assert seen.process.wait(10) == 1
+        assert termios.tcgetattr(seen.near) == seen.before
+    (folder,) = sessions(tmp_path / "sessions")
+    assert [name for name, _ in operator_commands(folder)] == ["PAUSE", "RESUME", "TRIM"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said", "trips"),
+    [(b"q", "Stopped at once by the operator", ["OPERATOR_STOP"]), (b"\x03", "stopped by the operator", [])],
+    ids=["q", "Ctrl-C"],
+)
+def test_off_at_once_and_the_first_ctrl_c(tmp_path: Path, keys: bytes, said: str, trips: list[str]) -> None:
+    with screen(tmp_path, "run", EXAMPLE, "--speed", "max") as seen:
+        seen.see("ramp up")
+        seen.press(keys)
+        seen.see(said)
+        assert seen.process.wait(10) == 1
+        assert termios.tcgetattr(seen.near) == seen.before
+    (folder,) = sessions(tmp_path / "sessions")
+    receipt = Record.open(folder).receipt
+    assert receipt is not None and receipt["trips"] == trips
+
+
+def test_a_terminal_that_goes_away_ramps_down(tmp_path: Path) -> None:
+    with screen(tmp_path, "run", EXAMPLE, "--speed", "max") as seen:
+        seen.see("ramp up")
+        seen.process.send_signal(signal.SIGHUP)
+        seen.see("aborted: stopped by the operator")
+        assert seen.process.wait(10) == 1

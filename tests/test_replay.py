@@ -1,0 +1,150 @@
+"""Replay: what was recorded comes out again bit for bit, on any processor; what was changed is found and named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cli_support import ionto, treatment
+from ionto_rt.core.controller import empty_ticks
+from ionto_rt.device import open_device
+from ionto_rt.record import RECEIPT, SESSION, TELEMETRY, Record, RecordError, Telemetry, TelemetryWriter
+from ionto_rt.replay import replay
+from ionto_rt.session import Session
+from ionto_rt.treatment import Treatment
+
+INPUTS = {
+    "index", "device_time_us", "applied_index", "host_late_us", "heartbeat", "host_time_us", "device_charge_codes",
+    "current_code", "redundant_code", "voltage_code", "applied_code", "nonce", "status", "stop", "operator_command",
+    "operator_sequence", "operator_value_a",
+}  # fmt: skip
+"""Columns that the tick reads; all others it must give again."""
+RESULTS = [name for name in empty_ticks(0).dtype.names or () if name not in INPUTS]
+
+
+def run(folder: Path, uri: str = "sim:", **step: str) -> Path:
+    """The folder of a session that has run on `sim:`."""
+    with open_device(uri) as device:
+        session = Session(Treatment.load(treatment(folder, **step)), device, out_dir=folder / "sessions", speed="max")
+        return Path(session.run()["record"])
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("recorded"))
+
+
+def changed(session: Path, folder: Path, rows: np.ndarray[Any, Any]) -> Path:
+    """A copy of the session with other rows of telemetry."""
+    copy = folder / "changed"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(session, copy)
+    (copy / TELEMETRY).unlink()
+    with TelemetryWriter(copy / TELEMETRY, rows.dtype, {}, 1000.0) as writer:
+        writer.append(rows)
+    return copy
+
+
+@pytest.mark.parametrize("options", ["", "?fault=open@3", "?fault=short@3", "?fault=stuck@3", "?front-end=voltage"])
+def test_a_session_replays_bit_for_bit(tmp_path: Path, options: str) -> None:
+    session = run(tmp_path, f"sim:{options}")
+    result = replay(session)
+    assert result.identical, result.text
+    assert result.rows == len(Record.open(session).telemetry()) > 3000
+    assert result.text == f"identical: {result.rows} rows, every bit"
+
+
+def test_the_library_s_paths_for_other_processors_change_nothing(recorded: Path) -> None:
+    names = ",".join(f"-{feature}{old}" for feature in ("AVX2", "FMA") for old in ("", "_Usable"))
+    done = ionto("replay", recorded, cwd=recorded, GLIBC_TUNABLES=f"glibc.cpu.hwcaps={names}")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("identical: ")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_one_changed_bit_of_a_result_is_found_and_named(recorded: Path, tmp_path: Path, data: st.DataObject) -> None:
+    rows = Record.open(recorded).telemetry().rows()
+    row = data.draw(st.integers(0, len(rows) - 1))
+    term = data.draw(st.sampled_from(RESULTS))
+    column = rows[term]
+    bit = data.draw(st.integers(0, 8 * column.itemsize - 1))
+    raw = bytearray(column[row].tobytes())
+    raw[bit // 8] ^= 1 << bit % 8
+    rows[term][row] = np.frombuffer(bytes(raw), column.dtype)[0]
+    difference = replay(changed(recorded, tmp_path, rows)).difference
+    assert difference is not None
+    assert (difference.row, difference.tick, difference.terms) == (row, int(rows["index"][row]), (term,))
+    assert difference.recorded != difference.replayed
+
+
+def test_a_changed_sample_is_found_at_its_tick_by_the_terms_that_come_of_it(recorded: Path, tmp_path: Path) -> None:
+    rows = Record.open(recorded).telemetry().rows()
+    rows["current_code"][2345] += 1
+    copy = changed(recorded, tmp_path, rows)
+    done = ionto("replay", copy, cwd=tmp_path)
+    assert done.code == 1
+    assert f"different at tick {rows['index'][2345]}, current_a: recorded -" in done.out
+    assert "more terms)" in done.out
+
+
+def test_both_values_are_told_apart_even_when_they_print_the_same(recorded: Path, tmp_path: Path) -> None:
+    rows = Record.open(recorded).telemetry().rows()
+    rows["derivative"].view(np.int64)[10] = 0x7FF8_0000_0000_0001
+    first = replay(changed(recorded, tmp_path, rows)).difference
+    assert first is not None
+    assert (first.term, first.recorded, first.replayed) == ("derivative", "nan", "0.0")
+
+
+def test_another_gain_is_not_the_same_controller(recorded: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(recorded, copy)
+    session = json.loads((copy / SESSION).read_text())
+    session["controller"]["regulator"]["ki"] *= 1.0 + 2**-50
+    (copy / SESSION).write_text(json.dumps(session))
+    assert not replay(copy).identical
+
+
+@pytest.mark.parametrize("cut", [1, 9, 1000, 60_000])
+def test_a_record_cut_off_replays_to_its_last_whole_batch(recorded: Path, tmp_path: Path, cut: int) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(recorded, copy)
+    (copy / RECEIPT).unlink()
+    data = (copy / TELEMETRY).read_bytes()
+    (copy / TELEMETRY).write_bytes(data[:-cut])
+    result = replay(copy)
+    assert result.identical
+    whole = Telemetry(copy / TELEMETRY)
+    assert (result.rows, result.dropped_bytes) == (len(whole), whole.dropped_bytes)
+    assert len(Telemetry(recorded / TELEMETRY)) - 300 < result.rows
+
+
+def test_rows_that_the_record_lacks_are_told_from_a_difference_of_the_core(recorded: Path, tmp_path: Path) -> None:
+    rows = Record.open(recorded).telemetry().rows()
+    result = replay(changed(recorded, tmp_path, np.delete(rows, slice(2000, 2050))))
+    assert not result.identical
+    assert result.difference is not None and result.difference.row == 2000
+    assert "the record lacks rows before tick 2050" in result.text
+
+
+def test_a_record_of_another_version_is_refused_by_name(recorded: Path, tmp_path: Path) -> None:
+    rows = Record.open(recorded).telemetry().rows()
+    fields = [name for name in rows.dtype.names or () if name != "feed_forward"]
+    with pytest.raises(RecordError, match="column feed_forward is missing or of another type"):
+        replay(changed(recorded, tmp_path, rows[fields].astype([(name, rows.dtype[name]) for name in fields])))
+    copy = tmp_path / "copy"
+    shutil.copytree(recorded, copy)
+    session = json.loads((copy / SESSION).read_text())
+    del session["controller"]["regulator"]["ki"]
+    (copy / SESSION).write_text(json.dumps(session))
+    with pytest.raises(RecordError, match="not a configuration of this version"):
+        replay(copy)
+
+
+def test_what_is_no_session_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "not a session's folder" in ionto("replay", tmp_path, cwd=tmp_path).refusal
