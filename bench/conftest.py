@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
 
 from ionto_rt.core.controller import Controller, empty_ticks
 from ionto_rt.core.impedance import tone_table
 from ionto_rt.device import open_device
+from support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
 
 RESULT = HERE.parent / "build/bench.json"
 
 
 @dataclass
 class Row:
-    """One line of the table. `ratio` is own over beside unless the row says otherwise; `bar` is what the row must keep."""
+    """One line of the table. `ratio` is own over beside unless the row says otherwise; `bar` is what it must keep."""
 
     what: str
     own: str
@@ -64,8 +64,9 @@ class Table:
         widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
         right = {1, 3, 4}
         return [
-            "  ".join(t.rjust(w) if k in right else t.ljust(w) for k, (t, w) in enumerate(zip(row, widths, strict=True)))
-            .rstrip() for row in [head, tuple("-" * w for w in widths), *rows]
+            "  ".join(
+                t.rjust(w) if k in right else t.ljust(w) for k, (t, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip() for row in [head, tuple("-" * w for w in widths), *rows]
         ]  # fmt: skip
 
 

@@ -183,7 +183,8 @@ cdef class Recording:
             one = &self.stages[k]
             sample = &self.ticks[k].sample
             inputs.append((sample.charge_codes, one.setpoint_a, one.contact_setpoint_a, one.feed_forward,
-                           sample.current_code, sample.voltage_code, one.lost_ticks, one.tone, one.regulating, one.hold))
+                           sample.current_code, sample.voltage_code, one.lost_ticks, one.tone, one.regulating,
+                           one.hold))
         return inputs
 
     def tick(self):
@@ -254,7 +255,9 @@ cdef class Recording:
         state.ceiling_a = self.state.config.programme.level_limit_a
         with nogil:
             for k in range(self.n):
-                programme_step(&state, &self.state.config.programme, self.state.segments, &self.programmes[k], &setpoint)
+                programme_step(
+                    &state, &self.state.config.programme, self.state.segments, &self.programmes[k], &setpoint
+                )
         return setpoint.level_a
 
     def guard(self):
@@ -278,12 +281,14 @@ cdef class Recording:
         cdef size_t length, written = 0
         cdef uint32_t channels
         cdef uint64_t wrong = 0
+        cdef int read
         cdef Py_ssize_t k
         memset(&receiver, 0, sizeof(receiver))
         with nogil:
             for k in range(self.n):
                 wire_receive(&receiver, self.frames[k].bytes, self.frames[k].length, payload, &length)
-                if not wire_get_sample(payload, length, &sample, &channels) or sample.index != self.ticks[k].sample.index:
+                read = wire_get_sample(payload, length, &sample, &channels)
+                if not read or sample.index != self.ticks[k].sample.index:
                     wrong += 1
                 written += wire_encode(payload, wire_put_command(&self.commands[k], 1, payload), frame)
         if wrong:

@@ -1,4 +1,4 @@
-"""What the benches share: building their C and Cython parts, an armed device with its loop, and times beside a peer's."""
+"""What the benches share: their C and Cython parts, an armed device with its loop, and times beside a peer's."""
 
 import ctypes
 import importlib.util

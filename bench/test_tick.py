@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from simple_pid import PID
-from support import Transcription, side_by_side
 
 from ionto_rt.core.regulator import Regulator
+from support import Transcription, side_by_side
 
 ROUNDS = 800
 TICK_BAR = 5.0

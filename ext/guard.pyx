@@ -117,7 +117,6 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     cdef double newest = state.setpoints[state.history_at]
     cdef double voltage = fabs((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
     cdef double highest = 0.0, lowest = fabs(newest), level, mean
-    cdef int64_t mismatch
     cdef int k
     cdef uint32_t tenth
     for k in range(CONTACT_TICKS):
@@ -180,7 +179,9 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
             if mean / 10.0 > limits.density_trip_a:
                 trip(state, TRIP_DENSITY, ACTION_RAMP_DOWN)
 
-    state.disagree_sum += (given.current_code - limits.current_offset_q16 / 65536.0) * limits.current_lsb_a - signed_current
+    state.disagree_sum += (
+        given.current_code - limits.current_offset_q16 / 65536.0
+    ) * limits.current_lsb_a - signed_current
     state.disagree_fill += 1
     if state.disagree_fill >= tenth:
         if fabs(state.disagree_sum / state.disagree_fill) > limits.disagree_a:

@@ -51,7 +51,8 @@ def test_the_picture_tells_the_phase_the_readings_the_dose_and_the_keys(session:
     text = drawn(
         frame(
             session, phase=Phase.TREATMENT, step=0, elapsed_s=65.4, remaining_s=30.0, current_a=-2.987e-3,
-            setpoint_a=-3e-3, voltage_v=-9.01, resistance_ohm=3020.0, resistance_sigma_ohm=130.0, delivered_c=half, late=7, lost=2,
+            setpoint_a=-3e-3, voltage_v=-9.01, resistance_ohm=3020.0, resistance_sigma_ohm=130.0, delivered_c=half,
+            late=7, lost=2,
         ),
         90,
     )  # fmt: skip
