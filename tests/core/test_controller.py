@@ -29,7 +29,7 @@ LEVEL_A = 4000 * LSB_A
 STAGES = ("impedance", "programme", "regulator", "ledger")
 ENDED = (Phase.COMPLETE, Phase.ABORTED, Phase.FAULTED)
 ALLOWED = {
-    Phase.SELF_TEST: {Phase.CONTACT_CHECK, *ENDED},
+    Phase.SELF_TEST: {Phase.CONTACT_CHECK, Phase.PAUSE, *ENDED},
     Phase.CONTACT_CHECK: {Phase.RAMP_UP, Phase.TREATMENT, Phase.PAUSE, Phase.RAMP_DOWN, *ENDED},
     Phase.RAMP_UP: {Phase.TREATMENT, Phase.PAUSE, Phase.RAMP_DOWN, *ENDED},
     Phase.TREATMENT: {Phase.RAMP_UP, Phase.PAUSE, Phase.RAMP_DOWN, *ENDED},
