@@ -422,7 +422,8 @@ cdef class Controller:
 
         This is replay: what was recorded, run again, must equal what was recorded.
         """
-        cdef const Tick[::1] inputs = np.ascontiguousarray(rows)
+        # By field: numpy leaves a struct's padding out when it joins arrays.
+        cdef const Tick[::1] inputs = np.ascontiguousarray(rows, dtype=empty_ticks(0).dtype)
         cdef Py_ssize_t n = inputs.shape[0], k
         result = empty_ticks(n)
         cdef Tick[::1] outputs = result

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import Action, FrontEnd, SegmentKind, Trip
-from ionto_rt.configuration import FIT, DeadlineProfile, controller_config
+from ionto_rt.codes import Action, FrontEnd, Pacing, SegmentKind, Trip
+from ionto_rt.configuration import FIT, DeadlineProfile, controller_config, device_limits
 from ionto_rt.core.controller import Controller, empty_ticks
-from ionto_rt.device import Hello, Range
+from ionto_rt.core.loop import Loop
+from ionto_rt.device import Hello, Range, open_device
 from ionto_rt.plan import Plan, compile_plan
 from ionto_rt.safety import resolve_limits
 from ionto_rt.treatment import Treatment
@@ -204,7 +205,7 @@ class Rig:
     def sample(self, lose: int = 0, **changes: int) -> dict[str, int]:
         """The next healthy sample, `lose` samples after the next, with some fields changed."""
         calibration = self.calibration
-        self.index += 1 + lose
+        self.index = (self.index + 1 + lose) & 0xFFFFFFFF
         before = self.commands[-2] if len(self.commands) > 1 else {"code": 0, "flags": 0, "index": 0xFFFFFFFF}
         applied = before["code"] if before["flags"] else 0
         current_a = applied * calibration["output_lsb"]
@@ -221,6 +222,7 @@ class Rig:
             "applied_code": applied,
         } | changes
         self.charge_codes += (1 + lose) * found["current_code"] * 65536
+        self.charge_codes = (self.charge_codes + (1 << 63)) % (1 << 64) - (1 << 63)
         return {"charge_codes": self.charge_codes} | found
 
     def tick(self, lose: int = 0, **changes: Any) -> dict[str, Any]:
@@ -299,3 +301,31 @@ def assert_safe_from_here(rig: Rig, trip: Trip, action: Action) -> None:
         assert row["output_code"] == zero
     assert rig.trips() == [trip]
     assert all(command["flags"] == 0 for command in rig.commands[-41:])
+
+
+def run_on_device(
+    steps: str, acts: Mapping[int, Callable[[Loop], object]] | None = None, **device_options: Any
+) -> tuple[np.ndarray[Any, Any], dict[str, Any], list[dict[str, Any]]]:
+    """A treatment of these steps on a virtual device in this process, in lock-step, to its end, without a session.
+
+    acts: what to do to the loop before the tick of that number. Gives rows, configuration and segments.
+    """
+    with open_device("sim:", defaults=device_options) as device:
+        config, plan = planned(treatment(steps), device.hello)
+        limits = plan.limits
+        loop = Loop(Controller(config, plan.segments), device.port.loop_port(), virtual_clock=True)
+        device.push_limits(**device_limits(device.hello, limits, TOKEN))
+        device.arm(Pacing.LOCK_STEP, TOKEN)
+        rows, ended, at = [], "running", 0
+        stops = sorted(acts or {})
+        while ended == "running":
+            loop.beat()
+            ahead = [stop for stop in stops if stop > at]
+            turn = min(1000, ahead[0] - at) if ahead else 1000
+            ended = loop.run(turn)
+            at += turn
+            rows.append(loop.drain())
+            if acts and at in acts:
+                acts[at](loop)
+    assert ended == "ended", ended
+    return np.concatenate(rows), config, plan.segments
