@@ -79,6 +79,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """From the arithmetic outwards, which is also the order of the table."""
+    order = ["tick", "loop", "record", "session", "real_time", "start_up"]
+    items.sort(key=lambda item: order.index(item.path.stem.removeprefix("test_")))
+
+
 @pytest.fixture(scope="session")
 def table(request: pytest.FixtureRequest) -> Table:
     return request.config.stash[TABLE]
