@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from support import HERE
+from bench_support import HERE
 
 from ionto_rt.device import open_device
 from ionto_rt.session import Session

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support import percentiles
+import numpy as np
+from bench_support import percentiles
 
 from ionto_rt.record import TelemetryWriter
 
@@ -42,11 +43,5 @@ def test_telemetry(benchmark: Any, recording: Any, tmp_path: Path, table: Any) -
     table.add(
         "record, 1 kHz, one channel: share of a core", f"{own:.4%}", beside="the same bytes to a file",
         beside_own=f"{floor:.4%}", ratio=own / floor, bytes_per_s=rows.itemsize * RATE_HZ,
-        own_us_per_s=percentiles(_us(costs)), beside_us_per_s=percentiles(_us(plain)),
+        own_us_per_s=percentiles(np.array(costs) * 1e6), beside_us_per_s=percentiles(np.array(plain) * 1e6),
     )  # fmt: skip
-
-
-def _us(seconds: list[float]) -> Any:
-    import numpy as np
-
-    return np.array(seconds) * 1e6

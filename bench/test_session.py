@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support import CHUNK_TICKS, TREATMENT, arm
+from bench_support import CHUNK_TICKS, TREATMENT, arm
 
 from ionto_rt.device import open_device
 from ionto_rt.session import Session

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import side_by_side
+from bench_support import side_by_side
 
 import ionto_rt
 
@@ -23,7 +23,9 @@ def test_start_up(what: str, benchmark: Any, table: Any) -> None:
     def python(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    own, bare = side_by_side(benchmark, lambda: python(*ARGUMENTS[what]), lambda: python("-c", "pass"), rounds=10, per=1)
+    own, bare = side_by_side(
+        benchmark, lambda: python(*ARGUMENTS[what]), lambda: python("-c", "pass"), rounds=10, per=1
+    )
     over_ms = float(own.min() - bare.min()) / 1e6
     table.add(
         what, f"{own.min() / 1e6:.0f} ms", beside="python -c pass", beside_own=f"{bare.min() / 1e6:.0f} ms",
