@@ -1,9 +1,9 @@
 """Fixtures of the benches, and their one table: `make bench` prints it and writes build/bench.json."""
 
+import gc
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
 
 from ionto_rt.core.controller import Controller, empty_ticks
 from ionto_rt.core.impedance import tone_table
 from ionto_rt.device import open_device
-from support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
 
 RESULT = HERE.parent / "build/bench.json"
 
@@ -77,6 +77,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[TABLE] = Table()
     # The table below takes the place of the plugin's.
     config.option.benchmark_quiet = True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """From the arithmetic outwards, which is also the order of the table."""
+    order = ["tick", "loop", "record", "session", "real_time", "start_up"]
+    items.sort(key=lambda item: order.index(item.path.stem.removeprefix("test_")))
 
 
 @pytest.fixture(scope="session")
@@ -145,10 +151,7 @@ def transcription(built: Path, recording: Any) -> Transcription:
 @pytest.fixture(autouse=True)
 def quiet_collector() -> Iterator[None]:
     """Python's garbage collector stays out of the timed rounds."""
-    import gc
-
     gc.collect()
     gc.disable()
     yield
     gc.enable()
-    sys.stdout.flush()

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_support import CHUNK_TICKS, HERE, OneCpu, PingPong, arm, compile_c, side_by_side
 
 from ionto_rt.device import open_device
-from support import CHUNK_TICKS, HERE, OneCpu, PingPong, arm, compile_c, side_by_side
 
 SIM_BAR = 300_000
 LOCK_STEP_BAR = 15_000

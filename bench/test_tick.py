@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_support import Transcription, side_by_side
 from simple_pid import PID
 
 from ionto_rt.core.regulator import Regulator
-from support import Transcription, side_by_side
 
 ROUNDS = 800
 TICK_BAR = 5.0

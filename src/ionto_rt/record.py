@@ -896,7 +896,9 @@ def session_folders(out_dir: Path) -> list[Path]:
     """Folders of sessions in `out_dir`, oldest first."""
     if not out_dir.is_dir():
         return []
-    return sorted(path for path in out_dir.iterdir() if not path.name.startswith(".") and (path / SESSION).is_file())
+    found = [path for path in out_dir.iterdir() if not path.name.startswith(".") and (path / SESSION).is_file()]
+    # Names tell the second; within one, the file that is written first and never changed.
+    return sorted(found, key=lambda path: (path.name[:16], (path / SESSION).stat().st_mtime_ns, path.name))
 
 
 @dataclass(frozen=True)

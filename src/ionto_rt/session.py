@@ -341,7 +341,9 @@ class Session:
             return
         absolute_c = self._coulombs(int(self._last["absolute_codes"]))
         highest_a = self.limits.current_cap_a
-        if self._reserved_c - absolute_c < 0.6 * RESERVE_S * highest_a:
+        # On a virtual clock no charge flows between two visits but a turn's; in real time Python may stall.
+        least_s = 2.0 * TURN_S if self.virtual_clock else 0.6 * RESERVE_S
+        if self._reserved_c - absolute_c < least_s * highest_a:
             self._reserved_c = absolute_c + RESERVE_S * highest_a
             self._journal.extend(self._folder.session_id, absolute_c, self._reserved_c)
 
