@@ -227,7 +227,7 @@ def test_a_device_without_ranges_reaches_nothing() -> None:
 
 def ballasted(ballast_ohm: float) -> DeviceCapabilities:
     ranges = tuple(replace(item, ballast_ohm=ballast_ohm) for item in DEVICE.ranges)
-    return replace(DEVICE, front_end=FrontEnd.VOLTAGE_SOURCE, compliance_v=10.0, ranges=ranges)
+    return replace(DEVICE, front_end=FrontEnd.VOLTAGE_SOURCE, compliance_v=16.0, ranges=ranges)
 
 
 def test_compliance_must_hold_a_plausible_load_beside_the_ballast() -> None:
@@ -235,12 +235,12 @@ def test_compliance_must_hold_a_plausible_load_beside_the_ballast() -> None:
     accepted(treatment(step("4 mA")), weak)
     error = refusal(treatment(step("4 mA")), ballasted(2001.0))
     assert error.key == "steps[0].current"
-    assert "through 500 \u03a9 and the ballast" in str(error) and "device: compliance voltage" in str(error)
+    assert "through 2 k\u03a9 and the ballast" in str(error) and "device: compliance voltage" in str(error)
 
 
 def test_a_voltage_limit_of_the_treatment_is_checked_as_the_compliance_is() -> None:
-    accepted(treatment(step("4 mA"), limits='voltage = "2 V"'))
-    error = refusal(treatment(step("4 mA"), limits='voltage = "1.999 V"'))
+    accepted(treatment(step("4 mA"), limits='voltage = "8 V"'))
+    error = refusal(treatment(step("4 mA"), limits='voltage = "7.999 V"'))
     assert "(treatment: line 12)" in str(error)
 
 
