@@ -47,8 +47,8 @@ GUARD_TIME_MARGIN_S = 1.0
 """A regulator's lag of some ticks must not end a session that was planned to the limit."""
 
 PLAUSIBLE_LOAD_OHM = 2000.0
-"""The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice); conditioned skin
-at 4 mA is as much. A device that cannot drive it would derate every session."""
+"""The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
+skin at 4 mA is as much: a device that cannot drive it would derate every session."""
 
 PROBE_TONE_MAX_A = 38e-6
 PROBE_TONE_RATIO = 0.05
