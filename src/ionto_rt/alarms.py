@@ -221,7 +221,7 @@ _TRIPS = {
         True,
         Action.OFF,
         "The device's own cap acted",
-        "look at the skin under both pads; the record's status column tells whether current, charge or time did it",
+        "look at the skin under both pads, and for a lead that comes and goes or is shorted",
     ),
     Trip.OPERATOR_STOP: Alarm(
         "operator-stop",

@@ -486,6 +486,9 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
 """Options of a virtual device, as written in a URI or on the command line: argument of `serve` and its type."""
 
 
+MOST_SEED = (1 << 64) - 1
+
+
 def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Options as text -> arguments of `ionto_rt.virtual_device.serve`. RefusedError names what is not understood."""
     arguments: dict[str, Any] = {}
@@ -493,16 +496,21 @@ def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         name = written.replace("_", "-")
         if name not in VIRTUAL_OPTIONS:
             remedy = f"use one of {', '.join(VIRTUAL_OPTIONS)}"
-            raise RefusedError("no such option of a virtual device", key=written, remedy=remedy)
+            raise RefusedError("no such option of a virtual device", key=f"--device ?{written}", remedy=remedy)
         argument, kind = VIRTUAL_OPTIONS[name]
         if kind is list:
             arguments[argument] = [text for value in values for text in value.split(",") if text]
             continue
+        most = max(os.sched_getaffinity(0)) if name == "cpu" else MOST_SEED
         try:
-            arguments[argument] = kind(values[-1])
+            value = kind(values[-1])
+            if (kind is int and not 0 <= value <= most) or value == "":
+                raise ValueError
         except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise RefusedError(f"must be {what}", key=written, value=values[-1], remedy="correct it") from None
+            what = f"a whole number from 0 to {most}" if kind is int else "a number" if kind is float else "a text"
+            key = f"--device ?{written}"
+            raise RefusedError(f"must be {what}", key=key, value=values[-1], remedy="correct it") from None
+        arguments[argument] = value
     return arguments
 
 

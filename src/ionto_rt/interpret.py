@@ -1,6 +1,6 @@
 """Rows in which something changed -> events that people read, with their alarms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ class Happening:
     fields: dict[str, Any]
     safety: bool = False
     alarm: Alarm | None = None
+
+
+_CAPS = (DeviceStatus.OVER_CURRENT, DeviceStatus.CHARGE_CAP, DeviceStatus.TIME_CAP)
 
 
 class Interpreter:
@@ -57,6 +60,11 @@ class Interpreter:
             self.trip = int(row["trip"])
             self.action = int(row["action"])
             alarm = alarm_for_trip(self.trip)
+            if self.trip == Trip.DEVICE_CAP:
+                acted = ", ".join(
+                    str(flag.name).lower().replace("_", " ") for flag in _CAPS if flag & int(row["status"])
+                )
+                alarm = replace(alarm, title=f"{alarm.title}: {acted}")
             named = {"code": self.trip, "name": Trip(self.trip).name, "hazard": alarm.hazard}
             say("trip", named | {"action": Action(self.action).name} | _readings(row), safety=True, alarm=alarm)
         elif int(row["action"]) != self.action and int(row["trip"]):

@@ -247,7 +247,10 @@ def main(arguments: list[str]) -> int:
     """Entry for programs that start a device: one argument, the options of `serve` as a JSON object."""
     try:
         serve(**json.loads(arguments[0] if arguments else "{}"))
-    except (ValueError, OSError, TypeError) as error:
+    except OSError as error:
+        print(f"virtual device: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (ValueError, TypeError) as error:
         print(f"virtual device: {error}", file=sys.stderr)
         return 2
     return 0

@@ -6,6 +6,7 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ionto_rt.core.frontend import FrontEnd
 
 FULL_SCALES = (40e-6, 400e-6, 4e-3, 40e-3)

@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ionto_rt.core.skin import Skin, skin_names
 
 ACTIVE_ANODE, ACTIVE_CATHODE = 1.0, -1.0

@@ -102,9 +102,8 @@ def call(arguments: Sequence[str]) -> int:
         complain(f"{error.format_message().rstrip('.')}{where}")
     except click.ClickException as error:
         complain(error.format_message())
-    except click.Abort:
-        complain("interrupted")
-        return SHORT
+    except (click.Abort, KeyboardInterrupt):
+        return _interrupted(arguments)
     except IontoError as error:
         complain(str(error))
         return error.exit_code
@@ -113,8 +112,22 @@ def call(arguments: Sequence[str]) -> int:
         return SHORT
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        complain(f"{where}{error.strerror or error}")
+        complain(f"{where}{error.strerror or error}; check the path and its permissions")
+    except RuntimeError as error:
+        # A signal in the middle of an import comes out wrapped.
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        return _interrupted(arguments)
     return REFUSED
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    """Interrupted outside a session: `run` has moved no current, of the others nobody knows how far they came."""
+    if arguments and arguments[0] == "run":
+        complain("interrupted; no current has flowed")
+        return REFUSED
+    complain("interrupted")
+    return SHORT
 
 
 def main() -> NoReturn:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,6 +74,8 @@ def run_command(
     from ionto_rt.session import Session
     from ionto_rt.treatment import Treatment
 
+    if not out_dir:
+        raise RefusedError("is empty", key="--out", value=out_dir, remedy="give a folder")
     operator = operator_limits(limits)
     loaded = Treatment.load(treatment)
     catalogue = Catalogue.load()
@@ -113,12 +115,13 @@ def run_command(
             raise
         complain(f"{error}; the output is off, restore what was written with `{PROGRAM} recover {session.record_path}`")
         return SHORT
-    if as_json:
-        say(json.dumps(receipt))
-        if receipt["outcome"] != "complete":
-            complain(f"{receipt['outcome']}: {receipt['reason']}")
-    else:
-        say(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            say(json.dumps(receipt))
+            if receipt["outcome"] != "complete":
+                complain(f"{receipt['outcome']}: {receipt['reason']}")
+        else:
+            say(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE if receipt["outcome"] == "complete" else SHORT
 
 
@@ -167,8 +170,12 @@ def _folder(place: Path, stop: _Stop) -> Iterator[None]:
 
     What a refused run has put there goes again.
     """
-    made = [folder for folder in (place, *place.parents) if not folder.exists()]
-    place.mkdir(parents=True, exist_ok=True)
+    remedy = "give a folder that can be made and written to"
+    try:
+        made = [folder for folder in (place, *place.parents) if not folder.exists()]
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"cannot be made ({error.strerror})", key="--out", value=str(place), remedy=remedy) from None
     try:
         yield
     except BaseException:
