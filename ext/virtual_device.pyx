@@ -66,6 +66,12 @@ from ionto_rt.core.wire cimport (
     WIRE_ERROR_UNDECODABLE,
     WIRE_ERROR_UNKNOWN_TYPE,
     WIRE_ERROR_VERSION,
+    get_u16,
+    get_u32,
+    get_u64,
+    put_u16,
+    put_u32,
+    put_u64,
     wire_encode,
     wire_get_command,
     wire_put_sample,
@@ -123,35 +129,6 @@ SERVE_ENDS = ("closed", "unplugged", "silent", "stopped", "idle", "failed")
 PHASES = ("idle", "configured", "armed", "expired", "tripped")
 
 
-cdef inline uint16_t get_u16(const uint8_t* at) noexcept nogil:
-    return <uint16_t>(at[0] | (<uint32_t>at[1] << 8))
-
-
-cdef inline uint32_t get_u32(const uint8_t* at) noexcept nogil:
-    return at[0] | (<uint32_t>at[1] << 8) | (<uint32_t>at[2] << 16) | (<uint32_t>at[3] << 24)
-
-
-cdef inline int64_t get_i64(const uint8_t* at) noexcept nogil:
-    return <int64_t>(get_u32(at) | (<uint64_t>get_u32(at + 4) << 32))
-
-
-cdef inline void put_u16(uint8_t* at, uint16_t value) noexcept nogil:
-    at[0] = <uint8_t>(value & 0xFF)
-    at[1] = <uint8_t>(value >> 8)
-
-
-cdef inline void put_u32(uint8_t* at, uint32_t value) noexcept nogil:
-    at[0] = <uint8_t>(value & 0xFF)
-    at[1] = <uint8_t>((value >> 8) & 0xFF)
-    at[2] = <uint8_t>((value >> 16) & 0xFF)
-    at[3] = <uint8_t>(value >> 24)
-
-
-cdef inline void put_i64(uint8_t* at, int64_t value) noexcept nogil:
-    put_u32(at, <uint32_t>(<uint64_t>value))
-    put_u32(at + 4, <uint32_t>(<uint64_t>value >> 32))
-
-
 cdef inline bint running(const VirtualDeviceState* device) noexcept nogil:
     return device.phase >= DEVICE_ARMED
 
@@ -195,8 +172,8 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
     memcpy(payload + 32, device.model, 16)
     memcpy(payload + 48, device.serial, 16)
     put_u32(payload + 64, device.last_token)
-    put_i64(payload + 68, device.last_net_codes)
-    put_i64(payload + 76, device.last_absolute_codes)
+    put_u64(payload + 68, <uint64_t>device.last_net_codes)
+    put_u64(payload + 76, <uint64_t>device.last_absolute_codes)
     put_u32(payload + 84, device.last_samples)
     payload[88] = device.last_range
     for k in range(RANGES):
@@ -225,8 +202,8 @@ cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogi
     put_u32(payload + 16, device.lapsed)
     put_u32(payload + 20, device.refused)
     put_u32(payload + 24, <uint32_t>(device.receiver.bad_frames - device.bad_frames_before))
-    put_i64(payload + 28, device.net_codes)
-    put_i64(payload + 36, device.absolute_codes)
+    put_u64(payload + 28, <uint64_t>device.net_codes)
+    put_u64(payload + 36, <uint64_t>device.absolute_codes)
     send(device, payload, COUNTERS_BYTES)
 
 
@@ -472,7 +449,7 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexce
     cap = <int32_t>get_u32(payload + 12)
     least = <int32_t>get_u32(payload + 16)
     most = <int32_t>get_u32(payload + 20)
-    charge = get_i64(payload + 24)
+    charge = <int64_t>get_u64(payload + 24)
     one = &device.front_end.ranges[chosen]
     if (lease == 0 or lease > device.lease_most_ticks or ticks == 0 or charge <= 0 or cap <= 0
             or cap * (1e-15 * one.current_lsb_fa) > 1.2501e-9 * one.full_scale_na
@@ -500,7 +477,7 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexce
     put_u32(back + 12, <uint32_t>device.current_cap_code)
     put_u32(back + 16, <uint32_t>device.output_code_min)
     put_u32(back + 20, <uint32_t>device.output_code_max)
-    put_i64(back + 24, device.charge_cap_codes)
+    put_u64(back + 24, <uint64_t>device.charge_cap_codes)
     send(device, back, LIMITS_BYTES)
 
 

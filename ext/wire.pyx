@@ -1,6 +1,6 @@
 """Frames to and from the device. The format, field by field, is docs/wire-protocol.md."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from ionto_rt.core.types cimport MAX_CHANNELS, Command, Sample
@@ -25,35 +25,6 @@ cdef void fill_crc_table() noexcept nogil:
 
 
 fill_crc_table()
-
-
-cdef inline uint16_t get_u16(const uint8_t* at) noexcept nogil:
-    return <uint16_t>(at[0] | (<uint32_t>at[1] << 8))
-
-
-cdef inline uint32_t get_u32(const uint8_t* at) noexcept nogil:
-    return at[0] | (<uint32_t>at[1] << 8) | (<uint32_t>at[2] << 16) | (<uint32_t>at[3] << 24)
-
-
-cdef inline uint64_t get_u64(const uint8_t* at) noexcept nogil:
-    return get_u32(at) | (<uint64_t>get_u32(at + 4) << 32)
-
-
-cdef inline void put_u16(uint8_t* at, uint16_t value) noexcept nogil:
-    at[0] = <uint8_t>(value & 0xFF)
-    at[1] = <uint8_t>(value >> 8)
-
-
-cdef inline void put_u32(uint8_t* at, uint32_t value) noexcept nogil:
-    at[0] = <uint8_t>(value & 0xFF)
-    at[1] = <uint8_t>((value >> 8) & 0xFF)
-    at[2] = <uint8_t>((value >> 16) & 0xFF)
-    at[3] = <uint8_t>(value >> 24)
-
-
-cdef inline void put_u64(uint8_t* at, uint64_t value) noexcept nogil:
-    put_u32(at, <uint32_t>value)
-    put_u32(at + 4, <uint32_t>(value >> 32))
 
 
 cdef uint32_t wire_crc32(const uint8_t* data, size_t length) noexcept nogil:

@@ -59,3 +59,32 @@ cdef size_t wire_put_sample(const Sample* samples, uint32_t channels, uint8_t* p
 cdef int wire_get_sample(const uint8_t* payload, size_t length, Sample* samples, uint32_t* channels) noexcept nogil
 cdef size_t wire_put_command(const Command* commands, uint32_t channels, uint8_t* payload) noexcept nogil
 cdef int wire_get_command(const uint8_t* payload, size_t length, Command* commands, uint32_t* channels) noexcept nogil
+
+# Integers of the wire, byte by byte: the same on every processor.
+cdef inline uint16_t get_u16(const uint8_t* at) noexcept nogil:
+    return <uint16_t>(at[0] | (<uint32_t>at[1] << 8))
+
+
+cdef inline uint32_t get_u32(const uint8_t* at) noexcept nogil:
+    return at[0] | (<uint32_t>at[1] << 8) | (<uint32_t>at[2] << 16) | (<uint32_t>at[3] << 24)
+
+
+cdef inline uint64_t get_u64(const uint8_t* at) noexcept nogil:
+    return get_u32(at) | (<uint64_t>get_u32(at + 4) << 32)
+
+
+cdef inline void put_u16(uint8_t* at, uint16_t value) noexcept nogil:
+    at[0] = <uint8_t>(value & 0xFF)
+    at[1] = <uint8_t>(value >> 8)
+
+
+cdef inline void put_u32(uint8_t* at, uint32_t value) noexcept nogil:
+    at[0] = <uint8_t>(value & 0xFF)
+    at[1] = <uint8_t>((value >> 8) & 0xFF)
+    at[2] = <uint8_t>((value >> 16) & 0xFF)
+    at[3] = <uint8_t>(value >> 24)
+
+
+cdef inline void put_u64(uint8_t* at, uint64_t value) noexcept nogil:
+    put_u32(at, <uint32_t>value)
+    put_u32(at + 4, <uint32_t>(value >> 32))
