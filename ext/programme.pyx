@@ -85,6 +85,7 @@ cdef void serve_operator(ProgrammeState* state, const ProgrammeConfig* config,
         state.stopping = 1
     elif given.operator_command == OPERATOR_TRIM and isfinite(given.operator_value_a):
         state.trim_a += given.operator_value_a
+        state.trimming = 1
         if state.trim_a > config.level_limit_a:
             state.trim_a = config.level_limit_a
         if state.trim_a < -config.level_limit_a:
@@ -137,8 +138,8 @@ cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, co
         # The probe is a current too; after the pause the check begins again.
         clear_probe(state)
         state.segment_ticks = -1
-        state.phase = PHASE_PAUSE
         state.level_a = approach(state.level_a, 0.0, slope, slope)
+        state.phase = PHASE_PAUSE if state.level_a == 0.0 else PHASE_RAMP_DOWN
         return
     if state.segment_ticks >= segment.duration_ticks:
         state.level_a = 0.0
@@ -183,14 +184,16 @@ cdef void deliver(ProgrammeState* state, const ProgrammeConfig* config, const Se
         target = 0.0
     if target > config.level_limit_a:
         target = config.level_limit_a
-    if state.trim_a != 0.0 and (fall == 0.0 or fall > config.slope_down_a_per_tick):
+    if (state.trimming or state.trim_a != 0.0) and (fall == 0.0 or fall > config.slope_down_a_per_tick):
         fall = config.slope_down_a_per_tick
-    if state.recovering or (state.trim_a != 0.0 and (rise == 0.0 or rise > config.slope_up_a_per_tick)):
+    if state.recovering or state.trimming or state.trim_a != 0.0:
         if rise == 0.0 or rise > config.slope_up_a_per_tick:
             rise = config.slope_up_a_per_tick
     level = approach(state.level_a, target, rise, fall)
     if level >= target:
         state.recovering = 0
+    if level == target:
+        state.trimming = 0
 
     # Per tick: what is neither counted nor on its way.
     now = in_force(state)

@@ -34,7 +34,7 @@ ALLOWED = {
     Phase.RAMP_UP: {Phase.TREATMENT, Phase.PAUSE, Phase.RAMP_DOWN, *ENDED},
     Phase.TREATMENT: {Phase.RAMP_UP, Phase.PAUSE, Phase.RAMP_DOWN, *ENDED},
     Phase.PAUSE: {Phase.CONTACT_CHECK, Phase.RAMP_UP, Phase.TREATMENT, Phase.RAMP_DOWN, *ENDED},
-    Phase.RAMP_DOWN: {Phase.RAMP_UP, Phase.TREATMENT, Phase.PAUSE, *ENDED},
+    Phase.RAMP_DOWN: {Phase.CONTACT_CHECK, Phase.RAMP_UP, Phase.TREATMENT, Phase.PAUSE, *ENDED},
     Phase.COMPLETE: set(),
     Phase.ABORTED: set(),
     Phase.FAULTED: set(),

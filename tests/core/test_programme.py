@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ionto_rt.codes import Contact, EndReason, OperatorCommand, Phase, SegmentKind
@@ -279,6 +279,7 @@ def test_time_stands_still_in_a_pause() -> None:
     assert sum(level == 2.0 for level in course.levels) == 30
 
 
+@example(level=1.0, trims=[(-1.0, 1), (1.0, 1)])
 @given(levels, st.lists(st.tuples(st.floats(-20.0, 20.0), st.integers(1, 30)), max_size=6))
 def test_trim_moves_the_level_within_the_limits_and_along_ramps(level: float, trims: list[tuple[float, int]]) -> None:
     course = Course([segment(SegmentKind.DELIVER, level_a=level)])

@@ -25,6 +25,7 @@ cdef struct ProgrammeState:
     int32_t stopping
     int32_t limited
     int32_t recovering          # the ramp back after a pause or a derating
+    int32_t trimming            # the ramp to a level that the operator has just changed
     uint32_t compliance_run
     int64_t segment_ticks
     double step_start_c
