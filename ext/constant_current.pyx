@@ -25,14 +25,13 @@ SETPOINT_POLE = 0.3
 INTEGRAL_POLE_MOST = 0.7
 TRIM_RATIO = 0.03
 """A current source is off by its gain error, and that is measured: beyond 3 % the loop would hide a fault."""
-TRIM_FLOOR_RATIO = 0.003
+TRIM_FLOOR_RATIO = 0.001
 PARALLEL_RATIO_MOST = 19.0
 """Rp to Rs + ballast: part of the certificate (docs/control.md)."""
 SERIES_LEAST_OHM = 100.0
 SHORT_OHM = 100.0
 OPEN_OHM = 2e6
 RECONTACT_RATIO = 0.02
-OPEN_TICKS = 3
 JUMP_RATIO = 1.3
 RESCALE_MOST = 4.0
 
@@ -64,7 +63,8 @@ cdef int32_t constant_current_step(ConstantCurrentState* state, const ConstantCu
         verdict = probe_step(&state.probe, &config.probe, measured_a, voltage_v, &terms.output)
         if verdict == PROBE_GOOD:
             state.regulating = 1
-            predictive_reset(&state.regulator, &state.probe.found.model, terms.output, measured_a)
+            predictive_reset(&state.regulator, &config.regulator, &state.probe.found.model, terms.output,
+                             state.probe.found.null_output, measured_a)
     if verdict != PROBE_RUNNING and verdict != PROBE_GOOD:
         terms.output = 0.0
     return verdict
@@ -110,7 +110,8 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
             "trim_ratio": 0.0 if voltage else TRIM_RATIO, "trim_floor": TRIM_FLOOR_RATIO * full_scale_a,
             "compliance_v": compliance_v, "contact_floor_a": 25.0 * current_lsb_a,
             "recontact_ratio": RECONTACT_RATIO, "jump_ratio": JUMP_RATIO if voltage else 0.0, "rescale_most": RESCALE_MOST,
-            "voltage_source": int(voltage), "open_ticks": OPEN_TICKS,
+            "series_least_ohm": ballast_ohm + SERIES_LEAST_OHM if voltage else 0.0,
+            "voltage_source": int(voltage), "open_ticks": 2 if voltage else 3,
             "good_ticks": 3,
         },
     }

@@ -18,6 +18,7 @@ from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
+from ionto_rt.core.elementary cimport exact_exp, exact_log
 from ionto_rt.core.types cimport RegulatorTerms
 
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
@@ -59,33 +60,55 @@ cdef void push(PredictiveState* state, double output, double reference) noexcept
     state.output = output
 
 
-cdef void predictive_reset(PredictiveState* state, const PlantModel* model, double output,
-                           double measured_a) noexcept nogil:
+cdef void take_model(PredictiveState* state, const PredictiveConfig* config, const PlantModel* model) noexcept nogil:
+    """The model, and what an open lead needs of it: R = a/b1, (R || Rp) C from a, Rp C = that times (R + Rp)/R."""
+    cdef double whole
+    cdef int32_t _k
+    state.model = model[0]
+    state.rescaled = 1.0
+    state.spike_share = 1.0
+    if not config.voltage_source:
+        return
+    whole = 1.0 / gain_at_rest(model)
+    # Where the samples do not show the first instant of a step, the least there can be.
+    state.series_ohm = config.series_least_ohm
+    state.open_decay = 0.0
+    if model.gain_before > 0.0 and model.pole > 0.0:
+        state.series_ohm = within(model.pole / model.gain_before, config.series_least_ohm, 1.0 / model.gain)
+        state.open_decay = exact_exp(exact_log(model.pole) * within(state.series_ohm / whole, 0.0, 1.0))
+    # A step of the output drives the inverse of this more current at once than at rest.
+    state.spike_share = within(state.series_ohm / whole, 0.01, 1.0)
+    state.open_decay_ahead = 1.0
+    for _k in range(model.delay_ticks):
+        state.open_decay_ahead *= state.open_decay
+
+
+cdef void predictive_reset(PredictiveState* state, const PredictiveConfig* config, const PlantModel* model,
+                           double output, double offset, double measured_a) noexcept nogil:
     cdef int32_t k
-    cdef PlantModel kept = model[0]
     memset(state, 0, sizeof(state[0]))
-    state.model = kept
+    take_model(state, config, model)
     state.output = output
+    state.offset = offset
     for k in range(OUTPUT_HISTORY):
         state.outputs[k] = output
     state.reference = measured_a
-    state.rescaled = 1.0
     state.previous_measured = measured_a
-    state.disturbance = unforeseen(state, &kept, measured_a)
+    state.inner_v = output - measured_a * state.series_ohm
+    state.disturbance = unforeseen(state, &state.model, measured_a)
 
 
-cdef void predictive_adopt(PredictiveState* state, const PlantModel* model) noexcept nogil:
-    cdef PlantModel kept = model[0]
+cdef void predictive_adopt(PredictiveState* state, const PredictiveConfig* config,
+                           const PlantModel* model) noexcept nogil:
     if state.started:
         # The next unforeseen part is what it was under the old model.
         state.disturbance += (
-            (state.model.pole - kept.pole) * state.previous_measured
-            + state.model.gain * given(state, state.model.delay_ticks) - kept.gain * given(state, kept.delay_ticks)
+            (state.model.pole - model.pole) * state.previous_measured
+            + state.model.gain * given(state, state.model.delay_ticks) - model.gain * given(state, model.delay_ticks)
             - state.model.gain_before * given(state, state.model.delay_ticks + 1)
-            + kept.gain_before * given(state, kept.delay_ticks + 1)
+            + model.gain_before * given(state, model.delay_ticks + 1)
         )
-    state.model = kept
-    state.rescaled = 1.0
+    take_model(state, config, model)
 
 
 cdef void predictive_skip(PredictiveState* state, uint32_t ticks) noexcept nogil:
@@ -145,19 +168,22 @@ cdef void believe_jump(PredictiveState* state, const PredictiveConfig* config, d
 
 
 cdef double safe_output(const PredictiveState* state, const PredictiveConfig* config, double setpoint) noexcept nogil:
-    """While contact is lost: enough to see it come back, little enough to do no harm then."""
-    cdef double series_ohm, rest_ohm, level = fabs(setpoint), safe
+    """While contact is lost: enough to see it come back, little enough to do no harm then.
+
+    The load's capacitance holds its voltage for a while. A voltage source that fell to zero at once would discharge it
+    through the contact that comes back, so its output follows the voltage that the model expects inside.
+    """
+    cdef double level = fabs(setpoint), safe, rest_ohm
     if not config.voltage_source:
         safe = within(0.05 * level, config.contact_floor_a, level) / gain_at_rest(&state.model)
-    else:
-        series_ohm = 1.0 / state.model.gain
-        rest_ohm = 1.0 / gain_at_rest(&state.model)
-        safe = 0.05 * level * series_ohm
-        if safe < config.contact_floor_a * rest_ohm:
-            safe = config.contact_floor_a * rest_ohm
-        if safe > 0.9 * level * series_ohm:
-            safe = 0.9 * level * series_ohm
-    return safe if setpoint >= 0.0 else -safe
+        return state.offset + (safe if setpoint >= 0.0 else -safe)
+    rest_ohm = 1.0 / gain_at_rest(&state.model)
+    safe = 0.05 * level * state.series_ohm
+    if safe < config.contact_floor_a * rest_ohm:
+        safe = config.contact_floor_a * rest_ohm
+    if safe > 0.9 * level * state.series_ohm:
+        safe = 0.9 * level * state.series_ohm
+    return state.offset + (state.inner_v - state.offset) * state.open_decay_ahead + (safe if setpoint >= 0.0 else -safe)
 
 
 cdef void judge_contact(PredictiveState* state, const PredictiveConfig* config, double measured,
@@ -168,6 +194,7 @@ cdef void judge_contact(PredictiveState* state, const PredictiveConfig* config, 
         if expected >= config.contact_floor_a and (
                 size < 0.15 * expected if config.voltage_source
                 else size < 0.05 * expected and fabs(voltage) >= RAIL * config.compliance_v):
+            state.inner_v = state.offset + (state.inner_v - state.offset) * state.open_decay
             state.open_run += 1
             if state.open_run >= config.open_ticks:
                 state.contact_lost = 1
@@ -175,9 +202,14 @@ cdef void judge_contact(PredictiveState* state, const PredictiveConfig* config, 
                 state.good_run = 0
         else:
             state.open_run = 0
+            if config.voltage_source:
+                state.inner_v = given(state, state.model.delay_ticks) - measured * state.series_ohm
         return
-    expected = fabs(given(state, state.model.delay_ticks)) * gain_at_rest(&state.model)
-    if size >= (0.25 if config.voltage_source else 0.5) * expected and expected > 0.0:
+    state.inner_v = state.offset + (state.inner_v - state.offset) * state.open_decay
+    expected = fabs(given(state, state.model.delay_ticks) - state.offset) * gain_at_rest(&state.model)
+    if expected > config.contact_floor_a:
+        expected = config.contact_floor_a
+    if size >= 0.4 * expected and expected > 0.0:
         state.good_run += 1
         if state.good_run >= config.good_ticks:
             state.contact_lost = 0
@@ -195,8 +227,9 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     cdef const PlantModel* model = &state.model
     cdef double a = model.pole, b0 = model.gain, b1 = model.gain_before
     cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before
-    cdef double wanted, output, low, high, centre, room, fed, proportional, integral
+    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step
     cdef int32_t k
+    cdef bint limited
     if not (isfinite(setpoint_a) and isfinite(tone_a) and isfinite(measured_a) and isfinite(voltage_v)):
         terms.fault = 1
         terms.output = state.output
@@ -221,7 +254,12 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         terms.derivative = 0.0
         return 0
     if state.recovering:
-        state.ceiling_a += config.recontact_ratio * fabs(setpoint)
+        # No faster than the ramp, and so that level and spike together stay below the setpoint.
+        step = (1.0 + config.recontact_ratio) * fabs(setpoint) - state.ceiling_a
+        step *= state.spike_share
+        if step > config.recontact_ratio * fabs(setpoint):
+            step = config.recontact_ratio * fabs(setpoint)
+        state.ceiling_a += step if step > 0.0 else 0.0
         if state.ceiling_a >= fabs(setpoint):
             state.recovering = 0
         else:
@@ -232,17 +270,20 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         b0 = model.gain
         b1 = model.gain_before
     disturbance = state.disturbance
-    if state.started and not at_limit and not (
-            not config.voltage_source and config.compliance_v > 0.0 and fabs(voltage_v) >= RAIL * config.compliance_v
-            and fabs(measured_a) < 0.9 * fabs(setpoint)):
+    limited = at_limit or (
+        not config.voltage_source and config.compliance_v > 0.0 and fabs(voltage_v) >= RAIL * config.compliance_v
+        and fabs(measured_a) < (0.998 if fabs(voltage_v) >= 0.995 * config.compliance_v else 0.9) * fabs(setpoint))
+    if state.started and not limited:
         filter_pole = a if a < config.integral_pole_most else config.integral_pole_most
         surprise = unforeseen(state, model, measured_a)
         disturbance += (1.0 - filter_pole) * (surprise - disturbance)
     predicted = measured_a
     for k in range(model.delay_ticks - 1, 0, -1):
         predicted = a * predicted + b0 * given(state, k) - b1 * given(state, k + 1) + disturbance
-
     before = state.reference + state.tone
+    if limited:
+        # The stage does not follow: what it lacks is no error of the loop, and must not be made up for at release.
+        predicted = before
     reference = config.setpoint_pole * state.reference + (1.0 - config.setpoint_pole) * setpoint
     target = reference + tone_a
     fed = (target - a * before + b1 * given(state, 1)) / b0
@@ -253,8 +294,8 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     low = config.output_min
     high = config.output_max
     if config.trim_ratio > 0.0:
-        centre = setpoint / gain_at_rest(model)
-        room = config.trim_ratio * fabs(centre) + config.trim_floor + fabs(tone_a) / b0
+        centre = state.offset + setpoint / gain_at_rest(model)
+        room = config.trim_ratio * fabs(setpoint / gain_at_rest(model)) + config.trim_floor + fabs(tone_a) / b0
         low = within(centre - room, config.output_min, config.output_max)
         high = within(centre + room, config.output_min, config.output_max)
     if config.slew_per_tick > 0.0:
@@ -264,6 +305,8 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         room = (state.output if state.output < 0.0 else 0.0) - config.slew_per_tick
         low = room if room > low else low
         high = low if high < low else high
+    if state.manual:
+        low = high = within(state.manual_output, config.output_min, config.output_max)
     output = quantised(within(wanted, low, high), config.output_lsb)
     if wanted > high or wanted < low:
         reference = a * predicted + b0 * output - b1 * given(state, 1) + disturbance - tone_a

@@ -251,8 +251,8 @@ cdef void voltage_source_load(double pole, double gain, double before, double ti
     """(Rs + ballast, Rp, C) from the current's response."""
     cdef double whole = (1.0 - pole) / (gain - before)
     cdef double series = pole / before if before > 1e-9 * gain else whole
-    if series > whole:
-        series = whole
+    if whole < series:
+        whole = series
     load[0] = series
     load[1] = whole - series
     load[2] = -tick_s / exact_log(pole) * whole / (series * load[1]) if load[1] > 0.0 and pole > 0.0 else 0.0

@@ -27,6 +27,7 @@ cdef struct PredictiveConfig:
     double contact_floor_a      # no verdict on contact below this reference
     double recontact_ratio      # of the setpoint, per tick: the ramp back after lost contact
     double jump_ratio           # a current this many times the predicted one, command at rest, is a lower impedance; 0: never
+    double series_least_ohm     # voltage source: least impedance that a step of the output can meet, ballast included
     double rescale_most         # and so much of it is believed, over the model that was adopted
     int32_t voltage_source      # 1: an open lead is seen by the current alone
     uint32_t open_ticks
@@ -45,6 +46,14 @@ cdef struct PredictiveState:
     double output
     double rescaled             # gain in force over the adopted model's
     uint32_t jump_rest          # ticks until another jump is believed
+    double series_ohm           # voltage source: the impedance that a step of the output meets
+    double spike_share          # series_ohm over the impedance at rest; 1 for a current source
+    double open_decay           # of the load's inner voltage in one tick of an open lead
+    double open_decay_ahead     # and until an output acts
+    double inner_v              # voltage source: output at which no current would flow just now
+    double offset               # output at which no current flows at rest
+    double manual_output
+    int32_t manual              # 1: the output follows manual_output, and the reference what flows
     double ceiling_a            # of the ramp back after lost contact
     int32_t recovering
     int32_t contact_lost
@@ -53,10 +62,12 @@ cdef struct PredictiveState:
     uint64_t saturated_ticks
     uint64_t opens
 
-cdef void predictive_reset(PredictiveState* state, const PlantModel* model, double output,
-                           double measured_a) noexcept nogil
+# From an output in force long enough for its current to stand; offset: the output at which no current flows.
+cdef void predictive_reset(PredictiveState* state, const PredictiveConfig* config, const PlantModel* model,
+                           double output, double offset, double measured_a) noexcept nogil
 # Another model, without a jump of the output.
-cdef void predictive_adopt(PredictiveState* state, const PlantModel* model) noexcept nogil
+cdef void predictive_adopt(PredictiveState* state, const PredictiveConfig* config,
+                           const PlantModel* model) noexcept nogil
 # Samples were lost: the last output stayed in force.
 cdef void predictive_skip(PredictiveState* state, uint32_t ticks) noexcept nogil
 # The device says what was in force while this sample was taken: the output given `ticks` samples ago.
