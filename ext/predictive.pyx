@@ -256,7 +256,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     if state.recovering:
         # No faster than the ramp, and so that level and spike together stay below the setpoint.
         step = (1.0 + config.recontact_ratio) * fabs(setpoint) - state.ceiling_a
-        step *= state.spike_share
+        step *= 0.4 * state.spike_share
         if step > config.recontact_ratio * fabs(setpoint):
             step = config.recontact_ratio * fabs(setpoint)
         state.ceiling_a += step if step > 0.0 else 0.0
