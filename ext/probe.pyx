@@ -159,8 +159,8 @@ cdef inline int32_t delay_of(const ProbeConfig* config, int32_t fit_of) noexcept
 
 
 cdef bint minimum_phase(const Fit* fit) noexcept nogil:
-    """A zero beyond the unit circle: the delay is another."""
-    return fit.gain > 0.0 and -fit.after < 1.02 * fit.gain and fit.after < 0.7 * fit.gain
+    """A zero well beyond the unit circle: the delay is another. A little beyond it the electrodes polarise."""
+    return fit.gain > 0.0 and -fit.after < 1.2 * fit.gain and fit.after < 0.7 * fit.gain
 
 
 cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bint zero) noexcept nogil:
@@ -376,6 +376,9 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     state.chosen = best
     fit = &state.fits[best]
     delay = delay_of(config, best)
+    if config.voltage_source and fit.gain + fit.after <= 0.0:
+        # No conductance at rest: what is slow here are the electrodes, and no part of the loop's plant.
+        evaluate(state, state.current, delay, 0.0, False, fit)
     state.found.model.pole = fit.pole
     state.found.model.gain = fit.gain
     state.found.model.gain_before = -fit.after
