@@ -22,7 +22,7 @@ from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
     EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
-    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_TREATMENT,
+    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_TREATMENT,
     PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE, Calibration,
     Command, Estimate, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
 )
@@ -122,13 +122,14 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
         if controller.probe.verdict == PROBE_GOOD:
             take_load(controller, terms.output, current_a)
         return terms.output
-    if controller.probe.verdict != PROBE_GOOD:
+    if controller.probe.verdict != PROBE_GOOD and setpoint.phase == PHASE_PAUSE:
         # A pause of the contact check: no current flows at its centre.
         terms.output = controller.probe.centre
         controller.probe.phase = PROBE_IDLE
         return terms.output
     at_limit = (sample.status & STATUS_COMPLIANCE) != 0
-    if config.law == LAW_PREDICTIVE:
+    # A programme without a contact check has no model: the PID regulates it.
+    if config.law == LAW_PREDICTIVE and controller.probe.verdict == PROBE_GOOD:
         applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
         predictive_applied(&controller.predictive, applied, config.probe.delay_ticks)
         predictive_step(
