@@ -18,6 +18,7 @@ from ionto_rt.core.skin cimport (
     skin_prepare,
     skin_rise_current,
     skin_rise_voltage,
+    skin_series_ohm,
     skin_take,
     skin_voltage,
 )
@@ -125,22 +126,22 @@ cdef void run_current_source(FrontEndState* state, SkinState* skin, double mean_
     cdef double step_s = state.substep_s
     cdef double limit_v, end
     cdef SkinRise rise
-    if skin.shunt_ohm > 0.0:
-        period.charge_c = skin_force_voltage(skin, mean_a * skin.shunt_ohm, skin.shunt_ohm, step_s) * step_s
-        end = skin_current(skin, end_a * skin.shunt_ohm, skin.shunt_ohm)
-        period.peak_a = fabs(end)
-        state.source_a = end_a
-        state.voltage_v = (end_a - end) * skin.shunt_ohm
-        return
     # Whether the voltage limit acts is known at the sub-step's end; so the skin takes the step only then.
-    skin_rise_current(skin, mean_a, step_s, &rise)
-    state.source_a = end_a
-    period.peak_a = fabs(end_a)
-    period.charge_c = mean_a * step_s
-    limit_v = skin_voltage(skin, end_a) + rise.active_v + rise.passive_v
+    if skin.shunt_ohm > 0.0:
+        period.charge_c = skin_rise_voltage(skin, mean_a * skin.shunt_ohm, skin.shunt_ohm, step_s, &rise) * step_s
+        end = (skin_current(skin, end_a * skin.shunt_ohm, skin.shunt_ohm)
+               - (rise.active_v + rise.passive_v) / (skin.shunt_ohm + skin_series_ohm(skin)))
+        limit_v = (end_a - end) * skin.shunt_ohm
+    else:
+        skin_rise_current(skin, mean_a, step_s, &rise)
+        period.charge_c = mean_a * step_s
+        end = end_a
+        limit_v = skin_voltage(skin, end_a) + rise.active_v + rise.passive_v
     if fabs(limit_v) <= state.compliance_v:
         skin_take(skin, &rise)
-        state.voltage_v = skin_voltage(skin, end_a)
+        state.source_a = end_a
+        state.voltage_v = limit_v if skin.shunt_ohm > 0.0 else skin_voltage(skin, end_a)
+        period.peak_a = fabs(end)
         return
     limit_v = state.compliance_v if limit_v > 0.0 else -state.compliance_v
     period.charge_c = skin_rise_voltage(skin, limit_v, 0.0, step_s, &rise) * step_s
@@ -149,6 +150,8 @@ cdef void run_current_source(FrontEndState* state, SkinState* skin, double mean_
     state.voltage_v = limit_v
     period.peak_a = fabs(state.source_a)
     period.limited = 1
+    if skin.shunt_ohm > 0.0:
+        state.source_a += limit_v / skin.shunt_ohm
 
 
 cdef void run_voltage_source(FrontEndState* state, SkinState* skin, double mean_v, double end_v,

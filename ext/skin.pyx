@@ -499,7 +499,7 @@ cdef class Skin:
         seed: 0 for the nominal subject, any other number draws one (g0, Vh, recovery log-normal; polarity factors and
             contact fractions uniform). Also of the noise of sweat and motion.
         active_area_cm2, return_area_cm2: areas of the pads, cm2, positive.
-        cpe_exponent: of a constant phase element in the place of each site's capacitance, 0.7 to 0.98; 0: none.
+        cpe_exponent: of a constant phase element in the place of each site's capacitance, 0.75 to 0.98; 0: none.
         cpe_admittance_s_cm2: its admittance at 1 rad/s, S s^exponent / cm2.
         hydration: factor that g0 gains under the wet electrode, half of it in 10 minutes, 1 to 20; 0: off.
         electroporation: whether more than 20 V over a site opens it further.
@@ -520,10 +520,10 @@ cdef class Skin:
                  double electrode_mc_cm2=0.0):
         if not (active_area_cm2 > 0.0 and return_area_cm2 > 0.0):
             raise ValueError(f"pad areas {active_area_cm2} and {return_area_cm2} cm2 must be positive")
-        if cpe_exponent != 0.0 and not (0.7 <= cpe_exponent <= 0.98 and cpe_admittance_s_cm2 > 0.0):
+        if cpe_exponent != 0.0 and not (0.75 <= cpe_exponent <= 0.98 and cpe_admittance_s_cm2 > 0.0):
             raise ValueError(
                 f"constant phase element of exponent {cpe_exponent} and {cpe_admittance_s_cm2} S/cm2: "
-                "use 0.7 to 0.98 and a positive admittance"
+                "use 0.75 to 0.98 and a positive admittance"
             )
         for value, what, least, most in (
             (hydration, "hydration", 1.0, 20.0), (sweat, "sweat", 0.0, 0.3), (motion_per_min, "motion", 0.0, 60.0),
