@@ -657,6 +657,18 @@ cdef class Skin:
         site_factors(&self.state.passive, cathode, anode)
 
     @property
+    def series_ohm_cm2(self):
+        """Series part of either site, ohm cm2; 0: a membrane in a cell."""
+        return self.state.active.series_ohm_cm2
+
+    @series_ohm_cm2.setter
+    def series_ohm_cm2(self, double value):
+        if not value >= 0.0:
+            raise ValueError(f"series part of {value} ohm cm2 must not be negative")
+        self.state.active.series_ohm_cm2 = self.state.active.series_start_ohm_cm2 = value
+        self.state.passive.series_ohm_cm2 = self.state.passive.series_start_ohm_cm2 = value
+
+    @property
     def onset_s(self):
         """Time constant with which the active site's skin opens at low voltage, s."""
         return self.state.active.onset_s

@@ -6,6 +6,7 @@ class Skin:
     body_ohm: float
     polarisation_v: float
     half_cell_v: float
+    series_ohm_cm2: float
     polarity_factors: tuple[float, float]
     def __init__(
         self,
