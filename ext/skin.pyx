@@ -88,7 +88,7 @@ cdef void skin_named(SkinState* skin, int32_t name, uint64_t seed, double active
         for _k in range(8):
             noise_next(&draw)
         fresh = exp(0.7 * noise_normal(&draw))
-        half = exp(0.45 * noise_normal(&draw))
+        half = exp(0.55 * noise_normal(&draw))
         recovery = exp(0.5 * noise_normal(&draw))
         cathode = 0.7 + 0.2 * noise_uniform(&draw)
         anode = 1.1 + 0.3 * noise_uniform(&draw)
@@ -599,7 +599,8 @@ cdef class Skin:
     @property
     def active_ohm_cm2(self):
         """Small-signal resistance of the active site's skin at rest, ohm cm2."""
-        return 1.0 / (self.state.active.fresh_s_cm2 + self.state.active.pore_s_cm2)
+        cdef const SkinSite* site = &self.state.active
+        return 1.0 / (site.poration * (site.fresh_s_cm2 + site.pore_s_cm2))
 
     @property
     def contact_fraction(self):
@@ -687,11 +688,9 @@ cdef class Skin:
     @property
     def active_chord_ohm_cm2(self):
         """Voltage over direct current density of the active site at its present voltage, ohm cm2."""
-        cdef double density, slope, rest
-        cdef SkinSite site = self.state.active
-        site_law(&site, &density, &slope)
-        rest = 1.0 / (site.poration * (site.fresh_s_cm2 + site.pore_s_cm2))
-        return site.voltage_v / density if density != 0.0 else rest
+        cdef double density, slope
+        site_law(&self.state.active, &density, &slope)
+        return self.state.active.voltage_v / density if density != 0.0 else self.active_ohm_cm2
 
     @property
     def electrolysis_v(self):
