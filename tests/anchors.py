@@ -190,7 +190,7 @@ def _subjects(onset: float) -> tuple[float, ...]:
     for seed in range(1, 1001):
         skin = Skin(seed=seed, active_area_cm2=1.0, return_area_cm2=100.0)
         skin.scale_onset(onset)
-        skin.force_current(-0.1e-3 * skin.contact_fraction, 5e-3, 24_000, 1)
+        skin.force_current(-0.1e-3 * skin.contact_fraction, 4e-3, 30_000, 2)
         found.append(abs(skin.active_v) / 0.1e-3 * 1e-3)
     return tuple(sorted(found))
 
