@@ -37,6 +37,10 @@ class Anchor:
     def banded(self) -> bool:
         return self.low > -math.inf or self.high < math.inf
 
+    @property
+    def kept(self) -> bool:
+        return self.holds(evaluated(self, 1.0))
+
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high
 
@@ -49,6 +53,12 @@ class Anchor:
         if self.low == -math.inf:
             return f"≤ {self.high:.{self.digits}f}"
         return f"{self.low:.{self.digits}f} to {self.high:.{self.digits}f}"
+
+
+@cache
+def evaluated(anchor: Anchor, onset: float) -> float:
+    """What the model says, computed once."""
+    return anchor.model(onset)
 
 
 def around(value: float, share: float) -> dict[str, float]:
@@ -386,12 +396,12 @@ REGRESSION = (
 
 
 def value_text(anchor: Anchor, onset: float) -> str:
-    return f"{anchor.model(onset):.{anchor.digits}f}"
+    return f"{evaluated(anchor, onset):.{anchor.digits}f}"
 
 
 def verdict(anchor: Anchor) -> str:
     """Whether the model's own value lies in the band; empty without a band."""
-    return ("kept" if anchor.holds(anchor.model(1.0)) else "MISSED") if anchor.banded else ""
+    return ("kept" if anchor.kept else "MISSED") if anchor.banded else ""
 
 
 def anchors_table() -> list[str]:
