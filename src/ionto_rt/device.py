@@ -483,6 +483,7 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "hum": ("hum_v", float),
     "hum-hz": ("hum_hz", float),
     "jitter-us": ("jitter_us", float),
+    "substeps": ("substeps", int),
     "noise": ("noise_codes", float),
     "dac-gain-error": ("dac_gain_error", float),
     "clock-error-ppm": ("clock_error_ppm", float),

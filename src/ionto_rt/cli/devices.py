@@ -32,6 +32,7 @@ VIRTUAL_HELP = {
     "hum-hz": "Frequency of the hum, 40 to 70.",
     "jitter-us": "Jitter of the sample times, ± so many µs; at most half a sub-step (62.5 at 1000 samples per second).",
     "noise": "Standard deviation of a reading in codes.",
+    "substeps": "Steps of the plant in one sample period, to 1000; 0: of at most 125 µs.",
     "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",
