@@ -345,8 +345,8 @@ cdef void site_contact(SkinSite* site) noexcept nogil:
     site.contact_fraction = site.contact_start * site.contact_share * site.moved_share * (1.0 - site.peeled)
 
 
-cdef void skin_processes(SkinState* skin, double hydration, int32_t electroporation, double sweat, double motion_per_min,
-                         double electrode_mc_cm2) noexcept nogil:
+cdef void skin_processes(SkinState* skin, double hydration, int32_t electroporation, double sweat,
+                         double motion_per_min, double electrode_mc_cm2) noexcept nogil:
     cdef SkinProcesses* on = &skin.processes
     on.hydration = hydration
     on.electroporation = electroporation

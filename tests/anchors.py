@@ -306,7 +306,7 @@ def resumed(seconds: float) -> Model:
 
 
 def perfusion(current_a: float, area_cm2: float, seconds: float) -> Model:
-    """Voltage over the skin in a pulse of a perfusion study, at the cathode's polarity factor halfway to the anode's."""
+    """Voltage over the skin in a pulse of a perfusion study, without polarity."""
 
     def model(onset: float) -> float:
         skin = Skin(active_area_cm2=area_cm2)
@@ -337,9 +337,9 @@ ANCHORS = (
     Anchor("A6", "the same after 5 s of rest", "recovers in seconds", pulsed(30.0, 0.4, 5.0), low=0.85),
     Anchor("A6", "resistance 60 s after 400 V·s at 100 V, share", "0.35 at most dose", pulsed(100.0, 400.0, 60.0),
            low=0.35, high=0.6),
-    Anchor("A10", "50 µA for 30 s on 1 cm², change in %", "−10 to −30", conditioned(1.0), digits=0),
-    Anchor("A10", "the same on 2 cm²", "−10 to −30", conditioned(2.0), digits=0),
-    Anchor("A10", "the same on 3 cm²", "−10 to −30", conditioned(3.0), digits=0),
+    Anchor("A10", "50 µA for 30 s on 1 cm², change in %", "-10 to -30", conditioned(1.0), digits=0),
+    Anchor("A10", "the same on 2 cm²", "-10 to -30", conditioned(2.0), digits=0),
+    Anchor("A10", "the same on 3 cm²", "-10 to -30", conditioned(3.0), digits=0),
     Anchor("A11", "palms, 8.5 V: current after 10 min over that at the start", "2.25", palms(0.0)),
     Anchor("A11", "the same with hydration", "2.25", palms(5.0)),
     Anchor("A12", "resistance of subjects, 95th percentile over 5th", "3 to 4", spread, low=3.0, high=4.0),
@@ -407,7 +407,7 @@ def verdict(anchor: Anchor) -> str:
 def anchors_table() -> list[str]:
     """The anchors as lines of Markdown."""
     lines = [
-        "| | measured | published | band | model | onset × 0.3 | onset × 5 | |",
+        "| | measured | published | band | model | onset x 0.3 | onset x 5 | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for anchor in ANCHORS:
@@ -419,7 +419,7 @@ def anchors_table() -> list[str]:
 
 def regression_table() -> list[str]:
     """What the fit said, and what this implementation says, as lines of Markdown."""
-    lines = ["| scenario | fit | model | onset × 0.3 | onset × 5 | |", "|---|---|---|---|---|---|"]
+    lines = ["| scenario | fit | model | onset x 0.3 | onset x 5 | |", "|---|---|---|---|---|---|"]
     for anchor in REGRESSION:
         values = [value_text(anchor, onset) for onset in ONSETS]
         lines.append(f"| {' | '.join([anchor.what, anchor.published, *values, verdict(anchor)])} |")

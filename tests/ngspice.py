@@ -4,7 +4,6 @@ import ctypes
 import ctypes.util
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 

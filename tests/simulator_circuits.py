@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from ngspice import ngspice
 
 from ionto_rt.core.frontend import FrontEnd
 from ionto_rt.core.skin import Skin
+from ngspice import ngspice
 
 PERIOD_S = 1e-4
 FULL_SCALE_A = 4e-3
@@ -273,7 +273,8 @@ CIRCUITS = (
         front_end="voltage", half_cell_v=0.5, polarisation_v=1.0, longest_step_s=1e-4,
     ),
     Circuit(
-        "half the contact, and all of it again", ((0.0, -3e-3),), 30e-3, contact=((0.0, 1.0), (10e-3, 0.5), (20e-3, 1.0)),
+        "half the contact, and all of it again", ((0.0, -3e-3),), 30e-3,
+        contact=((0.0, 1.0), (10e-3, 0.5), (20e-3, 1.0)),
     ),
     Circuit(
         "open lead and reconnection, voltage source with ladder", ((0.0, 10.0),), 20e-3, front_end="voltage",

@@ -1,6 +1,7 @@
 """The skin model keeps to the measurements it was fitted to. Run with -s to see the whole table."""
 
 import pytest
+
 from anchors import ANCHORS, ONSETS, REGRESSION, Anchor, anchors_table, evaluated, regression_table
 
 

@@ -1,6 +1,6 @@
 """Front-end and skin beside ngspice, which solves the same circuits under the same events by its own methods.
 
-The measure: largest difference of a signal over the largest magnitude of that signal, over all ends of sample periods of
+The measure: largest difference of a signal over its largest magnitude, over all ends of sample periods of
 0.1 ms, jumps included. Signals are the current out of the stage, the voltage at the pads and over either site. The
 simulator takes sub-steps of 1 us here; docs/simulator.md has its error at the sub-steps of the virtual device too.
 """
@@ -8,10 +8,10 @@ simulator takes sub-steps of 1 us here; docs/simulator.md has its error at the s
 from dataclasses import replace
 
 import pytest
-from ngspice import ngspice
-from simulator_circuits import CIRCUITS, Circuit, deviation, in_ngspice, in_simulator, ladder_parts
 
 from ionto_rt.core.skin import Skin
+from ngspice import ngspice
+from simulator_circuits import CIRCUITS, Circuit, deviation, in_ngspice, in_simulator, ladder_parts
 
 BOUND = 0.005
 FINE_SUBSTEPS = 100

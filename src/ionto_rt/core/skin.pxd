@@ -120,8 +120,8 @@ cdef void skin_prepare(SkinState* skin, double step_s) noexcept nogil
 # contact_start and contact_share into contact_fraction.
 cdef void site_contact(SkinSite* site) noexcept nogil
 # Processes that are on from now, each 0 for off. See SkinProcesses; motion per minute, electrode in mC/cm2.
-cdef void skin_processes(SkinState* skin, double hydration, int32_t electroporation, double sweat, double motion_per_min,
-                         double electrode_mc_cm2) noexcept nogil
+cdef void skin_processes(SkinState* skin, double hydration, int32_t electroporation, double sweat,
+                         double motion_per_min, double electrode_mc_cm2) noexcept nogil
 # seed of the processes' noise.
 cdef void skin_seed(SkinState* skin, uint64_t seed) noexcept nogil
 # Time constants with which the skin opens, times factor.
