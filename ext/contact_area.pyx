@@ -7,7 +7,7 @@ threshold keeps the stated mean time between false alarms (Siegmund 1985, equati
 """
 import math
 
-from libc.math cimport isfinite, sqrt
+from libc.math cimport fabs, isfinite, sqrt
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
@@ -19,6 +19,7 @@ from ionto_rt.core.types cimport AREA_LARGER, AREA_SMALLER, AREA_STEADY, LoadFit
 cdef enum:
     NOISE_BLOCKS = 50           # over which the deviation of one block is measured
     MEAN_BLOCKS = 3             # over which the ratio is smoothed
+    SIGHT = 20                  # the most that it can be
 
 
 cdef double threshold_of(double drift, double blocks) noexcept nogil:
@@ -47,30 +48,59 @@ cdef void contact_area_reset(ContactAreaState* state) noexcept nogil:
 
 cdef void start_over(ContactAreaState* state, uint32_t tone) noexcept nogil:
     state.blocks = 0
+    state.sight = 0
     state.tone = tone
+    state.area_ratio = 0.0
     state.sum_lower = state.sum_higher = 0.0
     state.alarm = AREA_STEADY
 
 
 cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* config, const LoadFit* fit,
-                            uint32_t tone) noexcept nogil:
+                            uint32_t tone, double current_a) noexcept nogil:
     cdef double y[3]
     cdef double rs_rs, rs_c, c_c, size, w_rs, w_c, apart_rs, apart_c, log_area, variance, sigma, z, drift, gain, limit
     cdef int k
-    if not (fit.series_ohm > 0.0 and fit.parallel_ohm > 0.0 and fit.capacitance_f > 0.0):
+    cdef bint seen = fit.series_ohm > 0.0 and fit.parallel_ohm > 0.0 and fit.capacitance_f > 0.0
+    if fabs(current_a - state.last_a) > config.moving_ratio * fabs(current_a):
+        state.moving_left = config.moving_hold_blocks
+    elif state.moving_left:
+        state.moving_left -= 1
+    state.last_a = current_a
+    if fit.disturbed:
         return
-    y[0] = exact_log(fit.series_ohm)
-    y[1] = exact_log(fit.parallel_ohm)
-    y[2] = exact_log(fit.capacitance_f)
-    rs_rs = fit.covariance[0] + config.series_spread * config.series_spread
-    rs_c = fit.covariance[2]
-    c_c = fit.covariance[5]
-    size = rs_rs * c_c - rs_c * rs_c
-    if not (isfinite(y[0]) and isfinite(y[1]) and isfinite(y[2]) and size > 0.0):
+    if seen:
+        y[0] = exact_log(fit.series_ohm)
+        y[1] = exact_log(fit.parallel_ohm)
+        y[2] = exact_log(fit.capacitance_f)
+        rs_rs = fit.covariance[0] + config.series_spread * config.series_spread
+        rs_c = fit.covariance[2]
+        c_c = fit.covariance[5]
+        size = rs_rs * c_c - rs_c * rs_c
+        # h = (-series share, site share); weights (h' S^-1) / (h' S^-1 h).
+        w_rs = (-config.series_share * c_c - config.site_share * rs_c) / size
+        w_c = (config.series_share * rs_c + config.site_share * rs_rs) / size
+        variance = 1.0 / (config.site_share * w_c - config.series_share * w_rs)
+        seen = isfinite(y[0]) and isfinite(y[1]) and isfinite(y[2]) and size > 0.0 \
+            and 0.0 < variance < config.sigma_most * config.sigma_most
+    if not seen:
+        # A load at the edge of sight is seen by lucky blocks alone, which are wrong: no verdict on those.
+        state.sight -= 2
+        if state.sight <= 0:
+            start_over(state, tone)
         return
-    if state.blocks == 0 or tone != state.tone:
-        start_over(state, tone)
+    if state.sight < SIGHT:
+        state.sight += 1
 
+    if tone != state.tone:
+        # Other tones show another part of a load that is no single Rs + (Rp || C): what was found so far stays.
+        if state.blocks < config.start_blocks:
+            start_over(state, tone)
+        else:
+            for k in range(3):
+                state.baseline[k] += y[k] - state.seen[k]
+        state.tone = tone
+    for k in range(3):
+        state.seen[k] = y[k]
     if state.blocks < config.start_blocks:
         state.blocks += 1
         for k in range(3):
@@ -78,13 +108,9 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
         if state.blocks == 1:
             for k in range(3):
                 state.baseline[k] = y[k]
-            state.log_area = 0.0
+            state.log_area = state.noise = state.last = 0.0
         return
 
-    # h = (-series share, site share); weights (h' S^-1) / (h' S^-1 h).
-    w_rs = (-config.series_share * c_c - config.site_share * rs_c) / size
-    w_c = (config.series_share * rs_c + config.site_share * rs_rs) / size
-    variance = 1.0 / (config.site_share * w_c - config.series_share * w_rs)
     apart_rs = y[0] - state.baseline[0]
     apart_c = y[2] - state.baseline[2]
     log_area = (w_rs * apart_rs + w_c * apart_c) * variance
@@ -105,6 +131,9 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
     state.threshold = threshold_of(drift, config.blocks_to_false_alarm)
     state.sum_lower = bounded(state.sum_lower - z - drift, state.threshold)
     state.sum_higher = bounded(state.sum_higher + z - drift, state.threshold)
+    if state.moving_left:
+        # Dry skin that gives way on a ramp looks like more contact; that is no alarm.
+        state.sum_higher = 0.0
     state.alarm = (
         AREA_SMALLER if state.sum_lower > state.threshold
         else AREA_LARGER if state.sum_higher > state.threshold else AREA_STEADY
@@ -116,10 +145,10 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
     state.area_sigma = sigma
     if state.alarm == AREA_STEADY and state.sum_lower < 0.5 * state.threshold \
             and state.sum_higher < 0.5 * state.threshold:
-        if state.blocks < <uint32_t>config.baseline_blocks:
-            state.blocks += 1
+        # Two sites of unlike skin look like one of another C when the current moves: only a sudden change counts then.
+        gain = 1.0 / (config.moving_blocks if state.moving_left else config.baseline_blocks)
         for k in range(3):
-            state.baseline[k] += (y[k] - state.baseline[k]) / state.blocks
+            state.baseline[k] += (y[k] - state.baseline[k]) * gain
 
 
 cdef inline double bounded(double total, double threshold) noexcept nogil:
@@ -137,9 +166,12 @@ cdef class ContactArea:
         series_share: share of Rs that scales with the area, [0, 1]: leads and body do not.
         series_spread: deviation of ln Rs by leads and body within one block.
         noise_floor: least deviation of ln(area) in one block. Above it, the deviation is measured.
+        sigma_most: a block that knows ln(area) worse than this is blind.
         step: size of |ln(area)| that the test is made for.
         blocks_to_false_alarm: mean number of blocks between false alarms, for normal deviations.
         baseline_blocks: time constant of the baseline. A change slower than step / 2 in this time goes into it.
+        moving_blocks, moving_ratio, moving_hold_blocks: time constant of the baseline while the mean current changes by
+            more than this share from block to block, and for so many blocks after.
         start_blocks: blocks that make the first baseline.
 
     Raises:
@@ -149,30 +181,36 @@ cdef class ContactArea:
     cdef ContactAreaState state
 
     def __init__(self, *, double site_share=1.0, double series_share=0.1, double series_spread=0.1,
-                 double noise_floor=0.02, double step=0.16, double blocks_to_false_alarm=3.6e6,
-                 double baseline_blocks=300.0, int start_blocks=5):
+                 double noise_floor=0.02, double sigma_most=0.15, double step=0.16,
+                 double blocks_to_false_alarm=1.08e6,
+                 double baseline_blocks=100.0, double moving_blocks=3.0,
+                 double moving_ratio=0.003, int start_blocks=10, int moving_hold_blocks=10):
         for name, value, least, most in (
             ("site_share", site_share, 1e-3, 1.0), ("series_share", series_share, 0.0, 1.0),
             ("series_spread", series_spread, 0.0, 10.0), ("noise_floor", noise_floor, 1e-4, 1.0),
-            ("step", step, 0.01, 2.0), ("blocks_to_false_alarm", blocks_to_false_alarm, 10.0, 1e12),
-            ("baseline_blocks", baseline_blocks, 2.0, 1e9), ("start_blocks", start_blocks, 1, 1000),
+            ("sigma_most", sigma_most, 1e-4, 1.0), ("step", step, 0.01, 2.0), ("blocks_to_false_alarm", blocks_to_false_alarm, 10.0, 1e12),
+            ("baseline_blocks", baseline_blocks, 2.0, 1e9), ("moving_blocks", moving_blocks, 1.0, 1e9),
+            ("moving_ratio", moving_ratio, 1e-6, 1e9), ("start_blocks", start_blocks, 1, 1000),
+            ("moving_hold_blocks", moving_hold_blocks, 0, 1000),
         ):
             if not (math.isfinite(value) and least <= value <= most):
                 raise ValueError(f"{name} = {value}: must be from {least:g} to {most:g}")
         self.config = {
             "site_share": site_share, "series_share": series_share, "series_spread": series_spread,
-            "noise_floor": noise_floor, "step": step, "blocks_to_false_alarm": blocks_to_false_alarm,
-            "baseline_blocks": baseline_blocks, "start_blocks": start_blocks,
+            "noise_floor": noise_floor, "sigma_most": sigma_most, "step": step,
+            "blocks_to_false_alarm": blocks_to_false_alarm,
+            "baseline_blocks": baseline_blocks, "moving_blocks": moving_blocks, "moving_ratio": moving_ratio,
+            "start_blocks": start_blocks, "moving_hold_blocks": moving_hold_blocks,
         }
         contact_area_reset(&self.state)
 
-    def step(self, dict fit, int tone=0) -> dict:
-        """One block's fit (a dict of struct LoadFit); the state, as a dict of struct ContactAreaState.
+    def step(self, dict fit, int tone=0, double current_a=0.0) -> dict:
+        """One block's fit (a dict of struct LoadFit) and mean current (A); the state, as a dict of struct ContactAreaState.
 
         `tone`: a number that changes with the tones; then the baseline is taken anew.
         """
         cdef LoadFit one = fit
-        contact_area_step(&self.state, &self.config, &one, tone)
+        contact_area_step(&self.state, &self.config, &one, tone, current_a)
         return self.state
 
     def run(self, fits) -> tuple:
@@ -197,7 +235,7 @@ cdef class ContactArea:
                 one.capacitance_f = given[k, 2]
                 for j in range(6):
                     one.covariance[j] = given[k, 3 + j]
-                contact_area_step(&self.state, &self.config, &one, 0)
+                contact_area_step(&self.state, &self.config, &one, 0, 0.0)
                 ratio[k] = self.state.area_ratio
                 alarm[k] = self.state.alarm
         return ratios, alarms

@@ -147,7 +147,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         if controller.impedance.estimate.block != block_before:
             contact_area_step(
                 &controller.contact_area, &config.contact_area, &controller.impedance.estimate.latest,
-                controller.impedance.bins[0] ^ controller.impedance.bins[1] << 16,
+                controller.impedance.bins[0] ^ controller.impedance.bins[1] << 16, controller.impedance.estimate.mean_a,
             )
 
         if controller.guard.action >= ACTION_RAMP_DOWN:

@@ -620,6 +620,7 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
         return
     estimate.resistance_ohm = r0
     estimate.resistance_sigma_ohm = r0_sigma
+    estimate.mean_a = mean_i
     memset(&estimate.latest, 0, sizeof(estimate.latest))
     if tone_on and config.tone_a > 0.0:
         block_phasors(state, config, &block)
@@ -629,6 +630,7 @@ cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int3
         estimate.window_blocks = 0
         return
     if is_disturbed(state, config, &block):
+        estimate.latest.disturbed = 1
         return
     kept = window_of(state, &total)
     if kept > 0.0 and (not ratio_of(state, config, &total, kept, before, before_covariance)

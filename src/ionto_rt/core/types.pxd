@@ -188,6 +188,7 @@ cdef struct LoadFit:
     double capacitance_f
     double misfit               # of the model, in standard deviations; one degree of freedom
     double covariance[6]
+    int32_t disturbed           # 1: something stepped within the block, so that its numbers were not taken
 
 cdef struct Estimate:
     double resistance_ohm       # V/I, filtered over one block; 0 until known
@@ -207,6 +208,7 @@ cdef struct Estimate:
     double misfit               # of Rs + (Rp || C) to both tones, in standard deviations
     double hum_v                # peak of the mains in the last block's voltage
     uint32_t window_blocks      # blocks that Rs, Rp and C rest on
+    double mean_a               # current of the last block
     LoadFit latest              # of the last block alone
 
 cdef struct Setpoint:
