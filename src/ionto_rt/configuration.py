@@ -34,14 +34,14 @@ REGULATOR_DELAY_TICKS = 2
 REGULATOR_KI_PER_TICK = 0.15
 """Integral gain per tick of the normalised loop. With a delay of two ticks it is stable below 2 sin(pi/6) = 1."""
 REGULATOR_KP = 0.1
-REGULATOR_LAMBDA = 0.6
-"""Pole with which the predictive regulator removes a disturbance, per tick: 0 at once, near 1 slow and robust.
-
-The smallest for which no load of the certified envelope is unstable under a model that is 1.3 times off."""
-REGULATOR_LAMBDA_SETPOINT = 0.4
+REGULATOR_TRACKING_POLE = 0.6
+"""Pole with which the predictive regulator removes an error, per tick: 0 at once, near 1 slow and robust. `ionto-rt
+certify` proves what it bears."""
+REGULATOR_SETPOINT_POLE = 0.4
 """Pole of its reference model, per tick; a step's error falls by this factor. It does not belong to stability."""
-REGULATOR_BETA_MAX = 0.9
-"""Slowest pole of its filter of the disturbance, per tick: a load slower than that still has its error removed."""
+REGULATOR_INTEGRAL_POLE_MOST = 0.9
+"""Slowest pole of its filter of the disturbance, per tick: without it a slow load's error would never be removed. With
+0.8, a delay that is one tick off makes slow loads unstable."""
 SERIES_LEAST_OHM = 100.0
 """Least series resistance of a load. A loop gain set for less impedance than there is is slow, for more it diverges."""
 SLEW_RATIO = 0.02

@@ -18,7 +18,7 @@ from ionto_rt.certificate.discs import Array, Complex
 CELLS_MAX = 3_000_000
 """Cells that one problem may visit; what is left then counts as not proven."""
 UNMODELLED = 0.03
-"""Room left in every cell for any further factor between model and load: |ln| up to this, 3 % of gain or 1.7 degrees."""
+"""Room left in every cell for a further factor between model and load: |ln| up to this, 3 % of gain or 1.7 degrees."""
 _ROUNDING = 1e-9
 """Room for rounding: an enclosure is a sum of some hundred terms below 1e5, each right to 1e-16 of itself."""
 _UNKNOWN = 1e6
@@ -33,6 +33,8 @@ class Enclosure(NamedTuple):
     radius: Array
     slack: float = 0.0
     """By how much F itself may be off everywhere."""
+    least: Array | None = None
+    """A lower bound of |L| over the cell: where L has a pole, F is infinite and says nothing."""
 
 
 class Problem(Protocol):
@@ -59,31 +61,36 @@ def exclude(problem: Problem, room: float = UNMODELLED, cells_max: int = CELLS_M
     """Prove that no loop of `problem` has its transfer function at -1, nor within `room` of it (of ln(-L))."""
     wide = problem.high > problem.low
     width = np.where(wide, problem.high - problem.low, 1.0)
-    centres = 0.5 * (problem.low + problem.high)[:, None]
-    halves = 0.5 * (problem.high - problem.low)[:, None]
+    # Blocks of cells, centres above half widths: (2, coordinates, cells).
+    left = [np.stack([0.5 * (problem.low + problem.high), 0.5 * (problem.high - problem.low)])[:, :, None]]
     proven, cells = 0.0, 0
-    while centres.shape[1] and cells < cells_max:
-        centre, centres = centres[:, -_CHUNK:], centres[:, :-_CHUNK]
-        half, halves = halves[:, -_CHUNK:], halves[:, :-_CHUNK]
-        cells += centre.shape[1]
+    while left and cells < cells_max:
+        block = left.pop()
+        while left and block.shape[2] + left[-1].shape[2] <= _CHUNK:
+            block = np.concatenate([block, left.pop()], axis=2)
+        centre, half = block
+        cells += block.shape[2]
         with np.errstate(all="ignore"):
             enclosure = problem.enclose(centre, half)
             done = _excluded(enclosure, half, room) | problem.outside(centre, half)
+            if enclosure.least is not None:
+                done |= enclosure.least > np.exp(room + _ROUNDING)
         volume = np.where(wide[:, None], 2.0 * half / width[:, None], 1.0).prod(axis=0)
         proven += float(volume[done].sum())
         if done.all():
             continue
-        centre, half = centre[:, ~done], half[:, ~done].copy()
         # Where a slope is not known at all, its coordinate goes first.
         slopes = (np.abs(enclosure.gradient) + 2.0 * enclosure.radius)[:, ~done]
-        blame = np.where(np.isfinite(slopes), slopes, _UNKNOWN) * half
-        widest, index = blame.argmax(axis=0), np.arange(centre.shape[1])
+        centre, half = centre[:, ~done], half[:, ~done]
+        widest, index = (
+            (np.where(np.isfinite(slopes), slopes, _UNKNOWN) * half).argmax(axis=0),
+            np.arange(half.shape[1]),
+        )
         half[widest, index] *= 0.5
-        step = np.zeros_like(centre)
+        step = np.zeros_like(half)
         step[widest, index] = half[widest, index]
-        centres = np.concatenate([centres, centre - step, centre + step], axis=1)
-        halves = np.concatenate([halves, half, half], axis=1)
-    return Exclusion(1.0 if not centres.shape[1] else min(proven, 1.0 - 1e-12), cells)
+        left += [np.stack([centre - step, half]), np.stack([centre + step, half])]
+    return Exclusion(1.0 if not left else min(proven, 1.0 - 1e-12), cells)
 
 
 def _excluded(enclosure: Enclosure, half: Array, room: float) -> npt.NDArray[np.bool_]:

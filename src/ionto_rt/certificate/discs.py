@@ -29,8 +29,18 @@ class Disc(NamedTuple):
         reach = np.abs(self.centre) * other.radius + np.abs(other.centre) * self.radius
         return Disc(self.centre * other.centre, reach + self.radius * other.radius)
 
-    def scaled(self, factor: float | complex) -> "Disc":
-        return Disc(self.centre * factor, self.radius * abs(factor))
+    def negative(self) -> "Disc":
+        return Disc(-self.centre, self.radius)
+
+    def least(self) -> Array:
+        """The least modulus; not above zero if the disc holds zero."""
+        answer: Array = np.abs(self.centre) - self.radius
+        return answer
+
+    def most(self) -> Array:
+        """The largest modulus."""
+        answer: Array = np.abs(self.centre) + self.radius
+        return answer
 
     def inverse(self) -> "Disc":
         """NaN where the disc holds zero."""

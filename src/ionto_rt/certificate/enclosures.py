@@ -34,17 +34,19 @@ _CAP_RATIO_LEAST = 14.0
 _EXPONENT_MAX = 700.0
 
 
-def problems(case: Case, model_delay_ticks: int, delay_ticks: int, lam: float, beta_max: float) -> list[Problem]:
+def problems(
+    case: Case, model_delay_ticks: int, delay_ticks: int, tracking_pole: float, integral_pole_most: float
+) -> list[Problem]:
     """The sets of loops that make up a case at one pair of delays; together they are connected."""
     delays = _Delays(delay_ticks, model_delay_ticks)
-    edge = -math.log(beta_max)
+    edge = -math.log(integral_pole_most)
     sets: list[_CurrentSource | _SlowLoads | _FastLoads | _Resistances] = (
-        [_CurrentSource(case, delays, lam)]
+        [_CurrentSource(case, delays, tracking_pole)]
         if isinstance(case, CurrentCase)
         else [
-            _SlowLoads(case, (TICK_RATIO_MIN, edge), delays, lam, beta_max),
-            _FastLoads(case, (edge, TICK_RATIO_CAP), delays, lam),
-            _Resistances(case, delays, lam),
+            _SlowLoads(case, (TICK_RATIO_MIN, edge), delays, tracking_pole, integral_pole_most),
+            _FastLoads(case, (edge, TICK_RATIO_CAP), delays, tracking_pole),
+            _Resistances(case, delays, tracking_pole),
         ]
     )
     for loops in sets:
@@ -72,7 +74,7 @@ class _Frequency(NamedTuple):
     @property
     def lag(self) -> Complex:
         """e, which changes with omega by at most 1."""
-        return -np.expm1(-1j * self.omega)
+        return np.asarray(-np.expm1(-1j * self.omega), dtype=np.complex128)
 
     def lag_slope(self) -> Disc:
         """d ln e / d ln omega = (omega/2)(cot(omega/2) + j); up to pi its own slope is below 1."""
@@ -81,7 +83,7 @@ class _Frequency(NamedTuple):
 
     def held(self, ticks: int) -> tuple[Complex, Disc]:
         """ln z^-ticks, and its derivative to ln omega."""
-        value = -1j * ticks * self.omega
+        value = np.asarray(-1j * ticks * self.omega, dtype=np.complex128)
         return value, Disc(value, ticks * self.reach)
 
     def times_omega(self, value: Disc) -> Disc:
@@ -144,11 +146,11 @@ class _Admittance(NamedTuple):
         """d ln Q / d ln(Rp/Rs') at the same w: -r (1 - r)/(r + w)."""
         r, radius = self.share
         product = Disc(r * (1.0 - r), radius * np.abs(1.0 - 2.0 * r) + radius**2)
-        return self.zero().times(product).scaled(-1.0)
+        return self.zero().times(product).negative()
 
     def to_ratio(self) -> Disc:
         """d ln Q / d ln x."""
-        return self.to_lag().times(self.lag.slope).scaled(-1.0)
+        return self.to_lag().times(self.lag.slope).negative()
 
 
 class _Pair(NamedTuple):
@@ -212,10 +214,10 @@ class _Loops:
     """What the sets have in common. The first coordinate is ln omega; `spans` are the ranges of the others, not yet
     logarithms."""
 
-    def __init__(self, spans: Sequence[Range], delays: _Delays, lam: float):
+    def __init__(self, spans: Sequence[Range], delays: _Delays, tracking_pole: float):
         self.low, self.high = np.log(np.array([(OMEGA_MIN, math.pi), *spans])).T
         self.delays = delays
-        self.rest = 1.0 - lam
+        self.rest = 1.0 - tracking_pole
 
     def least_gain(self) -> float:
         """A lower bound of |L| omega for all omega up to OMEGA_MIN."""
@@ -225,9 +227,10 @@ class _Loops:
         return np.zeros(centre.shape[1], dtype=np.bool_)
 
     def _filter(self, frequency: _Frequency) -> tuple[Complex, Disc]:
-        """ln(-z^-d Lm z^dm) and its derivative to ln omega, for poles of the model up to beta_max.
+        """ln(-z^-d Lm z^dm) and its derivative to ln omega, for poles of the model up to integral_pole_most.
 
-        There Lm = z^-dm (1 - lambda)/(e V) with V = 1 + (1 - lambda)(z^-1 + ... + z^-(dm-1)), without the model's pole.
+        With t the tracking pole, there Lm = z^-dm (1 - t)/(e V) with V = 1 + (1 - t)(z^-1 + ... + z^-(dm-1)): the
+        model's pole is not in it.
         """
         terms = np.full((self.delays.model, 1), self.rest)
         terms[0] = 1.0
@@ -238,19 +241,19 @@ class _Loops:
         return logarithm, held_slope.minus(frequency.lag_slope()).minus(own)
 
     def _filter_least(self) -> float:
-        """A lower bound of |Lm| omega, poles of the model up to beta_max."""
+        """A lower bound of |Lm| omega, poles of the model up to integral_pole_most."""
         return self.rest / (1.0 + self.rest * (self.delays.model - 1))
 
 
 class _Resistances(_Loops):
     """Loads and models above the cap. Coordinates: ln omega, ln of the model's Rs' + Rp over the load's."""
 
-    def __init__(self, case: VoltageCase, delays: _Delays, lam: float):
+    def __init__(self, case: VoltageCase, delays: _Delays, tracking_pole: float):
         least = case.capacitance[0] * case.series[0] * min(1.0, case.parallel[0] / case.series[1])
         if TICK_RATIO_CAP * least < _CAP_RATIO_LEAST:
             raise ValueError(f"{case.name}: the mismatch is too large for TICK_RATIO_CAP")
         low, high = min(case.series[0], case.parallel[0]), max(case.series[1], case.parallel[1])
-        super().__init__([(low, high)], delays, lam)
+        super().__init__([(low, high)], delays, tracking_pole)
         self.lowest = low
 
     def least_gain(self) -> float:
@@ -265,15 +268,15 @@ class _Resistances(_Loops):
 class _CurrentSource(_Loops):
     """Coordinates: ln omega, ln x of the model, ln of bandwidths (model over source), ln of gains (source over model).
 
-    Every pole of the model is below exp(-BANDWIDTH_RATIO_MIN), hence below beta_max.
+    Every pole of the model is below exp(-BANDWIDTH_RATIO_MIN), hence below integral_pole_most.
     """
 
-    def __init__(self, case: CurrentCase, delays: _Delays, lam: float):
+    def __init__(self, case: CurrentCase, delays: _Delays, tracking_pole: float):
         ratios = (BANDWIDTH_RATIO_MIN, _EXPONENT_MAX)
         span = _EXPONENT_MAX / BANDWIDTH_RATIO_MIN
         bandwidth = (max(case.bandwidth[0], 1.0 / span), min(case.bandwidth[1], span))
         self.gain = case.gain
-        super().__init__([ratios, bandwidth, case.gain], delays, lam)
+        super().__init__([ratios, bandwidth, case.gain], delays, tracking_pole)
 
     def least_gain(self) -> float:
         # |1 + w| <= 1 + 2 s.
@@ -300,7 +303,7 @@ class _CurrentSource(_Loops):
             [
                 to_model.minus(to_source).times(frequency.lag_slope()).plus(slope),
                 by_source.minus(to_model.times(model.slope)),
-                by_source.scaled(-1.0),
+                by_source.negative(),
                 _one(centre[3]),
             ],
         )
@@ -309,13 +312,13 @@ class _CurrentSource(_Loops):
 class _VoltageSource(_Loops):
     """Coordinates: ln omega; of the model ln x and ln(Rp/Rs'); ln of model over load of Rs', Rp and C."""
 
-    def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, lam: float):
+    def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, tracking_pole: float):
         self.case = case
         most = case.parallel[1] / case.series[0] if case.either_side else 1.0
         self.limit = math.log(case.parallel_ratio_max)
         top = case.parallel_ratio_max * max(1.0, most)
         super().__init__(
-            [ratios, (PARALLEL_RATIO_MIN, top), case.series, case.parallel, case.capacitance], delays, lam
+            [ratios, (PARALLEL_RATIO_MIN, top), case.series, case.parallel, case.capacitance], delays, tracking_pole
         )
 
     def outside(self, centre: Array, half: Array) -> npt.NDArray[np.bool_]:
@@ -331,7 +334,7 @@ class _VoltageSource(_Loops):
 
 
 class _FastLoads(_VoltageSource):
-    """Poles of the model up to beta_max."""
+    """Poles of the model up to integral_pole_most."""
 
     def least_gain(self) -> float:
         return self._transfer_least() * self._filter_least()
@@ -352,18 +355,20 @@ class _FastLoads(_VoltageSource):
 
 
 class _SlowLoads(_VoltageSource):
-    """Poles a of the model above beta_max, where the filter of the disturbance stays at beta_max.
+    """Poles a of the model above integral_pole_most, where the filter of the disturbance stays at integral_pole_most.
 
     L = z^-d mu_s Q X / ((1 - a)(r_m + w_m) e V), with polynomials V and X in z^-1, coefficients polynomials in a.
     """
 
-    def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, lam: float, beta_max: float):
-        self.slowest = 1.0 - beta_max
-        self.own, self.gain = regulator_in_pole(delays.model, lam, beta_max)
-        super().__init__(case, ratios, delays, lam)
+    def __init__(
+        self, case: VoltageCase, ratios: Range, delays: _Delays, tracking_pole: float, integral_pole_most: float
+    ):
+        self.slowest = 1.0 - integral_pole_most
+        self.own, self.gain = regulator_in_pole(delays.model, tracking_pole, integral_pole_most)
+        super().__init__(case, ratios, delays, tracking_pole)
 
     def least_gain(self) -> float:
-        # X(1) = (1 - beta)(1 - lambda), since T(1) = 1; the rest by the triangle inequality, with a <= 1.
+        # X(1) = (1 - beta)(1 - t), since T(1) = 1; the rest by the triangle inequality, with a <= 1.
         gain = self.slowest * self.rest - OMEGA_MIN * np.abs(self.gain[1]).sum()
         own = sum(np.abs(coefficient).sum() for coefficient in self.own)
         return float(self._transfer_least() * gain / ((self.slowest + OMEGA_MIN) * own))
@@ -393,6 +398,11 @@ class _SlowLoads(_VoltageSource):
         in_pole = gain.to_pole.minus(own.to_pole).times(pole_slope)
         # d ln((1 - a)(r + w)) / d ln x, with a/(1 - a) = s.
         in_model = _complement(model_to_lag).times(model.lag.slope).minus(Disc(ratio, ratio_reach))
+        # V may vanish on the unit circle: with a small integral_pole_most the regulator alone need not be stable.
+        transfer = load.share.plus(load.lag.value).times(load.lag.inverse()).times(gain.value)
+        divisor = _complement(Disc(pole, pole_reach)).times(model.share.plus(model.lag.value)).times(own.value)
+        lag_most = np.abs(frequency.lag) + frequency.reach
+        least = np.exp(centre[3] - half[3]) * transfer.least() / (divisor.most() * lag_most)
         return _enclosure(
             value,
             [
@@ -406,7 +416,7 @@ class _SlowLoads(_VoltageSource):
                 pair.to_model_parallel(),
                 *pair.to_mismatch(),
             ],
-        )
+        )._replace(least=least)
 
 
 class _OverPole(NamedTuple):
@@ -433,29 +443,34 @@ class _OverPole(NamedTuple):
         return cls(value, in_omega.times(inverse), to_pole.times(inverse))
 
 
-def regulator_in_pole(delay_ticks: int, lam: float, beta_max: float) -> tuple[list[Array], list[Array]]:
-    """V and X for beta = beta_max: per power of z^-1 the coefficients in the model's pole, lowest power first.
+def regulator_in_pole(
+    delay_ticks: int, tracking_pole: float, integral_pole_most: float
+) -> tuple[list[Array], list[Array]]:
+    """V and X above integral_pole_most: per power of z^-1 the coefficients in the model's pole, lowest power first.
 
     As `loop.regulator_polynomials` has them for one pole: own = (1 - z^-1) V, gain = X.
     """
-    pull = np.array([lam, -1.0])
+    pull = np.array([tracking_pole, -1.0])
     powers = [poly.polymul(pull, np.eye(1, index + 1, index)[0]) for index in range(delay_ticks)]
     carry = np.array([1.0])
     for term in powers[:-1]:
         carry = poly.polysub(carry, term)
     terms = [np.array([1.0]), *(-term for term in powers[:-1]), np.array([0.0])]
-    own = [poly.polysub(now, beta_max * before) for before, now in zip([np.array([0.0]), *terms], terms, strict=False)]
-    own[delay_ticks] = poly.polysub(own[delay_ticks], (1.0 - beta_max) * carry)
+    own = [
+        poly.polysub(now, integral_pole_most * before)
+        for before, now in zip([np.array([0.0]), *terms], terms, strict=False)
+    ]
+    own[delay_ticks] = poly.polysub(own[delay_ticks], (1.0 - integral_pole_most) * carry)
     divided = [own[0]]
     for coefficient in own[1:delay_ticks]:
         divided.append(poly.polyadd(divided[-1], coefficient))
     gain = [
-        poly.polysub((1.0 - beta_max) * carry, powers[-1]),
-        poly.polyadd(poly.polymul(-(1.0 - beta_max) * carry, [0.0, 1.0]), beta_max * powers[-1]),
+        poly.polysub((1.0 - integral_pole_most) * carry, powers[-1]),
+        poly.polyadd(poly.polymul(-(1.0 - integral_pole_most) * carry, [0.0, 1.0]), integral_pole_most * powers[-1]),
     ]
     return divided, gain
 
 
 def _enclosure(value: Complex, gradient: Sequence[Disc]) -> Enclosure:
-    centres = np.stack([np.broadcast_to(part.centre, value.shape) for part in gradient])
+    centres = np.stack([np.broadcast_to(part.centre, value.shape) for part in gradient]).astype(np.complex128)
     return Enclosure(value, centres, np.stack([np.broadcast_to(part.radius, value.shape) for part in gradient]))

@@ -35,12 +35,16 @@ def _within(factor: float) -> Range:
     return (1.0 / factor, factor)
 
 
+def _each(factor: float) -> tuple[Range, Range, Range]:
+    return (_within(factor), _within(factor), _within(factor))
+
+
 @dataclass(frozen=True)
 class VoltageCase:
     """A voltage source: by which factors the model's Rs', Rp and C may differ from the load's (model over load).
 
-    `parallel_ratio_max` limits the model's Rp/Rs'. With `either_side`, a load within the limit is certified too when its
-    model is beyond it.
+    `parallel_ratio_max` limits the model's Rp/Rs'. With `either_side`, a load within the limit is certified too when
+    its model is beyond it.
     """
 
     name: str
@@ -71,10 +75,10 @@ class CurrentCase:
 Case = VoltageCase | CurrentCase
 
 CASES: tuple[Case, ...] = (
-    VoltageCase("Rs', Rp, C each within 1.3", *[_within(1.3)] * 3, either_side=True),
-    VoltageCase("the same, delay one off", *[_within(1.3)] * 3, delay_errors=(-1, 1)),
+    VoltageCase("Rs', Rp, C each within 1.3", *_each(1.3), either_side=True),
+    VoltageCase("the same, delay one off", *_each(1.3), delay_errors=(-1, 1)),
     VoltageCase("Z between 1/1.5 and 1.2", (1 / 1.5, 1.2), (1 / 1.5, 1.2), (1 / 1.2, 1.5), either_side=True),
-    VoltageCase("each within 1.5", *[_within(1.5)] * 3),
+    VoltageCase("each within 1.5", *_each(1.5)),
     VoltageCase("Z between 1/2 and 1", (0.5, 1.0), (0.5, 1.0), (1.0, 2.0), either_side=True),
     VoltageCase("contact area halves", (0.5, 1.0), (0.5, 0.5), (2.0, 2.0)),
     VoltageCase("contact area doubles", (1.0, 2.0), (2.0, 2.0), (0.5, 0.5), delays=(1, 2)),

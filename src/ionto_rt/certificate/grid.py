@@ -18,7 +18,7 @@ from ionto_rt.certificate.envelope import (
 )
 from ionto_rt.certificate.loop import (
     Array,
-    Recursion,
+    Plant,
     characteristic_polynomial,
     current_source,
     jury_stable,
@@ -67,7 +67,7 @@ def _parts(case: Case) -> Iterator[Array]:
     points = POINTS["mismatch"]
     if isinstance(case, CurrentCase):
         ratios = _axis((BANDWIDTH_RATIO_MIN, TICK_RATIO_MAX), POINTS["tick_ratio"])
-        # A source's bandwidth is over the minimum too: where the range leaves it free, it takes the values of the model.
+        # The source's bandwidth is over the minimum too; what the case leaves free ends there.
         span = TICK_RATIO_MAX / BANDWIDTH_RATIO_MIN
         free = max(case.bandwidth[0], 1.0 / span), min(case.bandwidth[1], span)
         grid = np.meshgrid(ratios, [math.nan], _axis(free, 8 * points + 1), _axis(case.gain, points), indexing="ij")
@@ -85,7 +85,7 @@ def _parts(case: Case) -> Iterator[Array]:
         yield flat[:, (flat[1] <= limit) | (case.either_side & (flat[1] * flat[2] / flat[3] <= limit))]
 
 
-def loops(case: Case, at: Array) -> tuple[Recursion, Recursion]:
+def loops(case: Case, at: Array) -> tuple[Plant, Plant]:
     """Load and model at coordinates as `Corner` has them; ticks of 1 s, Rs' of the model 1 ohm."""
     if isinstance(case, CurrentCase):
         ratio, _, bandwidth, gain = at
@@ -93,17 +93,19 @@ def loops(case: Case, at: Array) -> tuple[Recursion, Recursion]:
         return current_source(gain, hertz / bandwidth, 1.0), current_source(1.0, hertz, 1.0)
     ratio, parallel, *mismatch = at
     model = (np.ones_like(ratio), parallel, (1.0 + parallel) / (ratio * parallel))
-    load = tuple(value / factor for value, factor in zip(model, mismatch, strict=True))
-    return voltage_source(*load, 1.0), voltage_source(*model, 1.0)
+    series, resistance, capacitance = (value / factor for value, factor in zip(model, mismatch, strict=True))
+    return voltage_source(series, resistance, capacitance, 1.0), voltage_source(*model, 1.0)
 
 
-def search(case: Case, model_delay_ticks: int, delay_ticks: int, lam: float, beta_max: float) -> GridResult:
+def search(
+    case: Case, model_delay_ticks: int, delay_ticks: int, tracking_pole: float, integral_pole_most: float
+) -> GridResult:
     """Try a case at one pair of delays."""
 
     def polynomial(at: Array, gain: float) -> Array:
         load, model = loops(case, at)
-        more = Recursion(load.pole, load.direct * gain, load.lagged * gain)
-        return characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, lam, beta_max)
+        more = Plant(load.pole, load.gain * gain, load.gain_before * gain)
+        return characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, tracking_pole, integral_pole_most)
 
     tests = unstable = 0
     worst, least = None, math.inf
@@ -148,8 +150,13 @@ def delay_pairs(case: Case, delays: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def remaining_gain(
-    tick_ratio: Array, parallel_ratio: Array, case: VoltageCase, model_delay_ticks: int, delay_ticks: int, lam: float,
-    beta_max: float,
+    tick_ratio: Array,
+    parallel_ratio: Array,
+    case: VoltageCase,
+    model_delay_ticks: int,
+    delay_ticks: int,
+    tracking_pole: float,
+    integral_pole_most: float,
 ) -> Array:
     """Least gain factor over the corners of a case's mismatch at which a loop becomes unstable; shape of the inputs.
 
@@ -162,7 +169,10 @@ def remaining_gain(
     low, high = np.full(at.shape[1], 1.0 / _GAIN_MAX), np.full(at.shape[1], _GAIN_MAX)
     for _ in range(14):
         middle = np.sqrt(low * high)
-        more = Recursion(load.pole, load.direct * middle, load.lagged * middle)
-        stable = jury_stable(characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, lam, beta_max))
+        more = Plant(load.pole, load.gain * middle, load.gain_before * middle)
+        stable = jury_stable(
+            characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, tracking_pole, integral_pole_most)
+        )
         low, high = np.where(stable, middle, low), np.where(stable, high, middle)
-    return low.reshape(base[0].shape).min(axis=-1)
+    least: Array = low.reshape(base[0].shape).min(axis=-1)
+    return least

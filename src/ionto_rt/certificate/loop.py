@@ -9,25 +9,25 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.configuration import REGULATOR_BETA_MAX, REGULATOR_LAMBDA
+from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST, REGULATOR_TRACKING_POLE
 
 Array = npt.NDArray[np.float64]
 Number = float | Array
 _CHUNK = 1 << 15
 
 
-class Recursion(NamedTuple):
-    """A load as the loop meets it: i(k) = pole i(k-1) + direct u(k-d) - lagged u(k-d-1), d being the delay in ticks.
+class Plant(NamedTuple):
+    """A load as the loop meets it: i(k) = pole i(k-1) + gain u(k-d) - gain_before u(k-d-1), d being the delay in ticks.
 
-    `pole` is in [0, 1). `direct` and `lagged` are in A per volt of a voltage source, in A per A of a current source.
+    `pole` is in [0, 1). `gain` and `gain_before` are in A per volt of a voltage source, in A per A of a current source.
     """
 
     pole: Number
-    direct: Number
-    lagged: Number
+    gain: Number
+    gain_before: Number
 
 
-def voltage_source(series_ohm: Number, parallel_ohm: Number, capacitance_f: Number, tick_s: Number) -> Recursion:
+def voltage_source(series_ohm: Number, parallel_ohm: Number, capacitance_f: Number, tick_s: Number) -> Plant:
     """Series resistance and parallel RC behind a voltage that is held for a tick (zero-order hold, exact).
 
     `series_ohm` is the whole of it: skin, leads and ballast. All arguments are above zero.
@@ -35,7 +35,7 @@ def voltage_source(series_ohm: Number, parallel_ohm: Number, capacitance_f: Numb
     ratio, fall = tick_ratio(series_ohm, parallel_ohm, capacitance_f, tick_s)
     share = parallel_ohm / (series_ohm + parallel_ohm)
     pole = np.exp(-ratio)
-    return Recursion(pole, (1.0 - fall * share) / series_ohm, pole / series_ohm)
+    return Plant(pole, (1.0 - fall * share) / series_ohm, pole / series_ohm)
 
 
 def tick_ratio(
@@ -46,10 +46,10 @@ def tick_ratio(
     return ratio, -np.expm1(-ratio)
 
 
-def current_source(gain: Number, bandwidth_hz: Number, tick_s: Number) -> Recursion:
+def current_source(gain: Number, bandwidth_hz: Number, tick_s: Number) -> Plant:
     """A current source of one pole: `gain` is what flows per commanded A, `bandwidth_hz` its -3 dB frequency."""
     ratio = 2.0 * np.pi * bandwidth_hz * tick_s
-    return Recursion(np.exp(-ratio), -gain * np.expm1(-ratio), 0.0 * ratio)
+    return Plant(np.exp(-ratio), -gain * np.expm1(-ratio), 0.0 * ratio)
 
 
 def _times(left: Array, right: Array) -> Array:
@@ -66,20 +66,20 @@ def _stack(*coefficients: Number) -> Array:
 
 
 def regulator_polynomials(
-    model: Recursion,
+    model: Plant,
     delay_ticks: int,
-    regulator_lambda: float = REGULATOR_LAMBDA,
-    beta_max: float = REGULATOR_BETA_MAX,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> tuple[Array, Array]:
-    """The regulator between samples y and w = (direct - lagged z^-1) u, in powers of z^-1: own(z) w = -gain(z) y.
+    """The regulator between samples y and w = (gain - gain_before z^-1) u, in powers of z^-1: own(z) w = -gain(z) y.
 
     `own` has the length delay_ticks + 1, `gain` 2. What the reference model adds does not belong to stability.
     """
     pole = np.asarray(model.pole, dtype=np.float64)
-    beta = np.minimum(pole, beta_max)
+    beta = np.minimum(pole, integral_pole_most)
     steps = np.arange(delay_ticks - 1).reshape(-1, *([1] * pole.ndim))
     powers = pole**steps
-    pull = regulator_lambda - pole
+    pull = tracking_pole - pole
     carry = 1.0 - pull * powers.sum(axis=0)
     filtered = _stack(np.ones_like(pole), -beta)
     own = np.zeros((delay_ticks + 1, *pole.shape))
@@ -92,22 +92,22 @@ def regulator_polynomials(
 
 
 def characteristic_polynomial(
-    load: Recursion,
-    model: Recursion,
+    load: Plant,
+    model: Plant,
     delay_ticks: int,
     model_delay_ticks: int,
-    regulator_lambda: float = REGULATOR_LAMBDA,
-    beta_max: float = REGULATOR_BETA_MAX,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> Array:
     """Characteristic polynomial of the loop of `load` and the regulator that believes `model`.
 
-    The regulator divides by (direct - lagged z^-1) of its model; these factors are kept, so that no mode is hidden.
-    Shape (n + 1, ...) with n = max(delays) + 2; the leading coefficient is model.direct, above zero.
+    The regulator divides by (gain - gain_before z^-1) of its model; these factors are kept, so that no mode is hidden.
+    Shape (n + 1, ...) with n = max(delays) + 2; the leading coefficient is model.gain, above zero.
     """
-    own, gain = regulator_polynomials(model, model_delay_ticks, regulator_lambda, beta_max)
-    shared = _times(_stack(1.0, -np.asarray(load.pole)), _stack(model.direct, -np.asarray(model.lagged)))
+    own, gain = regulator_polynomials(model, model_delay_ticks, tracking_pole, integral_pole_most)
+    shared = _times(_stack(1.0, -np.asarray(load.pole)), _stack(model.gain, -np.asarray(model.gain_before)))
     free = _times(shared, own)
-    fed = _times(_stack(load.direct, -np.asarray(load.lagged)), gain)
+    fed = _times(_stack(load.gain, -np.asarray(load.gain_before)), gain)
     size = max(delay_ticks, model_delay_ticks) + 3
     polynomial = np.zeros((size, *np.broadcast_shapes(free.shape[1:], fed.shape[1:])))
     polynomial[: len(free)] += free
@@ -144,14 +144,14 @@ def spectral_radius(polynomial: Array) -> Array:
 
 
 def predict_stable(
-    load: Recursion,
-    model: Recursion,
+    load: Plant,
+    model: Plant,
     delay_ticks: int,
     model_delay_ticks: int,
-    regulator_lambda: float = REGULATOR_LAMBDA,
-    beta_max: float = REGULATOR_BETA_MAX,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> npt.NDArray[np.bool_]:
     """Whether the loops of loads and models, element by element, are stable."""
     return jury_stable(
-        characteristic_polynomial(load, model, delay_ticks, model_delay_ticks, regulator_lambda, beta_max)
+        characteristic_polynomial(load, model, delay_ticks, model_delay_ticks, tracking_pole, integral_pole_most)
     )

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.certificate.loop import Array, Number, Recursion, regulator_polynomials
-from ionto_rt.configuration import REGULATOR_BETA_MAX, REGULATOR_LAMBDA
+from ionto_rt.certificate.loop import Array, Number, Plant, regulator_polynomials
+from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST, REGULATOR_TRACKING_POLE
 
 Complex = npt.NDArray[np.complex128]
 _FREQUENCIES = 1024
@@ -31,18 +31,18 @@ class Margins(NamedTuple):
 
 
 def complementary_sensitivity(
-    model: Recursion,
+    model: Plant,
     delay_ticks: int,
     omega: Number,
-    regulator_lambda: float = REGULATOR_LAMBDA,
-    beta_max: float = REGULATOR_BETA_MAX,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> Complex:
     """T at `omega` (radians per tick, 0 to pi), for a model that is exact; broadcasts."""
-    beta = np.minimum(model.pole, beta_max)
-    _, gain = regulator_polynomials(model, delay_ticks, regulator_lambda, beta_max)
+    beta = np.minimum(model.pole, integral_pole_most)
+    _, gain = regulator_polynomials(model, delay_ticks, tracking_pole, integral_pole_most)
     back = np.exp(-1j * np.asarray(omega))
     answer: Complex = (
-        back**delay_ticks * (gain[0] + gain[1] * back) / ((1.0 - beta * back) * (1.0 - regulator_lambda * back))
+        back**delay_ticks * (gain[0] + gain[1] * back) / ((1.0 - beta * back) * (1.0 - tracking_pole * back))
     )
     return answer
 
@@ -61,15 +61,15 @@ def _crossings(value: Callable[[Array], Array], omega: Array) -> Array:
 
 
 def margins_at(
-    model: Recursion,
+    model: Plant,
     delay_ticks: int,
-    regulator_lambda: float = REGULATOR_LAMBDA,
-    beta_max: float = REGULATOR_BETA_MAX,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> Margins:
     """Margins of the loop of one load (scalars) and its exact model, from L = T/(1 - T). Takes some milliseconds."""
 
     def loop(omega: Array) -> Complex:
-        closed = complementary_sensitivity(model, delay_ticks, omega, regulator_lambda, beta_max)
+        closed = complementary_sensitivity(model, delay_ticks, omega, tracking_pole, integral_pole_most)
         return closed / (1.0 - closed)
 
     # Below 1e-6 the integral action rules and |L| is above 1 by orders of magnitude.
@@ -91,36 +91,38 @@ def margins_at(
     )
 
 
-def gain_limit(delay_ticks: int, regulator_lambda: float = REGULATOR_LAMBDA) -> float:
-    """Largest factor rho by which the loop's gain may rise, for poles of the model up to beta_max; exact.
+def gain_limit(delay_ticks: int, tracking_pole: float = REGULATOR_TRACKING_POLE) -> float:
+    """Largest factor rho by which the loop's gain may rise, for poles of the model up to integral_pole_most; exact.
 
-    The loop has the poles of z^d - lambda z^(d-1) + (rho - 1)(1 - lambda), stable if and only if 0 < rho < rho_max
-    (S. A. Kuruklis, J. Math. Anal. Appl. 188 (1994) 719). `regulator_lambda` is in [0, 1).
+    The loop has the poles of z^d - t z^(d-1) + (rho - 1)(1 - t), stable if and only if 0 < rho < rho_max
+    (S. A. Kuruklis, J. Math. Anal. Appl. 188 (1994) 719). `tracking_pole` is in [0, 1).
     """
     if delay_ticks == 1:
-        return 2.0 / (1.0 - regulator_lambda)
-    if regulator_lambda == 0.0:
+        return 2.0 / (1.0 - tracking_pole)
+    if tracking_pole == 0.0:
         return 2.0
     low, high = 0.0, math.pi / delay_ticks
     for _ in range(200):
         phi = 0.5 * (low + high)
-        # The ratio falls from (d-1)/d ... to minus infinity times -1: sin(d phi) vanishes at the upper end.
-        if regulator_lambda * math.sin((delay_ticks - 1) * phi) < math.sin(delay_ticks * phi):
+        # sin((d-1) phi)/sin(d phi) rises from (d-1)/d without bound; at the end sought it is 1/t.
+        if tracking_pole * math.sin((delay_ticks - 1) * phi) < math.sin(delay_ticks * phi):
             low = phi
         else:
             high = phi
-    reach = math.sqrt(1.0 + regulator_lambda**2 - 2.0 * regulator_lambda * math.cos(phi))
-    return 1.0 + reach / (1.0 - regulator_lambda)
+    reach = math.sqrt(1.0 + tracking_pole**2 - 2.0 * tracking_pole * math.cos(phi))
+    return 1.0 + reach / (1.0 - tracking_pole)
 
 
 def largest_sensitivity(
-    delay_ticks: int, regulator_lambda: float = REGULATOR_LAMBDA, beta_max: float = REGULATOR_BETA_MAX
+    delay_ticks: int,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> float:
     """Mt, the largest |T| over all frequencies and poles of the model, on a grid of 400 poles and 1000 frequencies.
 
-    It is 1 for poles up to beta_max, whatever the delay.
+    It is 1 for poles up to integral_pole_most, whatever the delay.
     """
-    poles = 1.0 - (1.0 - beta_max) * np.geomspace(1e-4, 1.0, 400)
-    model = Recursion(poles[:, None], 1.0 + 0.0 * poles[:, None], 0.0 * poles[:, None])
+    poles = 1.0 - (1.0 - integral_pole_most) * np.geomspace(1e-4, 1.0, 400)
+    model = Plant(poles[:, None], 1.0 + 0.0 * poles[:, None], 0.0 * poles[:, None])
     omega = np.geomspace(1e-3, math.pi, 1000)
-    return float(np.abs(complementary_sensitivity(model, delay_ticks, omega, regulator_lambda, beta_max)).max())
+    return float(np.abs(complementary_sensitivity(model, delay_ticks, omega, tracking_pole, integral_pole_most)).max())

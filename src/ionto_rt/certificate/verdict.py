@@ -14,9 +14,9 @@ from ionto_rt.certificate.cells import UNMODELLED, exclude
 from ionto_rt.certificate.enclosures import problems
 from ionto_rt.certificate.envelope import CASES, DELAYS_TICKS, Case, VoltageCase
 from ionto_rt.certificate.grid import POINTS, GridResult, delay_pairs, search
-from ionto_rt.certificate.loop import Recursion
+from ionto_rt.certificate.loop import Plant
 from ionto_rt.certificate.margins import Margins, gain_limit, largest_sensitivity, margins_at
-from ionto_rt.configuration import REGULATOR_BETA_MAX, REGULATOR_LAMBDA, REGULATOR_LAMBDA_SETPOINT
+from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST, REGULATOR_SETPOINT_POLE, REGULATOR_TRACKING_POLE
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -60,9 +60,9 @@ class CaseResult:
 class DelayResult:
     """What holds at one delay, for a model that is exact.
 
-    `fast` are the margins of all loads with poles up to beta_max, `slow` the least of each margin (and the largest
-    sensitivity) over slower ones; `gain_limit` is rho_max in closed form, for the fast; `small_gain` the largest
-    |G/Gm - 1| that is stable at any frequency, however the gain varies in time.
+    `fast` are the margins of all loads with poles up to integral_pole_most, `slow` the least of each margin (and the
+    largest sensitivity) over slower ones; `gain_limit` is rho_max in closed form, for the fast; `small_gain` the
+    largest |G/Gm - 1| that is stable at any frequency, however the gain varies in time.
     """
 
     delay_ticks: int
@@ -76,8 +76,8 @@ class DelayResult:
 class Certificate:
     """`certified` is the verdict: no loop of any grid unstable, and every cell between them proven."""
 
-    regulator_lambda: float
-    regulator_beta_max: float
+    tracking_pole: float
+    integral_pole_most: float
     delays: tuple[DelayResult, ...]
     cases: tuple[CaseResult, ...]
     seconds: float
@@ -93,9 +93,9 @@ class Certificate:
             "version": ionto_rt.__version__,
             "certified": self.certified,
             "constants": {
-                "regulator_lambda": self.regulator_lambda,
-                "regulator_lambda_setpoint": REGULATOR_LAMBDA_SETPOINT,
-                "regulator_beta_max": self.regulator_beta_max,
+                "tracking_pole": self.tracking_pole,
+                "setpoint_pole": REGULATOR_SETPOINT_POLE,
+                "integral_pole_most": self.integral_pole_most,
             },
             "envelope": {
                 "sample_rates_hz": envelope.SAMPLE_RATES_HZ,
@@ -141,31 +141,43 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def at_delay(delay_ticks: int, lam: float = REGULATOR_LAMBDA, beta_max: float = REGULATOR_BETA_MAX) -> DelayResult:
+def at_delay(
+    delay_ticks: int,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+) -> DelayResult:
     """Margins and closed forms at one delay."""
-    fast = margins_at(Recursion(0.0, 1.0, 0.0), delay_ticks, lam, beta_max)
-    poles = 1.0 - (1.0 - beta_max) * np.geomspace(1e-3, 1.0, _SLOW_POLES)
-    slow = [margins_at(Recursion(pole, 1.0, 0.0), delay_ticks, lam, beta_max) for pole in poles]
+    fast = margins_at(Plant(0.0, 1.0, 0.0), delay_ticks, tracking_pole, integral_pole_most)
+    poles = 1.0 - (1.0 - integral_pole_most) * np.geomspace(1e-3, 1.0, _SLOW_POLES)
+    slow = [margins_at(Plant(pole, 1.0, 0.0), delay_ticks, tracking_pole, integral_pole_most) for pole in poles]
     return DelayResult(
         delay_ticks=delay_ticks,
         fast=fast,
-        slow=Margins(*(min(column) for column in list(zip(*slow, strict=True))[:3]), max(m.sensitivity for m in slow)),
-        gain_limit=gain_limit(delay_ticks, lam),
-        small_gain=1.0 / max(1.0, largest_sensitivity(delay_ticks, lam, beta_max)),
+        slow=Margins(
+            gain=min(margins.gain for margins in slow),
+            phase_deg=min(margins.phase_deg for margins in slow),
+            delay_ticks=min(margins.delay_ticks for margins in slow),
+            sensitivity=max(margins.sensitivity for margins in slow),
+        ),
+        gain_limit=gain_limit(delay_ticks, tracking_pole),
+        small_gain=1.0 / max(1.0, largest_sensitivity(delay_ticks, tracking_pole, integral_pole_most)),
     )
 
 
 def try_case(
-    case: Case, delays: Sequence[int], lam: float = REGULATOR_LAMBDA, beta_max: float = REGULATOR_BETA_MAX
+    case: Case,
+    delays: Sequence[int],
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
 ) -> CaseResult:
     """Grid and proof of one case at those of `delays` that it has."""
     pairs = []
     for model_delay, delay in delay_pairs(case, tuple(delays)):
         begun = time.perf_counter()
-        grid = search(case, model_delay, delay, lam, beta_max)
+        grid = search(case, model_delay, delay, tracking_pole, integral_pole_most)
         proven, cells = None, 0
         if grid.unstable == 0:
-            parts = [exclude(part) for part in problems(case, model_delay, delay, lam, beta_max)]
+            parts = [exclude(part) for part in problems(case, model_delay, delay, tracking_pole, integral_pole_most)]
             proven, cells = min(part.proven for part in parts), sum(part.cells for part in parts)
         pairs.append(PairResult(model_delay, delay, grid, proven, cells, round(time.perf_counter() - begun, 3)))
     return CaseResult(case, tuple(pairs))
@@ -174,23 +186,23 @@ def try_case(
 def certify(
     delays: Sequence[int] = DELAYS_TICKS,
     cases: Sequence[Case] = CASES,
-    lam: float = REGULATOR_LAMBDA,
-    beta_max: float = REGULATOR_BETA_MAX,
+    tracking_pole: float = REGULATOR_TRACKING_POLE,
+    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
     tell: Callable[[CaseResult], None] = lambda result: None,
 ) -> Certificate:
     """Try the envelope at `delays` (ticks); `tell` is called with each case as it is done.
 
-    `lam` is in (0, 1). Half a minute for all delays.
+    `tracking_pole` is in (0, 1). Half a minute for all delays.
     """
     begun = time.perf_counter()
     results = []
     for case in cases:
-        result = try_case(case, delays, lam, beta_max)
+        result = try_case(case, delays, tracking_pole, integral_pole_most)
         if result.pairs:
             results.append(result)
             tell(result)
-    at_delays = tuple(at_delay(ticks, lam, beta_max) for ticks in delays)
-    return Certificate(lam, beta_max, at_delays, tuple(results), time.perf_counter() - begun)
+    at_delays = tuple(at_delay(ticks, tracking_pole, integral_pole_most) for ticks in delays)
+    return Certificate(tracking_pole, integral_pole_most, at_delays, tuple(results), time.perf_counter() - begun)
 
 
 def mismatch_names(case: Case) -> tuple[str, ...]:

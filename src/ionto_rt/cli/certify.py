@@ -24,28 +24,28 @@ _HEAD = f"{'':31}{'delay':>6}{'loops':>10}{'unstable':>9}{'least gain':>11}{'pro
     help="Only this delay of the loop; may be given again. All of 1 to 4 if not given; a session's is 2.",
 )
 @click.option(
-    "--lambda",
-    "lam",
+    "--tracking-pole",
+    "tracking_pole",
     type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
     metavar="POLE",
     help="Try another pole of the disturbance response than the regulator's own.",
 )
 @click.option("--plot", metavar="FILE.png", help="Draw the stable region.")
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate as one JSON object.")
-def certify_command(delays: tuple[int, ...], lam: float | None, plot: str | None, as_json: bool) -> int:
-    """State the envelope of loads, rates, delays and wrong models over which the regulation is stable; try it on a grid,
-    and prove what lies between the points.
+def certify_command(delays: tuple[int, ...], tracking_pole: float | None, plot: str | None, as_json: bool) -> int:
+    """State the envelope of loads, rates, delays and wrong models over which the regulation is stable, try it on a
+    grid, and prove what lies between the points.
 
     Takes half a minute. Exit code 0 if all of it is certified, 1 if not.
     """
     from ionto_rt.certificate.envelope import DELAYS_TICKS
     from ionto_rt.certificate.verdict import certify
-    from ionto_rt.configuration import REGULATOR_LAMBDA
+    from ionto_rt.configuration import REGULATOR_TRACKING_POLE
 
     if plot is not None and not plot.endswith(".png"):
         raise RefusedError("not a name of a picture", key="--plot", value=plot, remedy="end it in .png")
     chosen = tuple(sorted(set(delays))) or DELAYS_TICKS
-    pole = REGULATOR_LAMBDA if lam is None else lam
+    pole = REGULATOR_TRACKING_POLE if tracking_pole is None else tracking_pole
     if plot is not None:
         from ionto_rt.certificate.picture import draw
 
@@ -53,7 +53,7 @@ def certify_command(delays: tuple[int, ...], lam: float | None, plot: str | None
     if not as_json:
         _say_what_is_tried(pole)
         say(_HEAD)
-    certificate = certify(chosen, lam=pole, tell=(lambda result: None) if as_json else _say_case)
+    certificate = certify(chosen, tracking_pole=pole, tell=(lambda result: None) if as_json else _say_case)
     if as_json:
         say(json.dumps(certificate.as_dict(), ensure_ascii=False, allow_nan=False))
     else:
@@ -65,10 +65,11 @@ def certify_command(delays: tuple[int, ...], lam: float | None, plot: str | None
 
 def _say_what_is_tried(pole: float) -> None:
     from ionto_rt.certificate import envelope
-    from ionto_rt.configuration import REGULATOR_BETA_MAX
+    from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST
 
     low, high = envelope.SAMPLE_RATES_HZ
-    say(f"regulator lambda {pole:g}, beta up to {REGULATOR_BETA_MAX:g}; {low:g} to {high:g} Hz")
+    most = REGULATOR_INTEGRAL_POLE_MOST
+    say(f"regulator tracking pole {pole:g}, integral pole up to {most:g}; {low:g} to {high:g} Hz")
     say(
         f"loads     voltage source: Rp up to {envelope.PARALLEL_RATIO_MAX:g} Rs' (ballast included), "
         f"time constant up to {1.0 / envelope.TICK_RATIO_MIN:g} ticks"
@@ -80,8 +81,8 @@ def _say_what_is_tried(pole: float) -> None:
 
 
 def _say_case(result: "CaseResult") -> None:
-    from ionto_rt.certificate.envelope import FrontEnd
     from ionto_rt.certificate.verdict import mismatch_names
+    from ionto_rt.codes import FrontEnd
 
     letter = "V" if result.case.front_end == FrontEnd.VOLTAGE_SOURCE else "I"
     for pair in result.pairs:
@@ -94,7 +95,9 @@ def _say_case(result: "CaseResult") -> None:
         place = [f"Ts/τ {worst.tick_ratio:.3g}"]
         if letter == "V":
             place.append(f"Rp/Rs' {worst.parallel_ratio:.3g}")
-        place += [f"{what} ×{factor:.3g}" for what, factor in zip(mismatch_names(result.case), worst.mismatch, strict=True)]
+        place += [
+            f"{what} x{factor:.3g}" for what, factor in zip(mismatch_names(result.case), worst.mismatch, strict=True)
+        ]
         say(
             f"{name:31}{delay:>6}{pair.grid.tests:>10,}{pair.grid.unstable:>9,}{worst.gain:>11.2f}{proven:>8}"
             f"{pair.cells:>10,}{'':4}{' '.join(place)}"
@@ -103,13 +106,15 @@ def _say_case(result: "CaseResult") -> None:
 
 def _say_margins(certificate: "Certificate") -> None:
     from ionto_rt.certificate.cells import UNMODELLED
-    from ionto_rt.configuration import REGULATOR_BETA_MAX
+    from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST
 
     say("")
     say(f"{'exact model':14}{'gain':>8}{'phase':>8}{'delay':>8}{'Ms':>7}{'rho_max':>9}{'|G/Gm-1|':>10}")
     for result in certificate.delays:
         for label, margins in (("fast", result.fast), ("slow", result.slow)):
-            closed = f"{result.gain_limit:>9.3f}{1.0:>10.2f}" if label == "fast" else f"{'':9}{result.small_gain:>10.2f}"
+            closed = (
+                f"{result.gain_limit:>9.3f}{1.0:>10.2f}" if label == "fast" else f"{'':9}{result.small_gain:>10.2f}"
+            )
             say(
                 f"delay {result.delay_ticks}, {label:6}{margins.gain:>8.2f}{margins.phase_deg:>7.1f}°"
                 f"{margins.delay_ticks:>8.2f}{margins.sensitivity:>7.2f}{closed}"
@@ -118,7 +123,10 @@ def _say_margins(certificate: "Certificate") -> None:
     unstable = sum(pair.grid.unstable for case in certificate.cases for pair in case.pairs)
     cells = sum(pair.cells for case in certificate.cases for pair in case.pairs)
     say("")
-    say(f"fast: poles up to {REGULATOR_BETA_MAX:g}, slow: the least above it. Gain, delay (ticks): what may be added.")
+    say(
+        f"fast: poles up to {REGULATOR_INTEGRAL_POLE_MOST:g}, slow: the least above it. "
+        "Gain, delay (ticks): what may be added."
+    )
     say("least gain: the factor by which the gain may still rise at the worst point; mismatches are model over load.")
     say(f"proven: every loop between the points too, with {100.0 * UNMODELLED:g} % left for what is not modelled.")
     verdict = "certified" if certificate.certified else "NOT certified"
