@@ -19,7 +19,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
 from ionto_rt.core.elementary cimport exact_exp, exact_log
-from ionto_rt.core.types cimport RegulatorTerms
+from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
 
@@ -298,11 +298,14 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         room = config.trim_ratio * fabs(setpoint / gain_at_rest(model)) + config.trim_floor + fabs(tone_a) / b0
         low = within(centre - room, config.output_min, config.output_max)
         high = within(centre + room, config.output_min, config.output_max)
-    if config.slew_per_tick > 0.0:
+    step = config.slew_per_tick
+    if config.spike_a > 0.0 and (step == 0.0 or config.spike_a * state.series_ohm < step):
+        step = config.spike_a * state.series_ohm
+    if step > 0.0:
         # Towards zero the output is free.
-        room = (state.output if state.output > 0.0 else 0.0) + config.slew_per_tick
+        room = (state.output if state.output > 0.0 else 0.0) + step
         high = room if room < high else high
-        room = (state.output if state.output < 0.0 else 0.0) - config.slew_per_tick
+        room = (state.output if state.output < 0.0 else 0.0) - step
         low = room if room > low else low
         high = low if high < low else high
     if state.manual:

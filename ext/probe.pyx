@@ -19,6 +19,9 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
 from ionto_rt.core.elementary cimport exact_exp, exact_log, exact_turn
+from ionto_rt.core.types cimport (
+    PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, PlantModel,
+)
 
 cdef enum:
     EVALUATIONS_PER_TICK = 2
@@ -535,7 +538,7 @@ cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double cur
 
     state.output = state.centre
     if state.phase == PROBE_RAISE:
-        state.output += state.half
+        state.output += -state.half if state.tries & 1 else state.half
     elif state.phase == PROBE_EXCITE:
         state.output += state.half * (
             sequence[state.ticks % PROBE_PERIOD] if (state.ticks // PROBE_PERIOD) & 1 == 0

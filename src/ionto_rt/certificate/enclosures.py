@@ -315,8 +315,8 @@ class _VoltageSource(_Loops):
     def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, tracking_pole: float):
         self.case = case
         most = case.parallel[1] / case.series[0] if case.either_side else 1.0
-        self.limit = math.log(case.parallel_ratio_max)
-        top = case.parallel_ratio_max * max(1.0, most)
+        self.limit = math.log(case.parallel_ratio_most)
+        top = case.parallel_ratio_most * max(1.0, most)
         super().__init__(
             [ratios, (PARALLEL_RATIO_MIN, top), case.series, case.parallel, case.capacitance], delays, tracking_pole
         )
@@ -329,7 +329,7 @@ class _VoltageSource(_Loops):
 
     def _transfer_least(self) -> float:
         """A lower bound of mu_s |Q|: |Q| is nowhere below r."""
-        most = self.case.parallel_ratio_max * max(1.0, self.case.series[1] / self.case.parallel[0])
+        most = self.case.parallel_ratio_most * max(1.0, self.case.series[1] / self.case.parallel[0])
         return self.case.series[0] / (1.0 + most)
 
 

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from ionto_rt.codes import FrontEnd
+from ionto_rt.core.constant_current import PARALLEL_RATIO_MOST
 
 SAMPLE_RATES_HZ = (500.0, 10_000.0)
 DELAYS_TICKS = (1, 2, 3, 4)
@@ -17,10 +18,9 @@ SERIES_OHM = (100.0, 5000.0)
 BALLAST_OHM = (0.0, 200e3)
 PARALLEL_OHM = (200.0, 1e6)
 CAPACITANCE_F = (1e-9, 2e-6)
-PARALLEL_RATIO_MAX = 19.0
-"""Largest Rp/Rs'. Above it, with ticks of a few time constants, exp(-Ts/tau_p) turns an error of 1.3 in C into more
-than the regulator's margin."""
 PARALLEL_RATIO_MIN = 1e-4
+"""Least Rp/Rs'. Above PARALLEL_RATIO_MOST, with ticks of a few time constants, an error of 1.3 in C changes exp(-Ts/tau_p)
+by more than the regulator's margin; below this, a load is a short circuit."""
 TICK_RATIO_MIN = 1e-4
 BANDWIDTH_MIN_HZ = 1000.0
 """Least bandwidth of a current source, true or believed."""
@@ -43,7 +43,7 @@ def _each(factor: float) -> tuple[Range, Range, Range]:
 class VoltageCase:
     """A voltage source: by which factors the model's Rs', Rp and C may differ from the load's (model over load).
 
-    `parallel_ratio_max` limits the model's Rp/Rs'. With `either_side`, a load within the limit is certified too when
+    `parallel_ratio_most` limits the model's Rp/Rs'. With `either_side`, a load within the limit is certified too when
     its model is beyond it.
     """
 
@@ -53,7 +53,7 @@ class VoltageCase:
     capacitance: Range
     delay_errors: tuple[int, ...] = (0,)
     delays: tuple[int, ...] = DELAYS_TICKS
-    parallel_ratio_max: float = PARALLEL_RATIO_MAX
+    parallel_ratio_most: float = PARALLEL_RATIO_MOST
     either_side: bool = False
     front_end: FrontEnd = field(default=FrontEnd.VOLTAGE_SOURCE, init=False)
 
@@ -82,7 +82,7 @@ CASES: tuple[Case, ...] = (
     VoltageCase("Z between 1/2 and 1", (0.5, 1.0), (0.5, 1.0), (1.0, 2.0), either_side=True),
     VoltageCase("contact area halves", (0.5, 1.0), (0.5, 0.5), (2.0, 2.0)),
     VoltageCase("contact area doubles", (1.0, 2.0), (2.0, 2.0), (0.5, 0.5), delays=(1, 2)),
-    VoltageCase("the same, Rp <= 12 Rs'", (1.0, 2.0), (2.0, 2.0), (0.5, 0.5), delays=(3,), parallel_ratio_max=12.0),
+    VoltageCase("the same, Rp <= 12 Rs'", (1.0, 2.0), (2.0, 2.0), (0.5, 0.5), delays=(3,), parallel_ratio_most=12.0),
     VoltageCase("the same, no ballast", (2.0, 2.0), (2.0, 2.0), (0.5, 0.5), delays=(3,)),
     VoltageCase("Rp doubles", EXACT, (0.5, 0.5), EXACT),
     VoltageCase("Rp halves", EXACT, (2.0, 2.0), EXACT),
@@ -131,10 +131,10 @@ def certified_region(
             "check the contact and repeat"
         )
     ratio = parallel_ohm / series_ohm
-    if not ratio <= PARALLEL_RATIO_MAX:
-        missing_ohm = parallel_ohm / PARALLEL_RATIO_MAX - series_ohm
+    if not ratio <= PARALLEL_RATIO_MOST:
+        missing_ohm = parallel_ohm / PARALLEL_RATIO_MOST - series_ohm
         return (
-            f"Rp is {ratio:.3g} times the series resistance, the limit is {PARALLEL_RATIO_MAX:g}; "
+            f"Rp is {ratio:.3g} times the series resistance, the limit is {PARALLEL_RATIO_MOST:g}; "
             f"add {missing_ohm:.3g} ohm of ballast, let the skin hydrate, or use a current source"
         )
     if not ratio >= PARALLEL_RATIO_MIN:

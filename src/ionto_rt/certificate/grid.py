@@ -75,13 +75,13 @@ def _parts(case: Case) -> Iterator[Array]:
         source = flat[0] / flat[2]
         yield flat[:, (source > BANDWIDTH_RATIO_MIN * (1.0 - 1e-9)) & (source < TICK_RATIO_MAX * (1.0 + 1e-9))]
         return
-    top = case.parallel_ratio_max * (case.parallel[1] / case.series[0] if case.either_side else 1.0)
-    parallel = _axis((PARALLEL_RATIO_MIN, max(top, case.parallel_ratio_max)), POINTS["parallel_ratio"])
-    parallel = np.union1d(parallel, [case.parallel_ratio_max])
+    top = case.parallel_ratio_most * (case.parallel[1] / case.series[0] if case.either_side else 1.0)
+    parallel = _axis((PARALLEL_RATIO_MIN, max(top, case.parallel_ratio_most)), POINTS["parallel_ratio"])
+    parallel = np.union1d(parallel, [case.parallel_ratio_most])
     mismatch = [_axis(span, points) for span in (case.series, case.parallel, case.capacitance)]
     for ratios in np.array_split(_axis((TICK_RATIO_MIN, TICK_RATIO_MAX), POINTS["tick_ratio"]), _PARTS):
         flat = np.stack([axis.reshape(-1) for axis in np.meshgrid(ratios, parallel, *mismatch, indexing="ij")])
-        limit = case.parallel_ratio_max * (1.0 + 1e-9)
+        limit = case.parallel_ratio_most * (1.0 + 1e-9)
         yield flat[:, (flat[1] <= limit) | (case.either_side & (flat[1] * flat[2] / flat[3] <= limit))]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST, REGULATOR_TRACKING_POLE
+from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST, TRACKING_POLE
 
 Array = npt.NDArray[np.float64]
 Number = float | Array
@@ -68,8 +68,8 @@ def _stack(*coefficients: Number) -> Array:
 def regulator_polynomials(
     model: Plant,
     delay_ticks: int,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> tuple[Array, Array]:
     """The regulator between samples y and w = (gain - gain_before z^-1) u, in powers of z^-1: own(z) w = -gain(z) y.
 
@@ -96,8 +96,8 @@ def characteristic_polynomial(
     model: Plant,
     delay_ticks: int,
     model_delay_ticks: int,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> Array:
     """Characteristic polynomial of the loop of `load` and the regulator that believes `model`.
 
@@ -148,8 +148,8 @@ def predict_stable(
     model: Plant,
     delay_ticks: int,
     model_delay_ticks: int,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> npt.NDArray[np.bool_]:
     """Whether the loops of loads and models, element by element, are stable."""
     return jury_stable(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.certificate.loop import Array, Number, Plant, regulator_polynomials
-from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST, REGULATOR_TRACKING_POLE
+from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST, TRACKING_POLE
 
 Complex = npt.NDArray[np.complex128]
 _FREQUENCIES = 1024
@@ -34,8 +34,8 @@ def complementary_sensitivity(
     model: Plant,
     delay_ticks: int,
     omega: Number,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> Complex:
     """T at `omega` (radians per tick, 0 to pi), for a model that is exact; broadcasts."""
     beta = np.minimum(model.pole, integral_pole_most)
@@ -63,8 +63,8 @@ def _crossings(value: Callable[[Array], Array], omega: Array) -> Array:
 def margins_at(
     model: Plant,
     delay_ticks: int,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> Margins:
     """Margins of the loop of one load (scalars) and its exact model, from L = T/(1 - T). Takes some milliseconds."""
 
@@ -91,7 +91,7 @@ def margins_at(
     )
 
 
-def gain_limit(delay_ticks: int, tracking_pole: float = REGULATOR_TRACKING_POLE) -> float:
+def gain_limit(delay_ticks: int, tracking_pole: float = TRACKING_POLE) -> float:
     """Largest factor rho by which the loop's gain may rise, for poles of the model up to integral_pole_most; exact.
 
     The loop has the poles of z^d - t z^(d-1) + (rho - 1)(1 - t), stable if and only if 0 < rho < rho_max
@@ -115,8 +115,8 @@ def gain_limit(delay_ticks: int, tracking_pole: float = REGULATOR_TRACKING_POLE)
 
 def largest_sensitivity(
     delay_ticks: int,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> float:
     """Mt, the largest |T| over all frequencies and poles of the model, on a grid of 400 poles and 1000 frequencies.
 

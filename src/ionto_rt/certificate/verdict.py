@@ -16,7 +16,7 @@ from ionto_rt.certificate.envelope import CASES, DELAYS_TICKS, Case, VoltageCase
 from ionto_rt.certificate.grid import POINTS, GridResult, delay_pairs, search
 from ionto_rt.certificate.loop import Plant
 from ionto_rt.certificate.margins import Margins, gain_limit, largest_sensitivity, margins_at
-from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST, REGULATOR_SETPOINT_POLE, REGULATOR_TRACKING_POLE
+from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST, SETPOINT_POLE, TRACKING_POLE
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -94,7 +94,7 @@ class Certificate:
             "certified": self.certified,
             "constants": {
                 "tracking_pole": self.tracking_pole,
-                "setpoint_pole": REGULATOR_SETPOINT_POLE,
+                "setpoint_pole": SETPOINT_POLE,
                 "integral_pole_most": self.integral_pole_most,
             },
             "envelope": {
@@ -104,7 +104,7 @@ class Certificate:
                 "ballast_ohm": envelope.BALLAST_OHM,
                 "parallel_ohm": envelope.PARALLEL_OHM,
                 "capacitance_f": envelope.CAPACITANCE_F,
-                "parallel_ratio": (envelope.PARALLEL_RATIO_MIN, envelope.PARALLEL_RATIO_MAX),
+                "parallel_ratio": (envelope.PARALLEL_RATIO_MIN, envelope.PARALLEL_RATIO_MOST),
                 "tick_ratio_min": envelope.TICK_RATIO_MIN,
                 "bandwidth_min_hz": envelope.BANDWIDTH_MIN_HZ,
             },
@@ -143,8 +143,8 @@ def _plain(value: Any) -> Any:
 
 def at_delay(
     delay_ticks: int,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> DelayResult:
     """Margins and closed forms at one delay."""
     fast = margins_at(Plant(0.0, 1.0, 0.0), delay_ticks, tracking_pole, integral_pole_most)
@@ -167,8 +167,8 @@ def at_delay(
 def try_case(
     case: Case,
     delays: Sequence[int],
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
 ) -> CaseResult:
     """Grid and proof of one case at those of `delays` that it has."""
     pairs = []
@@ -186,8 +186,8 @@ def try_case(
 def certify(
     delays: Sequence[int] = DELAYS_TICKS,
     cases: Sequence[Case] = CASES,
-    tracking_pole: float = REGULATOR_TRACKING_POLE,
-    integral_pole_most: float = REGULATOR_INTEGRAL_POLE_MOST,
+    tracking_pole: float = TRACKING_POLE,
+    integral_pole_most: float = INTEGRAL_POLE_MOST,
     tell: Callable[[CaseResult], None] = lambda result: None,
 ) -> Certificate:
     """Try the envelope at `delays` (ticks); `tell` is called with each case as it is done.

@@ -40,12 +40,12 @@ def certify_command(delays: tuple[int, ...], tracking_pole: float | None, plot: 
     """
     from ionto_rt.certificate.envelope import DELAYS_TICKS
     from ionto_rt.certificate.verdict import certify
-    from ionto_rt.configuration import REGULATOR_TRACKING_POLE
+    from ionto_rt.core.constant_current import TRACKING_POLE
 
     if plot is not None and not plot.endswith(".png"):
         raise RefusedError("not a name of a picture", key="--plot", value=plot, remedy="end it in .png")
     chosen = tuple(sorted(set(delays))) or DELAYS_TICKS
-    pole = REGULATOR_TRACKING_POLE if tracking_pole is None else tracking_pole
+    pole = TRACKING_POLE if tracking_pole is None else tracking_pole
     if plot is not None:
         from ionto_rt.certificate.picture import draw
 
@@ -65,13 +65,13 @@ def certify_command(delays: tuple[int, ...], tracking_pole: float | None, plot: 
 
 def _say_what_is_tried(pole: float) -> None:
     from ionto_rt.certificate import envelope
-    from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST
+    from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST
 
     low, high = envelope.SAMPLE_RATES_HZ
-    most = REGULATOR_INTEGRAL_POLE_MOST
+    most = INTEGRAL_POLE_MOST
     say(f"regulator tracking pole {pole:g}, integral pole up to {most:g}; {low:g} to {high:g} Hz")
     say(
-        f"loads     voltage source: Rp up to {envelope.PARALLEL_RATIO_MAX:g} Rs' (ballast included), "
+        f"loads     voltage source: Rp up to {envelope.PARALLEL_RATIO_MOST:g} Rs' (ballast included), "
         f"time constant up to {1.0 / envelope.TICK_RATIO_MIN:g} ticks"
     )
     say(
@@ -106,7 +106,7 @@ def _say_case(result: "CaseResult") -> None:
 
 def _say_margins(certificate: "Certificate") -> None:
     from ionto_rt.certificate.cells import UNMODELLED
-    from ionto_rt.configuration import REGULATOR_INTEGRAL_POLE_MOST
+    from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST
 
     say("")
     say(f"{'exact model':14}{'gain':>8}{'phase':>8}{'delay':>8}{'Ms':>7}{'rho_max':>9}{'|G/Gm-1|':>10}")
@@ -123,10 +123,7 @@ def _say_margins(certificate: "Certificate") -> None:
     unstable = sum(pair.grid.unstable for case in certificate.cases for pair in case.pairs)
     cells = sum(pair.cells for case in certificate.cases for pair in case.pairs)
     say("")
-    say(
-        f"fast: poles up to {REGULATOR_INTEGRAL_POLE_MOST:g}, slow: the least above it. "
-        "Gain, delay (ticks): what may be added."
-    )
+    say(f"fast: poles up to {INTEGRAL_POLE_MOST:g}, slow: the least above it. Gain, delay (ticks): what may be added.")
     say("least gain: the factor by which the gain may still rise at the worst point; mismatches are model over load.")
     say(f"proven: every loop between the points too, with {100.0 * UNMODELLED:g} % left for what is not modelled.")
     verdict = "certified" if certificate.certified else "NOT certified"

@@ -1,17 +1,9 @@
 """PI regulator with delay predictor: setpoint, measured value -> output. Public, append-only; plain structs."""
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from ionto_rt.core.types cimport RegulatorTerms
+from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 
 cdef enum:
     OUTPUT_HISTORY = 16
-    DELAY_MOST_TICKS = 12
-
-# i(k) = pole i(k-1) + gain u(k-delay) - gain_before u(k-delay-1) + disturbance; u in A (current source) or V.
-cdef struct PlantModel:
-    double pole                 # 0 <= pole < 1
-    double gain                 # A per output unit, above 0
-    double gain_before          # -gain < gain_before < gain: the zero lies inside the unit circle
-    int32_t delay_ticks         # 1 to DELAY_MOST_TICKS: sample k is the first to show the output given at k - delay
 
 cdef struct PredictiveConfig:
     double tracking_pole        # of the error's decay: robustness
@@ -21,6 +13,7 @@ cdef struct PredictiveConfig:
     double output_max
     double output_lsb           # one output code; 0: the output is not quantised
     double slew_per_tick        # largest change of the output away from zero in one tick; 0: no limit
+    double spike_a              # voltage source: largest current that a step of the output may add; 0: no limit
     double trim_ratio           # output stays within this share of what the model asks for at rest; 0: no such limit
     double trim_floor           # plus this much (output units)
     double compliance_v         # a stage at 97 % of it does not regulate; 0: unknown
