@@ -105,7 +105,7 @@ def test_another_gain_is_not_the_same_controller(recorded: Path, tmp_path: Path)
     copy = tmp_path / "copy"
     shutil.copytree(recorded, copy)
     session = json.loads((copy / SESSION).read_text())
-    session["controller"]["regulator"]["ki"] *= 1.0 + 2**-50
+    session["controller"]["predictive"]["tracking_pole"] *= 1.0 + 2**-50
     (copy / SESSION).write_text(json.dumps(session))
     assert not replay(copy).identical
 
