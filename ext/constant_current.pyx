@@ -5,9 +5,7 @@ from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 
-import numpy as np
-
-from ionto_rt.core.predictive cimport predictive_adopt, predictive_applied, predictive_reset, predictive_step
+from ionto_rt.core.predictive cimport predictive_reset, predictive_step
 from ionto_rt.core.probe cimport (
     PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, probe_begin, probe_step,
 )
@@ -109,7 +107,8 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
             "output_min": output_min, "output_max": output_max, "output_lsb": output_lsb, "slew_per_tick": 0.0,
             "trim_ratio": 0.0 if voltage else TRIM_RATIO, "trim_floor": TRIM_FLOOR_RATIO * full_scale_a,
             "compliance_v": compliance_v, "contact_floor_a": 25.0 * current_lsb_a,
-            "recontact_ratio": RECONTACT_RATIO, "jump_ratio": JUMP_RATIO if voltage else 0.0, "rescale_most": RESCALE_MOST,
+            "recontact_ratio": RECONTACT_RATIO, "jump_ratio": JUMP_RATIO if voltage else 0.0,
+            "rescale_most": RESCALE_MOST,
             "series_least_ohm": ballast_ohm + SERIES_LEAST_OHM if voltage else 0.0,
             "voltage_source": int(voltage), "open_ticks": 2 if voltage else 3,
             "good_ticks": 3,

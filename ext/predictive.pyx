@@ -112,8 +112,8 @@ cdef void predictive_adopt(PredictiveState* state, const PredictiveConfig* confi
 
 
 cdef void predictive_skip(PredictiveState* state, uint32_t ticks) noexcept nogil:
-    cdef uint32_t k
-    for k in range(ticks if ticks < OUTPUT_HISTORY else OUTPUT_HISTORY):
+    cdef uint32_t _k
+    for _k in range(ticks if ticks < OUTPUT_HISTORY else OUTPUT_HISTORY):
         push(state, state.output, state.references[state.output_at])
     if ticks:
         state.started = 0

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t
 cdef inline double exact_exp(double x) noexcept nogil:
     """exp(x) for |x| <= 700: Taylor series of x / 1024, squared ten times."""
     cdef double r, total, term
-    cdef int32_t k
+    cdef int32_t k, _k
     if x < 0.0:
         return 1.0 / exact_exp(-x) if x >= -700.0 else 0.0
     if x > 700.0:
@@ -21,7 +21,7 @@ cdef inline double exact_exp(double x) noexcept nogil:
     for k in range(2, 12):
         term = term * r / k
         total += term
-    for k in range(10):
+    for _k in range(10):
         total = total * (2.0 + total)
     return 1.0 + total
 
