@@ -13,6 +13,7 @@ from ionto_rt.core.constant_current cimport (
     ConstantCurrentConfig, ConstantCurrentState, constant_current_begin, constant_current_step,
 )
 from ionto_rt.core.constant_current import PROBE_RATIO, VERDICTS, configure
+from ionto_rt.core.probe cimport PROBE_NULL
 from ionto_rt.core.skin cimport noise_next, noise_normal
 from ionto_rt.core.types cimport RegulatorTerms
 
@@ -159,13 +160,18 @@ cdef class Trial:
         return result
 
     def probe(self, int most_ticks=20000):
-        """Run the probe to its verdict. Returns (verdict, ticks, largest true current in A)."""
+        """Run the probe to its verdict.
+
+        Returns (verdict, ticks, largest true current in A since the output was nulled): what an electrode potential or
+        the stage's offset lets flow before that is none of the probe's.
+        """
         cdef int32_t n = 0
         cdef double peak = 0.0, current, now, measured
         with nogil:
             while self.state.probe.verdict == 0 and n < most_ticks:
                 self.sample(0.0, 0.0, &current, &now, &measured)
-                peak = now if now > peak else peak
+                if self.state.probe.phase != PROBE_NULL:
+                    peak = now if now > peak else peak
                 n += 1
         return VERDICTS[self.state.probe.verdict], n, peak
 
