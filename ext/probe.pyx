@@ -34,6 +34,7 @@ cdef double GOLDEN = 0.6180339887498949
 cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
+cdef double EXCITATION = 0.8            # of current_a: gain errors, and what nulling leaves, come on top
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
 cdef double sequence[127]
@@ -455,7 +456,8 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
         return
     state.nulled_a = current
     if not config.voltage_source:
-        state.half = quantised(config.current_a * (0.5 if config.output_min >= 0.0 else 1.0), config.output_lsb)
+        state.half = quantised(
+            EXCITATION * config.current_a * (0.5 if config.output_min >= 0.0 else 1.0), config.output_lsb)
         excite(state, config, current + state.half)
         return
     state.half = 0.05 * STEP_RATIO * config.current_a * least_ohm

@@ -1,7 +1,7 @@
 """exp, log, cosine and sine from + - * / and square root alone.
 
 The C library's versions round differently between processors; a replay of the tick must not. Accuracy is a few units
-in the last place over the ranges stated, enough for tones, poles and time constants.
+in the last place, for exp ten times 1 + |x|: enough for tones, poles and time constants.
 """
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t
@@ -18,7 +18,7 @@ cdef inline double exact_exp(double x) noexcept nogil:
     # exp(r) - 1, so that the squarings keep the digits of a small x.
     total = r
     term = r
-    for k in range(2, 12):
+    for k in range(2, 20):
         term = term * r / k
         total += term
     for _k in range(10):
