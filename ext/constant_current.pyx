@@ -6,10 +6,10 @@ from libc.stdint cimport int32_t
 from libc.string cimport memset
 
 from ionto_rt.core.predictive cimport predictive_reset, predictive_step
-from ionto_rt.core.probe cimport (
-    PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, probe_begin, probe_step,
+from ionto_rt.core.probe cimport PROBE_PERIOD, probe_begin, probe_step
+from ionto_rt.core.types cimport (
+    PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, RegulatorTerms,
 )
-from ionto_rt.core.types cimport RegulatorTerms
 
 PROBE_MOST_A = 50e-6
 """No current of the probe passes it: less than what is felt at any pad."""
@@ -32,6 +32,8 @@ OPEN_OHM = 2e6
 RECONTACT_RATIO = 0.02
 JUMP_RATIO = 1.3
 RESCALE_MOST = 4.0
+SCHEDULE_RATIO = 0.15
+SCHEDULE_S = 0.02
 
 VERDICTS = {
     PROBE_RUNNING: "running", PROBE_GOOD: "good", PROBE_OPEN: "open", PROBE_SHORT: "short",
@@ -68,6 +70,16 @@ cdef int32_t constant_current_step(ConstantCurrentState* state, const ConstantCu
     return verdict
 
 
+def probe_periods(double tick_s) -> int:
+    """Periods of the excitation that are averaged."""
+    return max(PROBE_LEAST_PERIODS, 2 * math.ceil(PROBE_LEAST_S / (2 * PROBE_PERIOD * tick_s)))
+
+
+def nominal_probe_ticks(double tick_s) -> int:
+    """How long the probe takes where the response is not small in codes: excitation and fit, about 0.6 s at 1 kHz."""
+    return (probe_periods(tick_s) + 1) * PROBE_PERIOD + 100
+
+
 def configure(*, front_end, double tick_s, double full_scale_a, double compliance_v, double current_lsb_a,
               double output_lsb, double output_min, double output_max, int delay_ticks, double ballast_ohm=0.0,
               double probe_a=PROBE_MOST_A):
@@ -91,7 +103,7 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
         raise ValueError(f"delay_ticks = {delay_ticks}: must be 1 to 10")
     probe_a = min(probe_a, PROBE_MOST_A)
     voltage = front_end == "voltage"
-    periods = max(PROBE_LEAST_PERIODS, 2 * math.ceil(PROBE_LEAST_S / (2 * 127 * tick_s)))
+    periods = probe_periods(tick_s)
     return {
         "probe": {
             "tick_s": tick_s, "current_a": probe_a, "current_lsb_a": current_lsb_a, "output_lsb": output_lsb,
@@ -100,16 +112,18 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
             "open_ohm": min(OPEN_OHM, 0.9 * compliance_v / probe_a) if not voltage else OPEN_OHM,
             "short_ohm": SHORT_OHM, "parallel_ratio_most": PARALLEL_RATIO_MOST, "voltage_source": int(voltage),
             "delay_ticks": delay_ticks, "periods": periods,
-            "periods_most": max(periods, 2 * math.floor(PROBE_MOST_S / (2 * 127 * tick_s))),
+            "periods_most": max(periods, 2 * math.floor(PROBE_MOST_S / (2 * PROBE_PERIOD * tick_s))),
         },
         "regulator": {
             "tracking_pole": TRACKING_POLE, "setpoint_pole": SETPOINT_POLE, "integral_pole_most": INTEGRAL_POLE_MOST,
             "output_min": output_min, "output_max": output_max, "output_lsb": output_lsb, "slew_per_tick": 0.0,
+            "spike_a": 0.0,
             "trim_ratio": 0.0 if voltage else TRIM_RATIO, "trim_floor": TRIM_FLOOR_RATIO * full_scale_a,
             "compliance_v": compliance_v, "contact_floor_a": 25.0 * current_lsb_a,
             "recontact_ratio": RECONTACT_RATIO, "jump_ratio": JUMP_RATIO if voltage else 0.0,
             "rescale_most": RESCALE_MOST,
             "series_least_ohm": ballast_ohm + SERIES_LEAST_OHM if voltage else 0.0,
+            "schedule_ratio": SCHEDULE_RATIO, "schedule_ticks": max(8, round(SCHEDULE_S / tick_s)) if voltage else 0,
             "voltage_source": int(voltage), "open_ticks": 2 if voltage else 3,
             "good_ticks": 3,
         },

@@ -19,12 +19,15 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
 from ionto_rt.core.elementary cimport exact_exp, exact_log, exact_turn
+from ionto_rt.core.types cimport (
+    PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, PlantModel,
+)
 
 cdef enum:
     EVALUATIONS_PER_TICK = 2
     COARSE = 24
     REFINED = 16
-    NULL_TRIES = 12
+    NULL_TRIES = 24
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -33,6 +36,7 @@ cdef double GRID_STEP = 0.47            # in ln(time constant): up to 6,000 tick
 cdef double GOLDEN = 0.6180339887498949
 cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
+cdef double GAIN_MOST = 0.1
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
 cdef double EXCITATION = 0.8            # of current_a: gain errors, and what nulling leaves, come on top
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
@@ -157,8 +161,8 @@ cdef inline int32_t delay_of(const ProbeConfig* config, int32_t fit_of) noexcept
 
 
 cdef bint minimum_phase(const Fit* fit) noexcept nogil:
-    """A zero beyond the unit circle: the delay is another."""
-    return fit.gain > 0.0 and -fit.after < 1.02 * fit.gain and fit.after < 0.7 * fit.gain
+    """A zero well beyond the unit circle: the delay is another. A little beyond it the electrodes polarise."""
+    return fit.gain > 0.0 and -fit.after < 1.2 * fit.gain and fit.after < 0.7 * fit.gain
 
 
 cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bint zero) noexcept nogil:
@@ -374,6 +378,9 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     state.chosen = best
     fit = &state.fits[best]
     delay = delay_of(config, best)
+    if config.voltage_source and fit.gain + fit.after <= 0.0:
+        # No conductance at rest: what is slow here are the electrodes, and no part of the loop's plant.
+        evaluate(state, state.current, delay, 0.0, False, fit)
     state.found.model.pole = fit.pole
     state.found.model.gain = fit.gain
     state.found.model.gain_before = -fit.after
@@ -390,6 +397,9 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     if config.voltage_source:
         find_load(state, config, delay, fit)
         return PROBE_RUNNING
+    # A current source that lets flow a tenth more or less than it says is broken, or says what it is not.
+    if fabs((fit.gain + fit.after) / (1.0 - fit.pole) - 1.0) > GAIN_MOST:
+        return PROBE_UNCLEAR
     now = driven(state.drive, -1 - delay)
     for n in range(PROBE_PERIOD):
         before = now
@@ -450,11 +460,21 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     if state.ticks <= <uint32_t>config.delay_ticks + 2:
         return
     if fabs(current) > 0.1 * config.current_a and state.tries < NULL_TRIES:
-        state.centre = quantised(state.centre - current * least_ohm, config.output_lsb)
+        if state.tries == 0:
+            state.null_ohm = least_ohm
+        elif config.voltage_source and fabs(current) > 0.5 * fabs(state.nulled_a):
+            # Less than half of it went: twice the step does not pass zero.
+            state.null_ohm *= 2.0
+        state.nulled_a = current
+        state.centre = quantised(state.centre - current * state.null_ohm, config.output_lsb)
         state.tries += 1
         state.ticks = 0
         return
     state.nulled_a = current
+    if fabs(current) > config.current_a:
+        state.verdict = PROBE_UNCLEAR
+        enter(state, PROBE_FINISHED)
+        return
     if not config.voltage_source:
         state.half = quantised(
             EXCITATION * config.current_a * (0.5 if config.output_min >= 0.0 else 1.0), config.output_lsb)
@@ -537,7 +557,7 @@ cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double cur
 
     state.output = state.centre
     if state.phase == PROBE_RAISE:
-        state.output += state.half
+        state.output += -state.half if state.tries & 1 else state.half
     elif state.phase == PROBE_EXCITE:
         state.output += state.half * (
             sequence[state.ticks % PROBE_PERIOD] if (state.ticks // PROBE_PERIOD) & 1 == 0

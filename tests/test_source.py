@@ -22,7 +22,7 @@ CORE = ROOT / "src/ionto_rt/core"
 STAGES = ["wire", "impedance", "programme", "regulator", "guard", "ledger"]
 BARE_REGULATOR = {
     "predictive": {"types", "elementary"},
-    "probe": {"predictive", "elementary"},
+    "probe": {"types", "elementary"},
     "constant_current": {"types", "predictive", "probe"},
 }
 """Modules of the bare regulator, and the others of the core that each knows."""

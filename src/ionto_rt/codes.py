@@ -76,12 +76,31 @@ class EndReason(IntEnum):
     CONTACT_OPEN = 4
     CONTACT_SHORT = 5
     TRIP = 6
+    CONTACT_OUTSIDE = 7
+    CONTACT_UNCLEAR = 8
+
+
+class ProbeVerdict(IntEnum):
+    RUNNING = 0
+    GOOD = 1
+    OPEN = 2
+    SHORT = 3
+    OUTSIDE = 4
+    UNCLEAR = 5
 
 
 class Contact(IntEnum):
     UNKNOWN = 0
     GOOD = 1
     LOST = 2
+
+
+class AreaAlarm(IntEnum):
+    """Contact area against its baseline."""
+
+    STEADY = 0
+    SMALLER = 1
+    LARGER = 2
 
 
 class Action(IntEnum):
@@ -102,6 +121,7 @@ class Trip(IntEnum):
     OPEN_LEAD = 5
     INTERMITTENT_LEAD = 7
     SHORT = 8
+    CONTACT_AREA = 9
     DENSITY = 13
     CHARGE_CAP = 15
     SESSION_TIME = 16

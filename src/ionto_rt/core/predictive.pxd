@@ -1,17 +1,9 @@
 """PI regulator with delay predictor: setpoint, measured value -> output. Public, append-only; plain structs."""
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from ionto_rt.core.types cimport RegulatorTerms
+from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 
 cdef enum:
     OUTPUT_HISTORY = 16
-    DELAY_MOST_TICKS = 12
-
-# i(k) = pole i(k-1) + gain u(k-delay) - gain_before u(k-delay-1) + disturbance; u in A (current source) or V.
-cdef struct PlantModel:
-    double pole                 # 0 <= pole < 1
-    double gain                 # A per output unit, above 0
-    double gain_before          # -gain < gain_before < gain: the zero lies inside the unit circle
-    int32_t delay_ticks         # 1 to DELAY_MOST_TICKS: sample k is the first to show the output given at k - delay
 
 cdef struct PredictiveConfig:
     double tracking_pole        # of the error's decay: robustness
@@ -21,6 +13,7 @@ cdef struct PredictiveConfig:
     double output_max
     double output_lsb           # one output code; 0: the output is not quantised
     double slew_per_tick        # largest change of the output away from zero in one tick; 0: no limit
+    double spike_a              # voltage source: largest current that a step of the output may add; 0: no limit
     double trim_ratio           # output stays within this share of what the model asks for at rest; 0: no such limit
     double trim_floor           # plus this much (output units)
     double compliance_v         # a stage at 97 % of it does not regulate; 0: unknown
@@ -29,6 +22,8 @@ cdef struct PredictiveConfig:
     double jump_ratio           # a current so many times the predicted one, output at rest: a lower impedance; 0: never
     double series_least_ohm     # voltage source: least impedance that a step of the output can meet, ballast included
     double rescale_most         # and so much of it is believed, over the model that was adopted
+    double schedule_ratio       # voltage source: at rest, an impedance off the model's by this share moves it; 0: never
+    uint32_t schedule_ticks     # time constant of the means that the schedule looks at
     int32_t voltage_source      # 1: an open lead is seen by the current alone
     uint32_t open_ticks
     uint32_t good_ticks
@@ -44,6 +39,13 @@ cdef struct PredictiveState:
     double reference            # without the tone
     double tone
     double output
+    double probed_series_ohm    # of the model given: series and whole impedance, and time constant over their parallel
+    double probed_whole_ohm
+    double probed_ticks_per_ohm
+    double mean_output          # schedule: exponential means
+    double mean_measured
+    double mean_setpoint
+    uint32_t schedule_at
     double rescaled             # gain in force over the adopted model's
     uint32_t jump_rest          # ticks until another jump is believed
     double series_ohm           # voltage source: the impedance that a step of the output meets

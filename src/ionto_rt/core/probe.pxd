@@ -1,6 +1,6 @@
 """Contact probe and identification: a bounded, charge-balanced excitation before any treatment current."""
 from libc.stdint cimport int32_t, uint32_t
-from ionto_rt.core.predictive cimport PlantModel
+from ionto_rt.core.types cimport PlantModel
 
 cdef enum:
     PROBE_PERIOD = 127          # ticks of one period of the pseudo-random sequence
@@ -13,14 +13,6 @@ cdef enum ProbePhase:
     PROBE_EXCITE = 3
     PROBE_FIT = 4
     PROBE_FINISHED = 5
-
-cdef enum ProbeVerdict:
-    PROBE_RUNNING = 0
-    PROBE_GOOD = 1
-    PROBE_OPEN = 2
-    PROBE_SHORT = 3
-    PROBE_OUTSIDE = 4           # a load outside the region that is certified stable
-    PROBE_UNCLEAR = 5           # the response is no load's: too noisy, or of another gain than the device states
 
 cdef struct ProbeConfig:
     double tick_s
@@ -92,6 +84,7 @@ cdef struct ProbeState:
     Fit static_fit
     Fit fits[4]
     Identified found
+    double null_ohm             # of the nulling step
 
 # From the output in force; current_a bounds the probe.
 cdef void probe_begin(ProbeState* state, double output) noexcept nogil
