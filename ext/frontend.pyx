@@ -40,6 +40,7 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
     state.compliance_v = compliance_v
     state.pole = exp(-state.substep_s / time_s)
     state.pole_mean = (1.0 - state.pole) * time_s / state.substep_s
+    state.output_time_s = time_s
     state.output_offset = offset_codes
     state.noise_codes = noise_codes
     state.hum_v = hum_v
@@ -217,12 +218,35 @@ cdef inline int32_t convert(FrontEndState* state, double codes) noexcept nogil:
     return <int32_t>lrint(codes)
 
 
+cdef inline int32_t convert_voltage(FrontEndState* state) noexcept nogil:
+    return convert(state, (state.voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
+                   + state.voltage_offset)
+
+
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil:
     cdef const FrontEndRange* one = &state.ranges[state.range]
     codes[0] = convert(state, state.source_a * one.current_codes_per_a + one.current_offset)
     codes[1] = convert(state, state.source_a * one.redundant_codes_per_a + one.redundant_offset)
-    codes[2] = convert(state, (state.voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
-                       + state.voltage_offset)
+    codes[2] = convert_voltage(state)
+
+
+cdef int32_t frontend_read_voltage_later(FrontEndState* state, const SkinState* skin, double later_s) noexcept nogil:
+    cdef FrontEndState stage = state[0]
+    cdef SkinState load = skin[0]
+    cdef FrontEndPeriod period
+    cdef int32_t code
+    stage.period_s = later_s
+    stage.substep_s = later_s
+    stage.substeps = 1
+    stage.pole = exp(-later_s / state.output_time_s)
+    stage.pole_mean = (1.0 - stage.pole) * state.output_time_s / later_s
+    stage.hum_turn_cos = cos(TWO_PI * HUM_HZ * later_s)
+    stage.hum_turn_sin = sin(TWO_PI * HUM_HZ * later_s)
+    # The comparator acts in the period itself, which is still to come.
+    frontend_run(&stage, &load, 1e9, &period)
+    code = convert_voltage(&stage)
+    state.noise = stage.noise
+    return code
 
 
 cdef class FrontEnd:

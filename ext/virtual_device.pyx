@@ -16,6 +16,7 @@ from ionto_rt.core.frontend cimport (
     FrontEndRange,
     frontend_output,
     frontend_read,
+    frontend_read_voltage_later,
     frontend_run,
     frontend_start,
     frontend_zero,
@@ -316,10 +317,8 @@ cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
     return device.ticks <= device.stall_until and device.stall_until > 0
 
 
-cdef void take_sample(VirtualDeviceState* device) noexcept nogil:
-    cdef uint8_t payload[64]
+cdef void take_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
     cdef int32_t codes[3]
-    cdef Sample sample
     cdef int64_t charge
     frontend_read(&device.front_end, codes)
     charge = <int64_t>codes[0] * 65536 - device.front_end.ranges[device.range].current_offset_q16
@@ -341,8 +340,15 @@ cdef void take_sample(VirtualDeviceState* device) noexcept nogil:
     sample.charge_codes = device.net_codes
     device.nonces[sample.index % NONCES] = sample.nonce
     device.samples += 1
+
+
+cdef void send_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
+    """Behind the boundary: by then a voltage reading that comes later is under the command that acts from there."""
+    cdef uint8_t payload[64]
+    if device.skew_s > 0.0:
+        sample.voltage_code = frontend_read_voltage_later(&device.front_end, &device.skin, device.skew_s)
     if not stalled(device) and not device.unplugged:
-        send(device, payload, wire_put_sample(&sample, 1, payload))
+        send(device, payload, wire_put_sample(sample, 1, payload))
 
 
 cdef void expire(VirtualDeviceState* device) noexcept nogil:
@@ -392,6 +398,7 @@ cdef void cross_boundary(VirtualDeviceState* device) noexcept nogil:
 
 
 cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
+    cdef Sample sample
     if not running(device):
         return
     apply_faults(device)
@@ -403,9 +410,10 @@ cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
         trip(device, STATUS_OVER_CURRENT)
     if device.truth_fd >= 0:
         write_truth(device)
-    take_sample(device)
+    take_sample(device, &sample)
     remember(device)
     cross_boundary(device)
+    send_sample(device, &sample)
     if device.truth_fd >= 0 and device.ticks % device.flush_ticks == 0:
         flush_truth(device)
     if device.save_due or device.ticks % device.save_ticks == 0:
@@ -801,6 +809,7 @@ cdef class VirtualDevice:
         bandwidth_hz: of the output stage.
         dac_gain_error, dac_offset_codes: of the output converter, which nothing calibrates.
         noise_codes: standard deviation of a reading. hum_v: peak of 50 Hz on the voltage reading.
+        skew_us: how much later than the currents the voltage is read, us, 0 to half a sample period.
         substeps: of the plant in one sample period; 0 for steps of at most 125 us.
         pacing: Pacing bits to offer: 1 device, 4 lock-step.
         clock_error_ppm: how much longer the device's sample period is than it says.
@@ -833,8 +842,8 @@ cdef class VirtualDevice:
                  double sample_rate_hz=1000.0, double active_area_cm2=8.0, double return_area_cm2=25.0,
                  double onset_scale=1.0, double compliance_v=60.0, double bandwidth_hz=2000.0,
                  double dac_gain_error=0.015, double dac_offset_codes=0.25, double noise_codes=1.0, double hum_v=0.0,
-                 uint32_t substeps=0, int pacing=PACING_DEVICE | PACING_LOCK_STEP, double clock_error_ppm=0.0,
-                 str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None):
+                 double skew_us=0.0, uint32_t substeps=0, int pacing=PACING_DEVICE | PACING_LOCK_STEP,
+                 double clock_error_ppm=0.0, str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None):
         cdef VirtualDeviceState* device = self.device
         cdef bytes header = TRUTH_HEADER
         cdef bytes spare
@@ -849,6 +858,7 @@ cdef class VirtualDevice:
         check(-1000.0 <= dac_offset_codes <= 1000.0, f"DAC offset {dac_offset_codes} codes", "-1000 to 1000")
         check(0.0 <= noise_codes <= 1000.0, f"noise {noise_codes} codes", "0 to 1000")
         check(0.0 <= hum_v <= 10.0, f"hum {hum_v} V", "0 to 10")
+        check(0.0 <= skew_us <= 0.5e6 / sample_rate_hz, f"skew {skew_us} us", "0 to half a sample period")
         check(substeps <= 1000, f"substeps {substeps}", "0 to 1000")
         check(-1e5 <= clock_error_ppm <= 1e5, f"clock error {clock_error_ppm} ppm", "-100000 to 100000")
         check(front_end in ("current", "voltage"), f"front-end {front_end!r}", "current or voltage")
@@ -873,6 +883,7 @@ cdef class VirtualDevice:
                        FRONT_END_CURRENT_SOURCE if front_end == "current" else FRONT_END_VOLTAGE_SOURCE,
                        1e-9 * device.sample_period_ns, substeps, compliance_v, bandwidth_hz, dac_gain_error,
                        dac_offset_codes, noise_codes, hum_v, seed)
+        device.skew_s = 1e-6 * skew_us
         strncpy(device.model, b"ionto-virtual", 15)
         strncpy(device.serial, <bytes>serial.encode("ascii"), 15)
         device.firmware_version = FIRMWARE_VERSION

@@ -465,6 +465,7 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
 
 VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "skin": ("skin", str),
+    "load": ("load", str),
     "seed": ("seed", int),
     "front-end": ("front_end", str),
     "rate": ("sample_rate_hz", float),
@@ -473,6 +474,7 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "compliance": ("compliance_v", float),
     "hum": ("hum_v", float),
     "noise": ("noise_codes", float),
+    "skew-us": ("skew_us", float),
     "dac-gain-error": ("dac_gain_error", float),
     "clock-error-ppm": ("clock_error_ppm", float),
     "serial": ("serial", str),

@@ -13,6 +13,8 @@ SKINS = ("typical", "dry", "hairy", "sweating", "wounded")
 
 VIRTUAL_HELP = {
     "skin": "Which skin is attached.",
+    "load": "A dummy load instead of skin: a resistor, 1k, or series resistor, parallel resistor and capacitor, "
+    "600,2k,240n.",
     "seed": "Of the subject, of noise and of the converters' errors; 0 is the nominal subject.",
     "front-end": "Output stage.",
     "rate": "Samples per second, 500 to 10000.",
@@ -21,6 +23,7 @@ VIRTUAL_HELP = {
     "compliance": "Highest voltage of the output stage in V, 5 to 140.",
     "hum": "Peak of 50 Hz hum on the voltage reading in V.",
     "noise": "Standard deviation of a reading in codes.",
+    "skew-us": "How much later than the currents the voltage is read, in microseconds.",
     "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",

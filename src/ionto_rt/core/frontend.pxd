@@ -62,6 +62,7 @@ cdef struct FrontEndState:
     double output               # A or V; where it is
     double source_a             # current out of the stage, at the end of the last sub-step
     double voltage_v            # at the pads
+    double output_time_s        # time constant of the output stage
 
 # What happened during one sample period, unseen by the converters.
 cdef struct FrontEndPeriod:
@@ -84,3 +85,6 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
                        FrontEndPeriod* period) noexcept nogil
 # The converters at this instant: current, redundant current, voltage.
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil
+# The voltage's converter alone, later_s after this instant (below a millisecond), with the output as it is set now:
+# stage and skin are run ahead on copies, so that only the converter's noise moves on.
+cdef int32_t frontend_read_voltage_later(FrontEndState* state, const SkinState* skin, double later_s) noexcept nogil
