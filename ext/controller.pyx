@@ -13,7 +13,7 @@ from libc.string cimport memset
 import numpy as np
 
 from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
-from ionto_rt.core.impedance cimport impedance_break, impedance_step, impedance_tone
+from ionto_rt.core.impedance cimport ImpedanceConfig, impedance_break, impedance_step, impedance_tone
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
@@ -83,9 +83,20 @@ cdef void tune_feed_forward(ControllerState* controller) noexcept nogil:
     controller.tuned.feed_forward = controller.config.regulator.feed_forward / gain
 
 
+cdef void step_sentinel(ControllerState* controller, int32_t sentinel_code, double current_a, double sentinel_v,
+                        int32_t tone_on) noexcept nogil:
+    """The active site alone, by the same estimator. A reading out of range is left out, and no fault of the sample."""
+    cdef const ImpedanceConfig* config = &controller.config.impedance
+    if beyond(sentinel_code, controller.config.calibration.code_limit) or not isfinite(sentinel_v):
+        impedance_break(&controller.sentinel, config, 1)
+        return
+    impedance_step(&controller.sentinel, config, current_a, sentinel_v, lowest_setpoint(controller), tone_on)
+
+
 cdef void controller_start(ControllerState* controller) noexcept nogil:
     cdef ControllerConfig* config = &controller.config
     memset(&controller.impedance, 0, sizeof(controller.impedance))
+    memset(&controller.sentinel, 0, sizeof(controller.sentinel))
     memset(&controller.programme, 0, sizeof(controller.programme))
     memset(&controller.regulator, 0, sizeof(controller.regulator))
     memset(&controller.guard, 0, sizeof(controller.guard))
@@ -115,7 +126,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef Setpoint setpoint
     cdef RegulatorTerms terms
     cdef Verdict verdict
-    cdef double current_a, redundant_a, voltage_v, tone = 0.0
+    cdef double current_a, redundant_a, voltage_v, sentinel_v = 0.0, tone = 0.0
     cdef uint32_t lost = 0, unseen = 0, segment_before = controller.programme.segment
     cdef int32_t fault, tone_on, finite = 1
     cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
@@ -125,6 +136,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     current_a = (sample.current_code - calibration.current_offset_q16 / 65536.0) * calibration.current_lsb_a
     redundant_a = (sample.redundant_code - calibration.redundant_offset_q16 / 65536.0) * calibration.redundant_lsb_a
     voltage_v = (sample.voltage_code - calibration.voltage_offset_q16 / 65536.0) * calibration.voltage_lsb_v
+    if calibration.sentinel_lsb_v > 0.0:
+        sentinel_v = (
+            sample.sentinel_code - calibration.sentinel_offset_q16 / 65536.0
+        ) * calibration.sentinel_lsb_v
     fault = judge_sample(controller, sample, current_a, redundant_a, voltage_v)
 
     memset(&setpoint, 0, sizeof(setpoint))
@@ -137,9 +152,12 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         tone_on = tone_was_on(controller)
         if lost or tone_on < 0:
             impedance_break(&controller.impedance, &config.impedance, lost)
+            impedance_break(&controller.sentinel, &config.impedance, lost)
         impedance_step(
             &controller.impedance, &config.impedance, current_a, voltage_v, lowest_setpoint(controller), tone_on > 0
         )
+        if calibration.sentinel_lsb_v > 0.0:
+            step_sentinel(controller, sample.sentinel_code, current_a, sentinel_v, tone_on > 0)
 
         if controller.guard.action >= ACTION_RAMP_DOWN:
             programme_fault(&controller.programme)
@@ -297,6 +315,11 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.sample_fault = fault
     row.close_relay = verdict.close_relay
     row.estimate_block = controller.impedance.estimate.block
+    row.sentinel_code = sample.sentinel_code
+    row.sentinel_v = sentinel_v
+    row.active_series_ohm = controller.sentinel.estimate.series_ohm
+    row.active_parallel_ohm = controller.sentinel.estimate.parallel_ohm
+    row.active_capacitance_f = controller.sentinel.estimate.capacitance_f
     row.events = (
         (EVENT_PHASE if row.phase != phase_before else 0)
         | (EVENT_TRIP if row.trip != trip_before or (controller.guard.action != action_before) else 0)
@@ -328,6 +351,7 @@ cdef void read_input(const Tick* row, TickInput* given) noexcept nogil:
     given.sample.voltage_code = row.voltage_code
     given.sample.applied_code = row.applied_code
     given.sample.charge_codes = row.device_charge_codes
+    given.sample.sentinel_code = row.sentinel_code
     given.host_late_us = row.host_late_us
     given.host_time_us = row.host_time_us
     given.heartbeat = row.heartbeat
@@ -406,7 +430,7 @@ cdef class Controller:
         cdef Command command
         memset(&given, 0, sizeof(given))
         memset(&row, 0, sizeof(row))
-        given.sample = sample
+        given.sample = {"sentinel_code": 0, **sample}
         given.host_late_us = host_late_us
         given.host_time_us = host_time_us
         given.heartbeat = heartbeat

@@ -13,6 +13,7 @@ from ionto_rt.core.skin cimport (
     skin_force_current,
     skin_force_voltage,
     skin_linear,
+    skin_sentinel_voltage,
     skin_voltage,
 )
 from ionto_rt.core.types cimport FRONT_END_CURRENT_SOURCE, FRONT_END_VOLTAGE_SOURCE
@@ -230,11 +231,27 @@ cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil:
     codes[2] = convert_voltage(state)
 
 
-cdef int32_t frontend_read_voltage_later(FrontEndState* state, const SkinState* skin, double later_s) noexcept nogil:
+cdef void frontend_wire_sentinel(FrontEndState* state) noexcept nogil:
+    cdef double offset = 8.0 * noise_uniform(&state.noise) - 4.0
+    state.sentinel_lsb_nv = state.voltage_lsb_nv
+    state.sentinel_offset_q16 = <int32_t>lrint(65536.0 * offset)
+    state.sentinel_offset = offset + residual(state, 0.01)
+    state.sentinel_codes_per_v = 1e9 / state.sentinel_lsb_nv * (1.0 + residual(state, 0.0002))
+
+
+cdef int32_t frontend_read_sentinel(FrontEndState* state, const SkinState* skin) noexcept nogil:
+    cdef double through_a = state.source_a
+    if skin.shunt_ohm > 0.0:
+        through_a = skin_current(skin, state.voltage_v, 0.0)
+    return convert(state, (skin_sentinel_voltage(skin, through_a) + state.hum_v * state.hum_sin)
+                   * state.sentinel_codes_per_v + state.sentinel_offset)
+
+
+cdef void frontend_read_later(FrontEndState* state, const SkinState* skin, double later_s, int32_t* voltage_code,
+                              int32_t* sentinel_code) noexcept nogil:
     cdef FrontEndState stage = state[0]
     cdef SkinState load = skin[0]
     cdef FrontEndPeriod period
-    cdef int32_t code
     stage.period_s = later_s
     stage.substep_s = later_s
     stage.substeps = 1
@@ -244,9 +261,10 @@ cdef int32_t frontend_read_voltage_later(FrontEndState* state, const SkinState* 
     stage.hum_turn_sin = sin(TWO_PI * HUM_HZ * later_s)
     # The comparator acts in the period itself, which is still to come.
     frontend_run(&stage, &load, 1e9, &period)
-    code = convert_voltage(&stage)
+    voltage_code[0] = convert_voltage(&stage)
+    if stage.sentinel_lsb_nv:
+        sentinel_code[0] = frontend_read_sentinel(&stage, &load)
     state.noise = stage.noise
-    return code
 
 
 cdef class FrontEnd:

@@ -16,9 +16,11 @@ from ionto_rt.core.frontend cimport (
     FrontEndRange,
     frontend_output,
     frontend_read,
-    frontend_read_voltage_later,
+    frontend_read_later,
+    frontend_read_sentinel,
     frontend_run,
     frontend_start,
+    frontend_wire_sentinel,
     frontend_zero,
 )
 from ionto_rt.core.skin cimport noise_next, skin_linear, skin_named
@@ -42,6 +44,7 @@ from ionto_rt.core.types cimport (
     Sample,
 )
 from ionto_rt.core.wire cimport (
+    FEATURE_SENTINEL,
     FRAME_ARM,
     FRAME_ARMED,
     FRAME_COMMAND,
@@ -54,6 +57,7 @@ from ionto_rt.core.wire cimport (
     FRAME_HELLO_REQUEST,
     FRAME_LIMITS,
     FRAME_LIMITS_READ_BACK,
+    HELLO_FEATURE_BYTES,
     MAX_FRAME,
     MAX_PAYLOAD,
     PROTOCOL_VERSION,
@@ -76,6 +80,7 @@ from ionto_rt.core.wire cimport (
     wire_encode,
     wire_get_command,
     wire_put_sample,
+    wire_put_sentinel,
     wire_receive,
 )
 
@@ -152,7 +157,8 @@ cdef void send_error(VirtualDeviceState* device, uint8_t code, uint8_t offending
 
 
 cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
-    cdef uint8_t payload[HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES]
+    cdef uint8_t payload[HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES + HELLO_FEATURE_BYTES]
+    cdef size_t length = HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES
     cdef const FrontEndRange* one
     cdef uint8_t* at
     cdef int k
@@ -189,7 +195,12 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
         put_u16(at + 24, <uint16_t>(<uint32_t>one.output_code_min & 0xFFFF))
         put_u16(at + 26, <uint16_t>(<uint32_t>one.output_code_max & 0xFFFF))
         put_u32(at + 28, one.ballast_mohm)
-    send(device, payload, sizeof(payload))
+    if device.front_end.sentinel_lsb_nv:
+        payload[length] = FEATURE_SENTINEL
+        put_u32(payload + length + 4, device.front_end.sentinel_lsb_nv)
+        put_u32(payload + length + 8, <uint32_t>device.front_end.sentinel_offset_q16)
+        length += HELLO_FEATURE_BYTES
+    send(device, payload, length)
 
 
 cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogil:
@@ -336,6 +347,9 @@ cdef void take_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil
     sample.current_code = codes[0]
     sample.redundant_code = codes[1]
     sample.voltage_code = codes[2]
+    sample.sentinel_code = 0
+    if device.front_end.sentinel_lsb_nv and not device.skew_s > 0.0:
+        sample.sentinel_code = frontend_read_sentinel(&device.front_end, &device.skin)
     sample.applied_code = device.applied_code
     sample.charge_codes = device.net_codes
     device.nonces[sample.index % NONCES] = sample.nonce
@@ -345,10 +359,16 @@ cdef void take_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil
 cdef void send_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
     """Behind the boundary: by then a voltage reading that comes later is under the command that acts from there."""
     cdef uint8_t payload[64]
+    cdef size_t length
     if device.skew_s > 0.0:
-        sample.voltage_code = frontend_read_voltage_later(&device.front_end, &device.skin, device.skew_s)
+        frontend_read_later(
+            &device.front_end, &device.skin, device.skew_s, &sample.voltage_code, &sample.sentinel_code
+        )
     if not stalled(device) and not device.unplugged:
-        send(device, payload, wire_put_sample(sample, 1, payload))
+        length = wire_put_sample(sample, 1, payload)
+        if device.front_end.sentinel_lsb_nv:
+            length = wire_put_sentinel(sample, 1, payload)
+        send(device, payload, length)
 
 
 cdef void expire(VirtualDeviceState* device) noexcept nogil:
@@ -810,6 +830,7 @@ cdef class VirtualDevice:
         dac_gain_error, dac_offset_codes: of the output converter, which nothing calibrates.
         noise_codes: standard deviation of a reading. hum_v: peak of 50 Hz on the voltage reading.
         skew_us: how much later than the currents the voltage is read, us, 0 to half a sample period.
+        sentinel: 1: a sentinel electrode beside the active pad is wired; SAMPLE carries its voltage.
         substeps: of the plant in one sample period; 0 for steps of at most 125 us.
         pacing: Pacing bits to offer: 1 device, 4 lock-step.
         clock_error_ppm: how much longer the device's sample period is than it says.
@@ -842,7 +863,7 @@ cdef class VirtualDevice:
                  double sample_rate_hz=1000.0, double active_area_cm2=8.0, double return_area_cm2=25.0,
                  double onset_scale=1.0, double compliance_v=60.0, double bandwidth_hz=2000.0,
                  double dac_gain_error=0.015, double dac_offset_codes=0.25, double noise_codes=1.0, double hum_v=0.0,
-                 double skew_us=0.0, uint32_t substeps=0, int pacing=PACING_DEVICE | PACING_LOCK_STEP,
+                 double skew_us=0.0, int sentinel=0, uint32_t substeps=0, int pacing=PACING_DEVICE | PACING_LOCK_STEP,
                  double clock_error_ppm=0.0, str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None):
         cdef VirtualDeviceState* device = self.device
         cdef bytes header = TRUTH_HEADER
@@ -859,6 +880,7 @@ cdef class VirtualDevice:
         check(0.0 <= noise_codes <= 1000.0, f"noise {noise_codes} codes", "0 to 1000")
         check(0.0 <= hum_v <= 10.0, f"hum {hum_v} V", "0 to 10")
         check(0.0 <= skew_us <= 0.5e6 / sample_rate_hz, f"skew {skew_us} us", "0 to half a sample period")
+        check(sentinel in (0, 1), f"sentinel {sentinel}", "0 or 1")
         check(substeps <= 1000, f"substeps {substeps}", "0 to 1000")
         check(-1e5 <= clock_error_ppm <= 1e5, f"clock error {clock_error_ppm} ppm", "-100000 to 100000")
         check(front_end in ("current", "voltage"), f"front-end {front_end!r}", "current or voltage")
@@ -883,6 +905,8 @@ cdef class VirtualDevice:
                        FRONT_END_CURRENT_SOURCE if front_end == "current" else FRONT_END_VOLTAGE_SOURCE,
                        1e-9 * device.sample_period_ns, substeps, compliance_v, bandwidth_hz, dac_gain_error,
                        dac_offset_codes, noise_codes, hum_v, seed)
+        if sentinel:
+            frontend_wire_sentinel(&device.front_end)
         device.skew_s = 1e-6 * skew_us
         strncpy(device.model, b"ionto-virtual", 15)
         strncpy(device.serial, <bytes>serial.encode("ascii"), 15)

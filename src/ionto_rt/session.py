@@ -189,6 +189,7 @@ class Session:
                 "firmware": hello.firmware_version,
                 "pacing": self.pacing.name,
                 "front_end": hello.front_end.name,
+                "sentinel": hello.sentinel_lsb_v > 0.0,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
             "limits": self.limits.as_rows(),

@@ -24,6 +24,7 @@ VIRTUAL_HELP = {
     "hum": "Peak of 50 Hz hum on the voltage reading in V.",
     "noise": "Standard deviation of a reading in codes.",
     "skew-us": "How much later than the currents the voltage is read, in microseconds.",
+    "sentinel": "1: a sentinel electrode beside the active pad is wired, and read too.",
     "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",

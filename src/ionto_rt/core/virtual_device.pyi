@@ -23,6 +23,7 @@ class VirtualDevice:
         noise_codes: float = 1.0,
         hum_v: float = 0.0,
         skew_us: float = 0.0,
+        sentinel: int = 0,
         substeps: int = 0,
         pacing: int = 5,
         clock_error_ppm: float = 0.0,
