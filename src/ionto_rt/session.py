@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
+from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
@@ -162,7 +163,10 @@ class Session:
         host = self._prepare_host()
         profile = FIT if self.virtual_clock else deadline_profile(host)
         host["deadlines"] = profile.name
-        config = controller_config(hello, self.limits, self.plan, profile, token)
+        assert self.limits.current_range is not None
+        known = calibration_in_force(self.out_dir, hello, self.limits.current_range.index)
+        skew_s = known.skew_s if known is not None else 0.0
+        config = controller_config(hello, self.limits, self.plan, profile, token, skew_s=skew_s)
         calibration = config["calibration"]
         self._code_c: float = calibration["current_lsb_a"] * calibration["tick_s"] / 65536.0
         self.controller = Controller(config, self.plan.segments)
@@ -192,6 +196,7 @@ class Session:
                 "sentinel": hello.sentinel_lsb_v > 0.0,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
+            "calibration": known.as_record() if known is not None else None,
             "limits": self.limits.as_rows(),
             "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,
