@@ -155,7 +155,8 @@ class Hello:
             front_end=self.front_end,
             compliance_v=self.compliance_v,
             ranges=tuple(
-                CurrentRange(r.full_scale_a, r.current_lsb_a, k, r.ballast_ohm) for k, r in enumerate(self.ranges)
+                CurrentRange(r.full_scale_a, r.current_lsb_a, k, r.ballast_ohm, self.code_limit * r.current_lsb_a)
+                for k, r in enumerate(self.ranges)
             ),
             tick_s=self.tick_s,
             lease_max_ticks=self.lease_max_ticks,

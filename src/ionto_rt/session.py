@@ -41,6 +41,12 @@ RING_S = 8.0
 DRAIN_ROWS = 512
 LATE_ALARM_SHARE = 0.01
 SHOWN_ALARMS = 8
+CONTACT_REASONS = (
+    EndReason.CONTACT_OPEN,
+    EndReason.CONTACT_SHORT,
+    EndReason.CONTACT_OUTSIDE,
+    EndReason.CONTACT_UNCLEAR,
+)
 
 Outcome = Literal["complete", "aborted", "faulted"]
 
@@ -445,7 +451,7 @@ class Session:
         else:
             outcome = "aborted"
             unattended = self.progress.alarms[-1:] if self._stop_sent else []
-            contact = reason in (EndReason.CONTACT_OPEN, EndReason.CONTACT_SHORT)
+            contact = reason in CONTACT_REASONS
             text = self._cause.line if contact and self._cause is not None else "stopped by the operator"
             if unattended:
                 text = f"{unattended[0].line}; nobody was there to resume"

@@ -103,6 +103,7 @@ cdef struct GuardInput:
     double setpoint_a           # of this tick, signed
     int32_t output_code         # what the regulator asks for
     int32_t close_relay
+    double probe_a              # bound of the contact check's current while it runs; else 0
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
 cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,
