@@ -122,7 +122,7 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
         if controller.probe.verdict == PROBE_GOOD:
             take_load(controller, terms.output, current_a)
         return terms.output
-    if controller.probe.verdict != PROBE_GOOD:
+    if config.law == LAW_PREDICTIVE and controller.probe.verdict != PROBE_GOOD:
         # A pause of the contact check: no current flows at its centre.
         terms.output = controller.probe.centre
         controller.probe.phase = PROBE_IDLE

@@ -1,7 +1,7 @@
 """Measuring a device on a load that is known: skew, gains, offsets. Over the same loop, tick and guard as a treatment.
 
-At most 100 uA flow. After self-test and contact check come a low and a high level, whose differences give the gains
-without the offsets; a staircase between them, from which `ionto_rt.dummy_fit` has the skew; and a level with the
+At most 100 uA flow. After the self-test come a low and a high level, whose differences give the gains without the
+offsets; a staircase between them, from which `ionto_rt.dummy_fit` has the skew; and a level with the
 probe's tones, on which the tick's own estimator shows what it makes of the load with that skew.
 """
 
@@ -25,7 +25,7 @@ from ionto_rt.dummy_fit import Staircase, StaircaseFit, fit_staircase
 from ionto_rt.dummy_load import DummyLoad
 from ionto_rt.errors import EndedShortError, RefusedError
 from ionto_rt.host import deadline_profile, prepare_thread
-from ionto_rt.plan import CONTACT_HALF_S, SELF_TEST_S, compile_plan
+from ionto_rt.plan import SELF_TEST_S, compile_plan
 from ionto_rt.safety import CurrentRange, Limits, OperatorLimits, resolve_limits
 from ionto_rt.treatment import Treatment
 from ionto_rt.units import Kind as Quantity
@@ -40,6 +40,7 @@ VOLTAGE_V = 4.0
 """Most that the load may carry; the treatment that sets the limits allows 10 V."""
 LEAST_CODES = 40.0
 """A level of fewer codes of current or voltage than this calibrates nothing."""
+LAW_PID = 0
 LOW_RATIO = 0.2
 HIGH_RATIO = 0.75
 """Of the level, below the ten times that the tones need: the plateaus are without them."""
@@ -54,7 +55,7 @@ OPEN_TOLERANCE = 0.5
 """With which the parts are fitted to see whether they are the stated ones."""
 MISFIT_MOST = 9.0
 LEAST_TOTAL_OHM, MOST_TOTAL_OHM = 200.0, 1e6
-"""The contact check takes less for a short, and more for an open lead."""
+"""Less is taken for a short, more for an open lead."""
 PLATEAU_S = 1.0
 TONES_S = 2.0
 STAIRCASE_TICKS = 4000
@@ -158,7 +159,7 @@ def measure_range(device: Device, range_index: int, load: DummyLoad, tolerance: 
     )
     pacing = Pacing.LOCK_STEP if hello.pacing & Pacing.LOCK_STEP else Pacing.DEVICE
     segments, staircase = _segments(hello.tick_s, level_a, load)
-    config = _config(device, limits, treatment, segments, level_a, pacing)
+    config = _config(device, limits, treatment, level_a, pacing)
     rows = _drive(device, config, segments, limits, pacing)
     return _judge(device, range_index, level_a, load, tolerance, config, segments, staircase, rows)
 
@@ -175,10 +176,8 @@ def _segments(tick_s: float, level_a: float, load: DummyLoad) -> tuple[list[dict
     settle = ticks_of(max(0.1, SETTLED * load.parallel_ohm * load.capacitance_f), tick_s)
     plateau = settle + ticks_of(PLATEAU_S, tick_s)
     slope = level_a / ticks_of(RAMP_S, tick_s)
-    half = ticks_of(CONTACT_HALF_S, tick_s)
     segments = [
         _segment(SegmentKind.SELF_TEST, step=-1, duration_ticks=ticks_of(SELF_TEST_S, tick_s)),
-        _segment(SegmentKind.CONTACT_CHECK, step=-1, duration_ticks=2 * half, level_a=0.6 * level_a),
         _segment(SegmentKind.DELIVER, level_a=LOW_RATIO * level_a, slope_a_per_tick=slope, duration_ticks=plateau),
         _segment(SegmentKind.DELIVER, level_a=HIGH_RATIO * level_a, slope_a_per_tick=slope, duration_ticks=plateau),
     ]
@@ -209,7 +208,6 @@ def _config(
     device: Device,
     limits: Limits,
     treatment: Treatment,
-    segments: list[dict[str, Any]],
     level_a: float,
     pacing: Pacing,
 ) -> dict[str, Any]:
@@ -219,13 +217,13 @@ def _config(
         trial.start()
         trial.join()
     profile = FIT if pacing == Pacing.LOCK_STEP else deadline_profile(host)
-    plan = replace(compile_plan(treatment, limits, device.hello.tick_s), segments=segments)
+    plan = compile_plan(treatment, limits, device.hello.tick_s)
     config = controller_config(device.hello, limits, plan, profile, new_token())
     config["impedance"]["tone_a"] = TONE_RATIO * level_a
     config["impedance"]["electrode_emf_v"] = 0.0
-    # A step of the staircase is one, on either front-end: the load is no skin.
-    scale = config["regulator"]["feed_forward"]
-    config["regulator"]["slew_per_tick"] = scale * 2.0 * level_a
+    # No skin, no contact check: the plain law, which needs to know nothing of the load, and steps that are steps.
+    config["law"] = LAW_PID
+    config["regulator"]["slew_per_tick"] = config["regulator"]["feed_forward"] * 2.0 * level_a
     return config
 
 
