@@ -36,6 +36,7 @@ cdef double GRID_STEP = 0.47            # in ln(time constant): up to 6,000 tick
 cdef double GOLDEN = 0.6180339887498949
 cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
+cdef double GAIN_MOST = 0.1
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
@@ -395,6 +396,9 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     if config.voltage_source:
         find_load(state, config, delay, fit)
         return PROBE_RUNNING
+    # A current source that lets flow a tenth more or less than it says is broken, or says what it is not.
+    if fabs((fit.gain + fit.after) / (1.0 - fit.pole) - 1.0) > GAIN_MOST:
+        return PROBE_UNCLEAR
     now = driven(state.drive, -1 - delay)
     for n in range(PROBE_PERIOD):
         before = now
