@@ -159,7 +159,7 @@ def measure_range(device: Device, range_index: int, load: DummyLoad, tolerance: 
     )
     pacing = Pacing.LOCK_STEP if hello.pacing & Pacing.LOCK_STEP else Pacing.DEVICE
     segments, staircase = _segments(hello.tick_s, level_a, load)
-    config = _config(device, limits, treatment, level_a, pacing)
+    config = _config(device, limits, treatment, load, level_a, pacing)
     rows = _drive(device, config, segments, limits, pacing)
     return _judge(device, range_index, level_a, load, tolerance, config, segments, staircase, rows)
 
@@ -208,6 +208,7 @@ def _config(
     device: Device,
     limits: Limits,
     treatment: Treatment,
+    load: DummyLoad,
     level_a: float,
     pacing: Pacing,
 ) -> dict[str, Any]:
@@ -221,6 +222,10 @@ def _config(
     config = controller_config(device.hello, limits, plan, profile, new_token())
     config["impedance"]["tone_a"] = TONE_RATIO * level_a
     config["impedance"]["electrode_emf_v"] = 0.0
+    # Tones of their own choice would be others when the same rows are ticked again with the skew that was found.
+    config["impedance"]["retune_factor"] = 0.0
+    if not load.resistor:
+        config["impedance"]["corner_hz"] = 1.0 / (2.0 * math.pi * load.parallel_ohm * load.capacitance_f)
     # No skin, no contact check: the plain law, which needs to know nothing of the load, and steps that are steps.
     config["law"] = LAW_PID
     config["regulator"]["slew_per_tick"] = config["regulator"]["feed_forward"] * 2.0 * level_a
