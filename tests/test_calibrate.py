@@ -75,6 +75,19 @@ def test_the_parts_of_the_load_are_seen_without_being_told() -> None:
     assert free.series_sigma_ohm < 6.0
 
 
+@pytest.mark.parametrize("front_end", ["current", "voltage"])
+@pytest.mark.parametrize("skew_us", [0.0, 10.0, 40.0])
+def test_the_estimator_that_is_told_of_the_skew_sees_the_load(front_end: str, skew_us: float) -> None:
+    """Untold it has Rs too high by skew over C, and by what of a step the voltage reading has seen already."""
+    seen = measured(
+        f"sim:?rate=5000&skew-us={skew_us}&front-end={front_end}&seed=2", "600,2k,240n", number=1, substeps=20
+    ).estimator
+    assert seen.series_ohm == pytest.approx(600.0, abs=4 * seen.series_sigma_ohm)
+    assert seen.parallel_ohm == pytest.approx(2e3, abs=4 * seen.parallel_sigma_ohm)
+    assert seen.capacitance_f == pytest.approx(240e-9, abs=4 * seen.capacitance_sigma_f)
+    assert 0.0 < seen.series_sigma_ohm < 30.0
+
+
 def test_the_gains_are_those_of_the_converters() -> None:
     """At most 0.02 % each, the residual error of the virtual device's converters."""
     values = measured("sim:?rate=5000&seed=5", "5k", number=1).values
