@@ -22,7 +22,6 @@ class ImpedanceEstimator:
         electrode_emf_v: float = 0.5,
         voltage_noise_v: float = 0.0,
         current_noise_a: float = 0.0,
-        mains_hz: float = 50.0,
         open_ratio: float = 0.1,
         open_floor_a: float = 1e-6,
         open_voltage_v: float = 0.0,
