@@ -1,6 +1,6 @@
 """The tick: one pure pass over the stages, (state, input) -> (state, row).
 
-    sample -> impedance -> programme -> regulator -> guard -> ledger -> row, command
+    sample -> ledger -> impedance -> programme -> probe or regulator -> guard -> row, command
 
 The ledger is stepped first, because programme and guard decide on charge that includes this sample.
 """
@@ -14,20 +14,26 @@ import numpy as np
 
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
 from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
-from ionto_rt.core.impedance cimport impedance_break, impedance_step, impedance_tone
+from ionto_rt.core.impedance cimport impedance_break, impedance_choose_tones, impedance_step, impedance_tone
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
+from ionto_rt.core.predictive cimport predictive_applied, predictive_reset, predictive_skip, predictive_step
+from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
     EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
-    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_RAMP_DOWN, PHASE_RAMP_UP,
-    PHASE_TREATMENT, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE, Calibration,
-    Command, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
+    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP,
+    PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED,
+    STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, Estimate, RegulatorTerms, Sample, Setpoint, Tick, TickInput,
+    Verdict,
 )
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
+
+
+cdef double TWO_PI = 6.283185307179586
 
 
 cdef inline bint beyond(int32_t code, int32_t limit) noexcept nogil:
@@ -76,12 +82,73 @@ cdef inline int32_t tone_was_on(const ControllerState* controller) noexcept nogi
     return 1 if count == DELAY_TICKS else 0 if count == 0 else -1
 
 
-cdef void tune_feed_forward(ControllerState* controller) noexcept nogil:
-    """A current source's gain, as the contact check saw it, goes into the feed-forward once; not if beyond 5 %."""
-    cdef double gain = controller.programme.output_gain
-    if controller.config.calibration.front_end != FRONT_END_CURRENT_SOURCE or not 0.95 <= gain <= 1.05:
-        return
-    controller.tuned.feed_forward = controller.config.regulator.feed_forward / gain
+cdef void take_load(ControllerState* controller, double output, double current_a) noexcept nogil:
+    """The contact check is over: its plant goes to the regulator, its load into the estimate."""
+    cdef const Identified* found = &controller.probe.found
+    cdef Estimate* estimate = &controller.impedance.estimate
+    cdef double gain = (found.model.gain - found.model.gain_before) / (1.0 - found.model.pole)
+    estimate.resistance_ohm = found.resistance_ohm
+    estimate.resistance_sigma_ohm = found.resistance_sigma_ohm
+    estimate.series_ohm = found.series_ohm
+    estimate.series_sigma_ohm = found.series_sigma_ohm
+    estimate.parallel_ohm = found.parallel_ohm
+    estimate.parallel_sigma_ohm = found.parallel_sigma_ohm
+    estimate.capacitance_f = found.capacitance_f
+    estimate.capacitance_sigma_f = found.capacitance_sigma_f
+    if found.parallel_ohm > 0.0 and found.capacitance_f > 0.0:
+        impedance_choose_tones(
+            &controller.impedance, &controller.config.impedance,
+            1.0 / (TWO_PI * found.parallel_ohm * found.capacitance_f)
+        )
+    predictive_reset(
+        &controller.predictive, &controller.config.predictive, &found.model, output, found.null_output, current_a
+    )
+    # A current source's gain goes into the PID's feed-forward once.
+    if controller.config.calibration.front_end == FRONT_END_CURRENT_SOURCE:
+        controller.tuned.feed_forward = controller.config.regulator.feed_forward / gain
+
+
+cdef double drive(ControllerState* controller, const Sample* sample, const Setpoint* setpoint, double tone,
+                  double current_a, double voltage_v, RegulatorTerms* terms) noexcept nogil:
+    """The output that answers this sample: of the contact check, of the regulator, or none. Returns terms.output."""
+    cdef const ControllerConfig* config = &controller.config
+    cdef const Calibration* calibration = &config.calibration
+    cdef int32_t at_limit
+    cdef double applied
+    if not setpoint.close_relay:
+        controller.probe.phase = PROBE_IDLE
+        regulator_reset(&controller.regulator, 0.0)
+        return 0.0
+    if setpoint.probing:
+        if controller.probe.phase == PROBE_IDLE:
+            # With the relay open the pads show the electrodes' potential: a voltage source starts there.
+            probe_begin(
+                &controller.probe,
+                voltage_v if calibration.front_end != FRONT_END_CURRENT_SOURCE and not controller.guard.relay_closed
+                else 0.0
+            )
+        probe_step(&controller.probe, &config.probe, current_a, voltage_v, &terms.output)
+        terms.unlimited = terms.output
+        if controller.probe.verdict == PROBE_GOOD:
+            take_load(controller, terms.output, current_a)
+        return terms.output
+    if controller.probe.verdict != PROBE_GOOD and setpoint.phase == PHASE_PAUSE:
+        # A pause of the contact check: no current flows at its centre.
+        terms.output = controller.probe.centre
+        controller.probe.phase = PROBE_IDLE
+        return terms.output
+    at_limit = (sample.status & STATUS_COMPLIANCE) != 0
+    # A programme without a contact check has no model: the PID regulates it.
+    if config.law == LAW_PREDICTIVE and controller.probe.verdict == PROBE_GOOD:
+        applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
+        predictive_applied(&controller.predictive, applied, config.probe.delay_ticks)
+        predictive_step(
+            &controller.predictive, &config.predictive, setpoint.level_a, tone, current_a, voltage_v, at_limit, terms
+        )
+    else:
+        controller.regulator.hold = at_limit or fabs(voltage_v) >= 0.97 * calibration.compliance_v
+        regulator_step(&controller.regulator, &controller.tuned, setpoint.current_a, current_a, terms)
+    return terms.output
 
 
 cdef void controller_start(ControllerState* controller) noexcept nogil:
@@ -90,6 +157,8 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     contact_area_reset(&controller.contact_area)
     memset(&controller.programme, 0, sizeof(controller.programme))
     memset(&controller.regulator, 0, sizeof(controller.regulator))
+    memset(&controller.probe, 0, sizeof(controller.probe))
+    memset(&controller.predictive, 0, sizeof(controller.predictive))
     memset(&controller.guard, 0, sizeof(controller.guard))
     memset(&controller.ledger, 0, sizeof(controller.ledger))
     memset(&controller.setpoints, 0, sizeof(controller.setpoints))
@@ -161,14 +230,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         programme.current_a = current_a
         programme.redundant_a = redundant_a
         programme.voltage_v = voltage_v
-        programme.applied = (
-            sample.applied_code - calibration.output_offset_q16 / 65536.0
-        ) * calibration.output_lsb
+        programme.probe_verdict = controller.probe.verdict
         programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
         programme_step(&controller.programme, &config.programme, controller.segments, &programme, &setpoint)
 
-        if controller.programme.segment != segment_before:
-            tune_feed_forward(controller)
         tone_on = (
             config.impedance.tone_a > 0.0
             and (setpoint.phase == PHASE_TREATMENT or setpoint.phase == PHASE_RAMP_UP
@@ -179,14 +244,11 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             tone = impedance_tone(&controller.impedance, &config.impedance)
             setpoint.current_a += tone
 
-        if setpoint.close_relay:
-            controller.regulator.hold = (
-                (sample.status & STATUS_COMPLIANCE) != 0 or fabs(voltage_v) >= 0.97 * calibration.compliance_v
-            )
-            if regulator_step(&controller.regulator, &controller.tuned, setpoint.current_a, current_a, &terms):
-                finite = 0
-        else:
-            regulator_reset(&controller.regulator, 0.0)
+        if lost:
+            predictive_skip(&controller.predictive, lost)
+        drive(controller, sample, &setpoint, tone, current_a, voltage_v, &terms)
+        if terms.fault:
+            finite = 0
         if not (isfinite(setpoint.current_a) and isfinite(terms.output)
                 and isfinite(controller.impedance.estimate.resistance_ohm)):
             finite = 0
@@ -198,6 +260,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         controller.setpoints[controller.history_at] = setpoint.current_a
         controller.tone_on[controller.history_at] = tone_on
         controller.last_index = sample.index
+        controller.last_output = terms.output
         controller.started = 1
         # The guard was called for refused samples too: what is left was lost on the way.
         unseen = lost - controller.missing_ticks if lost > controller.missing_ticks else 0
@@ -216,10 +279,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         guard.output_code = controller.guard.last_code
         guard.close_relay = controller.guard.relay_closed
         guard.setpoint_a = setpoint.current_a
-        terms.output = controller.regulator.output
-        terms.integral = controller.regulator.integral
+        terms.output = controller.last_output
 
     guard.sample_good = fault == SAMPLE_GOOD
+    guard.probe_a = config.probe.current_a if setpoint.probing else 0.0
     guard.current_code = sample.current_code
     guard.redundant_code = sample.redundant_code
     guard.voltage_code = sample.voltage_code
@@ -295,6 +358,11 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.feed_forward = terms.feed_forward
     row.unlimited = terms.unlimited
     row.output = terms.output
+    row.model_pole = controller.predictive.model.pole
+    row.model_gain = controller.predictive.model.gain
+    row.model_gain_before = controller.predictive.model.gain_before
+    row.model_delay_ticks = controller.predictive.model.delay_ticks
+    row.probe_verdict = controller.probe.verdict
     row.net_codes = controller.ledger.net_codes
     row.absolute_codes = controller.ledger.absolute_codes
     row.output_code = verdict.output_code
@@ -461,8 +529,11 @@ cdef class Controller:
 
     @property
     def stages(self) -> dict:
-        """The state of each stage, as dicts: impedance, programme, regulator, guard, ledger, contact_area."""
+        """The state of each stage, as dicts: impedance, contact_area, programme, probe, regulator, predictive, guard,
+        ledger.
+        """
         return {
-            "impedance": self.state.impedance, "programme": self.state.programme, "regulator": self.state.regulator,
-            "guard": self.state.guard, "ledger": self.state.ledger, "contact_area": self.state.contact_area,
+            "impedance": self.state.impedance, "contact_area": self.state.contact_area,
+            "programme": self.state.programme, "probe": self.state.probe, "regulator": self.state.regulator,
+            "predictive": self.state.predictive, "guard": self.state.guard, "ledger": self.state.ledger,
         }

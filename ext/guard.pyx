@@ -129,6 +129,7 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     for k in range(CONTACT_TICKS, SETTLE_TICKS):
         level = fabs(state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)])
         highest = level if level > highest else highest
+    highest = given.probe_a if given.probe_a > highest else highest
     if highest > limits.current_limit_a:
         highest = limits.current_limit_a
 

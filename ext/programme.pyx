@@ -8,10 +8,10 @@ from libc.math cimport fabs, isfinite, sqrt
 from libc.stdint cimport int32_t, int64_t
 
 from ionto_rt.core.types cimport (
-    CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_SHORT, END_NONE, END_OPERATOR, END_SELF_TEST, END_TRIP,
+    CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE, END_CONTACT_SHORT, END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, END_SELF_TEST, END_TRIP,
     OPERATOR_PAUSE, OPERATOR_RESUME, OPERATOR_STOP, OPERATOR_TRIM, PHASE_ABORTED, PHASE_COMPLETE,
     PHASE_CONTACT_CHECK, PHASE_FAULTED, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST,
-    PHASE_TREATMENT, SEGMENT_CONTACT_CHECK, SEGMENT_DELIVER, SEGMENT_RAMP_DOWN, SEGMENT_REST, SEGMENT_SELF_TEST,
+    PHASE_TREATMENT, PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, SEGMENT_CONTACT_CHECK, SEGMENT_DELIVER, SEGMENT_RAMP_DOWN, SEGMENT_REST, SEGMENT_SELF_TEST,
     Segment, Setpoint,
 )
 
@@ -48,19 +48,17 @@ cdef double fitting_level(double charge, double slope) noexcept nogil:
     return sqrt(0.25 * slope * slope + 2.0 * slope * charge) - 0.5 * slope
 
 
-cdef void clear_probe(ProgrammeState* state) noexcept nogil:
-    state.probe_v = 0.0
-    state.probe_i = 0.0
-    state.probe_redundant = 0.0
-    state.probe_output = 0.0
-    state.probe_n = 0.0
+cdef void clear_zero(ProgrammeState* state) noexcept nogil:
+    state.zero_a = 0.0
+    state.zero_redundant_a = 0.0
+    state.zero_n = 0.0
 
 
 cdef void next_segment(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
                        double delivered) noexcept nogil:
     state.segment += 1
     state.segment_ticks = 0
-    clear_probe(state)
+    clear_zero(state)
     if state.segment >= config.segments:
         end(state, PHASE_COMPLETE, END_COMPLETE)
     elif segments[state.segment].kind == SEGMENT_DELIVER:
@@ -102,13 +100,13 @@ cdef void self_test(ProgrammeState* state, const ProgrammeConfig* config, const 
     if state.stopping:
         end(state, PHASE_ABORTED, END_OPERATOR)
         return
-    state.probe_i += given.current_a
-    state.probe_redundant += given.redundant_a
-    state.probe_n += 1.0
+    state.zero_a += given.current_a
+    state.zero_redundant_a += given.redundant_a
+    state.zero_n += 1.0
     if state.segment_ticks < segments[state.segment].duration_ticks:
         return
-    mean = state.probe_i / state.probe_n
-    redundant = state.probe_redundant / state.probe_n
+    mean = state.zero_a / state.zero_n
+    redundant = state.zero_redundant_a / state.zero_n
     if (mean <= config.zero_tolerance_a and mean >= -config.zero_tolerance_a
             and redundant <= config.zero_tolerance_a and redundant >= -config.zero_tolerance_a):
         next_segment(state, config, segments, delivered)
@@ -118,52 +116,24 @@ cdef void self_test(ProgrammeState* state, const ProgrammeConfig* config, const 
 
 cdef void contact_check(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
                         const ProgrammeInput* given, double delivered) noexcept nogil:
-    """A half-probe with the treatment's sign, one against it: no net charge, and the electrode potential cancels.
-
-    It rises and falls along ramps, of a quarter of a half if the segment states none: a voltage source charges and
-    discharges the skin's capacitance at each step.
-    """
-    cdef const Segment* segment = &segments[state.segment]
-    cdef int64_t half = segment.duration_ticks // 2
-    cdef int64_t at = state.segment_ticks if state.segment_ticks < half else state.segment_ticks - half
-    cdef double sign = 1.0 if state.segment_ticks < half else -1.0
-    cdef double slope = segment.slope_a_per_tick if segment.slope_a_per_tick > 0.0 else 4.0 * segment.level_a / half
-    cdef int64_t ramp = <int64_t>(segment.level_a / slope + 0.999999)
-    cdef double resistance, target
+    """The probe drives the output until it has a verdict. It is a current too: a pause makes it begin again."""
     state.phase = PHASE_CONTACT_CHECK
+    state.level_a = 0.0
     if state.stopping:
         end(state, PHASE_ABORTED, END_OPERATOR)
-        return
-    if state.paused or given.pause:
-        # The probe is a current too; after the pause the check begins again.
-        clear_probe(state)
-        state.segment_ticks = -1
-        state.level_a = approach(state.level_a, 0.0, slope, slope)
-        state.phase = PHASE_PAUSE if state.level_a == 0.0 else PHASE_RAMP_DOWN
-        return
-    if state.segment_ticks >= segment.duration_ticks:
-        state.level_a = 0.0
-        if state.probe_i * config.polarity < 0.02 * segment.level_a * state.probe_n:
-            end(state, PHASE_ABORTED, END_CONTACT_OPEN)
-            return
-        resistance = state.probe_v / state.probe_i
-        if not resistance <= config.open_ohm:
-            end(state, PHASE_ABORTED, END_CONTACT_OPEN)
-        elif not resistance >= config.short_ohm:
-            end(state, PHASE_ABORTED, END_CONTACT_SHORT)
-        else:
-            if state.probe_output != 0.0:
-                state.output_gain = state.probe_i / state.probe_output
-            next_segment(state, config, segments, delivered)
-            advance(state, config, segments, given, delivered)
-        return
-    if 2 * at >= half and at < half - ramp:
-        state.probe_v += sign * given.voltage_v
-        state.probe_i += sign * given.current_a
-        state.probe_output += sign * given.applied
-        state.probe_n += 1.0
-    target = sign * segment.level_a if at < half - ramp else 0.0
-    state.level_a = approach(state.level_a, target, slope, slope)
+    elif state.paused or given.pause:
+        state.phase = PHASE_PAUSE
+    elif given.probe_verdict == PROBE_GOOD:
+        next_segment(state, config, segments, delivered)
+        advance(state, config, segments, given, delivered)
+    elif given.probe_verdict == PROBE_OPEN:
+        end(state, PHASE_ABORTED, END_CONTACT_OPEN)
+    elif given.probe_verdict == PROBE_SHORT:
+        end(state, PHASE_ABORTED, END_CONTACT_SHORT)
+    elif given.probe_verdict == PROBE_OUTSIDE:
+        end(state, PHASE_ABORTED, END_CONTACT_OUTSIDE)
+    elif given.probe_verdict != PROBE_RUNNING:
+        end(state, PHASE_ABORTED, END_CONTACT_UNCLEAR)
 
 
 cdef double remaining_charge(const ProgrammeState* state, const Segment* segment, double delivered) noexcept nogil:
@@ -341,4 +311,5 @@ cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, c
     setpoint.step = segments[state.segment].step if state.segment < config.segments else -1
     setpoint.end_reason = state.end_reason
     setpoint.close_relay = state.end_reason == END_NONE and state.phase != PHASE_SELF_TEST
+    setpoint.probing = setpoint.close_relay and state.phase == PHASE_CONTACT_CHECK
     setpoint.delivered_c = delivered

@@ -259,10 +259,18 @@ def test_the_level_limit_never_passes_the_range_in_use() -> None:
     assert limits.row("current").origin == "device: range of 0.2 mA"
 
 
-def test_a_largest_range_without_room_for_the_tone_still_serves() -> None:
+def test_a_largest_range_that_reads_no_further_still_serves() -> None:
     exact = replace(DEVICE, ranges=(CurrentRange(0.004, 1e-7),))
     chosen = accepted(treatment(step("4 mA")), exact).current_range
     assert chosen is not None and chosen.full_scale_a == 0.004
+
+
+def test_a_range_is_used_up_to_its_full_scale_where_its_readings_go_beyond_the_cap() -> None:
+    wide = replace(DEVICE, ranges=(CurrentRange(0.004, 1.6e-7, 0, 0.0, 0.0052), CurrentRange(0.04, 1.6e-6, 1)))
+    narrow = replace(DEVICE, ranges=(CurrentRange(0.004, 1.6e-7, 0, 0.0, 0.0049), CurrentRange(0.04, 1.6e-6, 1)))
+    for device, index in ((wide, 0), (narrow, 1)):
+        chosen = accepted(treatment(step("4 mA")), device).current_range
+        assert chosen is not None and chosen.index == index
 
 
 def test_an_operator_limit_refuses_by_name() -> None:

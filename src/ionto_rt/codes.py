@@ -76,6 +76,17 @@ class EndReason(IntEnum):
     CONTACT_OPEN = 4
     CONTACT_SHORT = 5
     TRIP = 6
+    CONTACT_OUTSIDE = 7
+    CONTACT_UNCLEAR = 8
+
+
+class ProbeVerdict(IntEnum):
+    RUNNING = 0
+    GOOD = 1
+    OPEN = 2
+    SHORT = 3
+    OUTSIDE = 4
+    UNCLEAR = 5
 
 
 class Contact(IntEnum):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ionto_rt.codes import FrontEnd
+from ionto_rt.core.constant_current import SERIES_LEAST_OHM, configure
 from ionto_rt.device import Hello
 from ionto_rt.plan import Plan
 from ionto_rt.safety import GUARD_RATIO, Limits
@@ -28,19 +29,15 @@ ELECTRODE_EMF_V = 1.0
 """One standard deviation of the unknown electrode potential: Ag/AgCl drops 0.1 V, inert electrodes up to 2 V."""
 LOOP_DELAY_TICKS = 1.0
 """Setpoints that are on their way when the next one is chosen: the answer to sample k shows in sample k + 2."""
-CONTACT_RAMP_S = 0.1
 OPEN_RATIO = 0.1
 OPEN_VOLTAGE_RATIO = 0.9
-SHORT_OHM = 100.0
-"""Less than leads and body alone: contact check."""
-OPEN_OHM = 2e6
 REGULATOR_DELAY_TICKS = 2
 REGULATOR_KI_PER_TICK = 0.15
 """Integral gain per tick of the normalised loop. With a delay of two ticks it is stable below 2 sin(pi/6) = 1."""
 REGULATOR_KP = 0.1
-SERIES_LEAST_OHM = 100.0
-"""Least series resistance of a load. A loop gain set for less impedance than there is is slow, for more it diverges."""
 SLEW_RATIO = 0.02
+"""Of the largest level: what the output may rise by in a tick, and what a voltage source's step may drive at once."""
+LAW_PREDICTIVE = 1
 STOP_A_PER_S = 1e-3
 """Ramp of a safe stop (S1)."""
 AREA_PAUSE_RATIO = 0.7
@@ -134,8 +131,6 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "compliance_v": compliance_v,
         "contact_level_a": contact_level_a,
         "zero_tolerance_a": 0.002 * calibration["full_scale_a"],
-        "open_ohm": min(OPEN_OHM, OPEN_VOLTAGE_RATIO * compliance_v / probe_a),
-        "short_ohm": SHORT_OHM,
         "loop_delay_ticks": LOOP_DELAY_TICKS,
         "compliance_ticks": ticks_of(0.02, tick_s),
         "segments": len(plan.segments),
@@ -162,6 +157,23 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "free_fall": 1,
         "scheduled": 0,
     }
+    constant_current = configure(
+        front_end="current" if current_source else "voltage",
+        tick_s=tick_s,
+        full_scale_a=calibration["full_scale_a"],
+        compliance_v=compliance_v,
+        current_lsb_a=lsb_a,
+        output_lsb=calibration["output_lsb"],
+        output_min=-output_max,
+        output_max=output_max,
+        delay_ticks=REGULATOR_DELAY_TICKS,
+        ballast_ohm=calibration["ballast_ohm"],
+        probe_a=probe_a,
+    )
+    constant_current["regulator"].update(
+        slew_per_tick=regulator["slew_per_tick"] if current_source else 0.0,
+        spike_a=0.0 if current_source else SLEW_RATIO * highest_a + 2.0 * impedance["tone_a"],
+    )
     codes_per_coulomb = 65536.0 / (lsb_a * tick_s)
     full_output = highest_a if current_source else compliance_v
     guard = {
@@ -235,6 +247,9 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "contact_area": contact_area,
         "lease_ticks": lease_ticks,
         "token": token,
+        "law": LAW_PREDICTIVE,
+        "probe": constant_current["probe"],
+        "predictive": constant_current["regulator"],
     }
 
 

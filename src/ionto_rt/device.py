@@ -147,7 +147,8 @@ class Hello:
             front_end=self.front_end,
             compliance_v=self.compliance_v,
             ranges=tuple(
-                CurrentRange(r.full_scale_a, r.current_lsb_a, k, r.ballast_ohm) for k, r in enumerate(self.ranges)
+                CurrentRange(r.full_scale_a, r.current_lsb_a, k, r.ballast_ohm, self.code_limit * r.current_lsb_a)
+                for k, r in enumerate(self.ranges)
             ),
             tick_s=self.tick_s,
             lease_max_ticks=self.lease_max_ticks,
@@ -471,7 +472,19 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "active-area": ("active_area_cm2", float),
     "return-area": ("return_area_cm2", float),
     "compliance": ("compliance_v", float),
+    "onset-scale": ("onset_scale", float),
+    "cpe": ("cpe_exponent", float),
+    "hydration": ("hydration", float),
+    "electroporation": ("electroporation", int),
+    "sweat": ("sweat", float),
+    "motion": ("motion_per_min", float),
+    "electrode-charge": ("electrode_mc_cm2", float),
+    "emf": ("half_cell_v", float),
+    "bandwidth": ("bandwidth_hz", float),
     "hum": ("hum_v", float),
+    "hum-hz": ("hum_hz", float),
+    "jitter-us": ("jitter_us", float),
+    "substeps": ("substeps", int),
     "noise": ("noise_codes", float),
     "dac-gain-error": ("dac_gain_error", float),
     "clock-error-ppm": ("clock_error_ppm", float),

@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from ionto_rt.alarms import Alarm, SoftAlarm, alarm_for_end, alarm_for_pause, alarm_for_soft, alarm_for_trip
-from ionto_rt.codes import Action, Contact, DeviceStatus, EndReason, Event, OperatorCommand, Phase, SampleFault, Trip
+from ionto_rt.codes import (
+    Action,
+    Contact,
+    DeviceStatus,
+    EndReason,
+    Event,
+    OperatorCommand,
+    Phase,
+    ProbeVerdict,
+    SampleFault,
+    Trip,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,16 @@ class Happening:
     alarm: Alarm | None = None
 
 
+_LOAD = (
+    "resistance_ohm",
+    "resistance_sigma_ohm",
+    "series_ohm",
+    "series_sigma_ohm",
+    "parallel_ohm",
+    "parallel_sigma_ohm",
+    "capacitance_f",
+    "capacitance_sigma_f",
+)
 _CAPS = (DeviceStatus.OVER_CURRENT, DeviceStatus.CHARGE_CAP, DeviceStatus.TIME_CAP)
 
 
@@ -35,6 +56,7 @@ class Interpreter:
         self.contact = 0
         self.status = 0
         self.segment = -1
+        self.probe_verdict = 0
 
     def read(self, row: np.void) -> list[Happening]:
         """What happened in one row of telemetry."""
@@ -99,6 +121,10 @@ class Interpreter:
         if int(row["status"]) != self.status:
             self.status = int(row["status"])
             say("device-status", {"status": [flag.name for flag in DeviceStatus if flag & self.status]})
+        if int(row["probe_verdict"]) != self.probe_verdict:
+            self.probe_verdict = int(row["probe_verdict"])
+            if self.probe_verdict == ProbeVerdict.GOOD:
+                say("load-identified", {name: float(row[name]) for name in _LOAD} | _model(row))
         if int(row["segment"]) != self.segment and row["step"] >= 0:
             say("step", {"step": int(row["step"]), "segment": int(row["segment"])})
         self.segment = int(row["segment"])
@@ -113,6 +139,10 @@ class Interpreter:
             fields = {"reason": EndReason(reason).name, "delivered_c": float(row["delivered_c"])}
             say("end", fields, safety=True, alarm=None if quiet else alarm_for_end(reason, self.trip))
         return found
+
+
+def _model(row: np.void) -> dict[str, Any]:
+    return {name: row[name].item() for name in ("model_pole", "model_gain", "model_gain_before", "model_delay_ticks")}
 
 
 def _readings(row: np.void) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ionto_rt.codes import MAX_SEGMENTS, SegmentKind
+from ionto_rt.core.constant_current import PROBE_MOST_A, PROBE_RATIO, nominal_probe_ticks
 from ionto_rt.safety import Limits, exceeds, format_limit
 from ionto_rt.toml_source import Location, format_location
 from ionto_rt.units import (
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
     from ionto_rt.treatment import Deliver, Pause, Treatment
 
 SELF_TEST_S = 0.5
-CONTACT_HALF_S = 0.5
-CONTACT_MAX_A = 50e-6
-"""Probe current of the contact check, as the idle test current of a published stimulator; below sensation."""
-CONTACT_RATIO = 0.05
-"""And at most this part of the smallest level of the treatment."""
 
 WHOLE = 1e-6
 """A time within this part of a tick of a whole number of ticks is that number."""
@@ -82,7 +78,7 @@ class Plan:
 
     Attributes: `segments` for the programme; `polarity` +1 (the active electrode is the anode) or -1; `prescribed_c`
     and `max_level_a` as magnitudes; `nominal_duration_s` from arming to the end, without derating or pauses of the
-    operator; `tick_s`; `steps` for people; `drug_mass_kg` least and greatest mass expected, or None; `notes` for the
+    operator; `tick_s`; `service_s` of self-test and contact check; `steps` for people; `drug_mass_kg` least and greatest mass expected, or None; `notes` for the
     operator.
     """
 
@@ -93,6 +89,7 @@ class Plan:
     max_level_a: float
     nominal_duration_s: float
     tick_s: float
+    service_s: float
     steps: list[PlanStep]
     drug_mass_kg: tuple[float, float] | None
     electrodes: tuple[str, str]
@@ -148,6 +145,7 @@ class _Compiler:
             max_level_a=max(step.current_a for _, step in treatment.deliveries()),
             nominal_duration_s=self.time_s,
             tick_s=self.tick_s,
+            service_s=self.service_s,
             steps=self.steps,
             drug_mass_kg=limits.drug.mass_interval_kg(self.total_c),
             electrodes=(
@@ -175,15 +173,14 @@ class _Compiler:
     def _service_segments(self) -> None:
         smallest_a = min(step.current_a for _, step in self.treatment.deliveries())
         self_test_ticks = self._up(SELF_TEST_S)
-        contact_ticks = 2 * self._up(CONTACT_HALF_S)
+        contact_ticks = nominal_probe_ticks(self.tick_s)
         self._segment(SegmentKind.SELF_TEST, -1, duration_ticks=self_test_ticks)
         self._segment(
             SegmentKind.CONTACT_CHECK,
             -1,
-            duration_ticks=contact_ticks,
-            level_a=min(CONTACT_MAX_A, CONTACT_RATIO * smallest_a),
+            level_a=min(PROBE_MOST_A, PROBE_RATIO * smallest_a),
         )
-        self.time_s = (self_test_ticks + contact_ticks) * self.tick_s
+        self.time_s = self.service_s = (self_test_ticks + contact_ticks) * self.tick_s
 
     def _deliver(self, number: int, location: Location, step: "Deliver", name: str, ramps_out: bool) -> None:
         level_a, tick_s = step.current_a, self.tick_s
@@ -376,7 +373,7 @@ def format_plan(plan: Plan) -> str:
     """The plan as `ionto-rt check` prints it: what, steps with times and charge, expected drug, limits, notes."""
     limits, drug = plan.limits, plan.limits.drug
     rows = [["step", "", "from", "lasts", "level", "ramp in", "ramp out", "ends by", "charge", "total"]]
-    service_s = SELF_TEST_S + 2 * CONTACT_HALF_S
+    service_s = plan.service_s
     rows.append(["", "self-test, contact check", "0:00", format_time(service_s), "", "", "", "time", "", ""])
     for step in plan.steps[:SHOWN_STEPS]:
         deliver = step.kind == "deliver"

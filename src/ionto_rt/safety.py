@@ -50,11 +50,6 @@ PLAUSIBLE_LOAD_OHM = 2000.0
 """The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
 skin at 4 mA is as much: a device that cannot drive it would derate every session."""
 
-PROBE_TONE_MAX_A = 38e-6
-PROBE_TONE_RATIO = 0.05
-"""The probe tone's amplitude is at most the smaller of 38 uA and 5 % of the setpoint (measured tones: 76 uA p-p)."""
-
-
 def exceeds(value: float, limit: float) -> bool:
     """True if `value` is beyond `limit` by more than rounding. At the limit is within it."""
     return not value <= limit * (1.0 + TOLERANCE)
@@ -62,12 +57,16 @@ def exceeds(value: float, limit: float) -> bool:
 
 @dataclass(frozen=True)
 class CurrentRange:
-    """One current range of a device. `index` is its number in the hello."""
+    """One current range of a device: its largest setpoint, and the largest current that it can read (0: no more).
+
+    `index` is its number in the hello.
+    """
 
     full_scale_a: float
     current_lsb_a: float
     index: int = 0
     ballast_ohm: float = 0.0
+    reads_to_a: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ class DeviceCapabilities:
     channels: int = 1
 
     def range_for(self, current_a: float) -> CurrentRange | None:
-        """The smallest range that holds `current_a` and its probe tone, or at least `current_a`; None if none does."""
-        tone_a = min(PROBE_TONE_MAX_A, PROBE_TONE_RATIO * current_a)
+        """The smallest range that holds `current_a` and reads what the device's cap lets pass, or at least holds it."""
         ranges = sorted(self.ranges, key=lambda item: item.full_scale_a)
-        for needed_a in (current_a + tone_a, current_a):
+        for headroom in (DEVICE_RATIO, 0.0):
             for candidate in ranges:
-                if not exceeds(needed_a, candidate.full_scale_a):
+                reads_to_a = max(candidate.reads_to_a, candidate.full_scale_a)
+                if not exceeds(current_a, candidate.full_scale_a) and not exceeds(headroom * current_a, reads_to_a):
                     return candidate
         return None
 

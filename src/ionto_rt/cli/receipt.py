@@ -49,6 +49,10 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         low, high = (f"{float(f'{value:.2g}'):g}" for value in mass)
         yield "drug", f"{low} to {high} mg expected"
     yield "peak", f"{receipt['peak_current_ma']:.4g} mA, {receipt['peak_voltage_v']:.3g} V"
+    if receipt.get("ripple_rms_ratio") is not None:
+        mean, ripple = 100.0 * receipt["mean_error_ratio"], 100.0 * receipt["ripple_rms_ratio"]
+        yield "held", f"mean current {mean:+.3f} % off its setpoint, ripple {ripple:.2f} % rms, tones included"
+    yield from _load_lines(receipt)
     yield "time", f"{clock_text(receipt.get('duration_s', 0.0))}, {receipt['ticks']} ticks, {_faults(receipt)}"
     latency = receipt.get("latency_us")
     if latency:
@@ -62,6 +66,30 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     folder = shlex.quote(receipt["record"])
     yield "next", f"ionto-rt report {folder}"
     yield "", f"ionto-rt replay {folder}"
+
+
+def _load_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    load, margins = receipt.get("load"), receipt.get("margins")
+    if load:
+        parts = [_known("R", load, "resistance", "ohm", "Ω", 0)]
+        if load["series_ohm"] > 0.0 or load["parallel_ohm"] > 0.0:
+            parts += [
+                _known("Rs", load, "series", "ohm", "Ω", 0),
+                _known("Rp", load, "parallel", "ohm", "Ω", 0),
+                _known("C", load, "capacitance", "f", "nF", 9),
+            ]
+        yield "load", ", ".join(parts) + " at the contact check"
+    if margins:
+        yield (
+            "",
+            f"loop stable to {margins['gain']:.2g} times the gain, {margins['phase_deg']:.0f}° of phase, "
+            f"{margins['delay_ticks']:.2g} ticks of delay; Ms {margins['sensitivity']:.2f}",
+        )
+
+
+def _known(name: str, load: Mapping[str, Any], key: str, unit: str, shown: str, power: int) -> str:
+    value, sigma = load[f"{key}_{unit}"] * 10.0**power, load[f"{key}_sigma_{unit}"] * 10.0**power
+    return f"{name} {value:.3g} ± {sigma:.1g} {shown}" if sigma < 0.5 * value else f"{name} not seen"
 
 
 def dose_text(dose_mamin: float) -> str:

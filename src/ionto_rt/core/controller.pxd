@@ -4,9 +4,15 @@ from ionto_rt.core.contact_area cimport ContactAreaConfig, ContactAreaState
 from ionto_rt.core.guard cimport GuardLimits, GuardState
 from ionto_rt.core.impedance cimport ImpedanceConfig, ImpedanceState
 from ionto_rt.core.ledger cimport Ledger
+from ionto_rt.core.predictive cimport PredictiveConfig, PredictiveState
+from ionto_rt.core.probe cimport ProbeConfig, ProbeState
 from ionto_rt.core.programme cimport ProgrammeConfig, ProgrammeState
 from ionto_rt.core.regulator cimport RegulatorConfig, RegulatorState
 from ionto_rt.core.types cimport Calibration, Command, Segment, Tick, TickInput
+
+cdef enum Law:
+    LAW_PID = 0                 # two-degree-of-freedom PID with feed-forward
+    LAW_PREDICTIVE = 1          # PI with delay predictor on the plant that the contact check has identified
 
 cdef struct ControllerConfig:
     Calibration calibration
@@ -17,6 +23,9 @@ cdef struct ControllerConfig:
     ContactAreaConfig contact_area
     uint16_t lease_ticks
     uint32_t token
+    int32_t law                 # Law
+    ProbeConfig probe
+    PredictiveConfig predictive
 
 # Everything a channel's tick needs and remembers. Plain memory: no pointer, so it can be copied and compared.
 cdef struct ControllerState:
@@ -24,11 +33,14 @@ cdef struct ControllerState:
     ImpedanceState impedance
     ProgrammeState programme
     RegulatorState regulator
-    RegulatorConfig tuned       # the regulator's configuration with the output gain that the contact check measured
+    RegulatorConfig tuned       # the PID's configuration with the output gain that the contact check measured
+    ProbeState probe
+    PredictiveState predictive
     GuardState guard
     Ledger ledger
     int32_t started
     uint32_t last_index
+    double last_output          # of the last good sample's answer
     uint16_t last_status
     int32_t phase               # of the last row, trips included
     int32_t contact

@@ -105,6 +105,7 @@ cdef struct GuardInput:
     double setpoint_a           # of this tick, signed
     int32_t output_code         # what the regulator asks for
     int32_t close_relay
+    double probe_a              # bound of the contact check's current while it runs; else 0
     int32_t area_alarm          # AreaAlarm
     double area_ratio
 

@@ -11,8 +11,6 @@ cdef struct ProgrammeConfig:
     double compliance_v         # at 95 % of it the programme derates; 0: never
     double contact_level_a      # level while contact is lost
     double zero_tolerance_a     # self-test: mean reading with the relay open
-    double open_ohm             # contact check: refuse above
-    double short_ohm            # contact check: refuse below
     double loop_delay_ticks     # from setpoint to current
     uint32_t compliance_ticks   # this long at the limit before derating
     uint32_t segments
@@ -32,12 +30,9 @@ cdef struct ProgrammeState:
     double level_a              # magnitude in force
     double ceiling_a            # derating: the level never passes it
     double trim_a
-    double probe_v              # self-test and contact check: sums, the second half-probe counted negative
-    double probe_i
-    double probe_redundant
-    double probe_output
-    double probe_n
-    double output_gain          # measured by the contact check: current per output (A/A or A/V); 0: not known
+    double zero_a               # self-test: sums of both readings
+    double zero_redundant_a
+    double zero_n
 
 cdef struct ProgrammeInput:
     uint32_t ticks              # sample periods since the last step: 1 + gap
@@ -49,8 +44,8 @@ cdef struct ProgrammeInput:
     double current_a            # signed measurement
     double redundant_a
     double voltage_v
-    double applied              # output in force, from the device's echo (A or V)
     double net_c                # signed net charge since arming
+    int32_t probe_verdict       # ProbeVerdict of the contact check
 
 cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
                          const ProgrammeInput* given, Setpoint* setpoint) noexcept nogil

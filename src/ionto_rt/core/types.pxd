@@ -68,6 +68,16 @@ cdef enum EndReason:            # why a programme ended
     END_CONTACT_OPEN = 4
     END_CONTACT_SHORT = 5
     END_TRIP = 6
+    END_CONTACT_OUTSIDE = 7     # a load outside the region that is certified stable
+    END_CONTACT_UNCLEAR = 8     # the contact check's response is no load's
+
+cdef enum ProbeVerdict:         # of the contact check
+    PROBE_RUNNING = 0
+    PROBE_GOOD = 1
+    PROBE_OPEN = 2
+    PROBE_SHORT = 3
+    PROBE_OUTSIDE = 4
+    PROBE_UNCLEAR = 5
 
 cdef enum Contact:
     CONTACT_UNKNOWN = 0
@@ -211,6 +221,13 @@ cdef struct Estimate:
     double mean_a               # current of the last block
     LoadFit latest              # of the last block alone
 
+# i(k) = pole i(k-1) + gain u(k-delay) - gain_before u(k-delay-1) + disturbance; u in A (current source) or V.
+cdef struct PlantModel:
+    double pole                 # 0 <= pole < 1
+    double gain                 # A per output unit, above 0
+    double gain_before          # -gain < gain_before < gain: the zero lies inside the unit circle
+    int32_t delay_ticks         # 1 to 12: sample k is the first to show the output given at k - delay
+
 cdef struct Setpoint:
     double current_a            # signed; tone included
     double level_a              # signed; without the tone
@@ -221,6 +238,7 @@ cdef struct Setpoint:
     int32_t end_reason
     int32_t limited             # 1: derated (compliance, or after lost contact)
     int32_t close_relay
+    int32_t probing             # 1: the contact check drives the output
     double delivered_c          # net charge in the direction of the treatment
 
 cdef struct RegulatorTerms:
@@ -292,6 +310,9 @@ cdef struct Tick:
     double feed_forward
     double unlimited
     double output               # regulator's output, A or V
+    double model_pole           # plant model in force
+    double model_gain
+    double model_gain_before
     int64_t net_codes           # ledger, 1/65536 code
     int64_t absolute_codes
     int32_t output_code         # what was sent
@@ -309,6 +330,8 @@ cdef struct Tick:
     int32_t close_relay
     uint32_t estimate_block
     uint32_t events             # Event bits
+    int32_t probe_verdict       # ProbeVerdict of the contact check
+    int32_t model_delay_ticks
     double emf_v
     double emf_sigma_v
     double low_tone_hz

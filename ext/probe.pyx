@@ -1,0 +1,559 @@
+"""Contact probe and identification of the plant that the regulator will meet.
+
+The output follows a maximum-length sequence of 127 ticks around the level at which no current flows, each period with
+the opposite sign of the one before ("inverse repeat": Briggs et al., Proc. IEE 114 (1967) 267). So the probe carries no
+net charge, and electrode potential, offset, drift and even nonlinearity drop out of the mean of the sign-corrected
+periods. To that mean response the model
+
+    x[n] = a x[n-1] + b0 u[n-d] - b1 u[n-d-1],  x[-1] free
+
+is fitted by its output error, hence without the bias that noise in y(n-1) gives an equation error fit. For a given pole
+a the rest is linear least squares, so the fit is a search along one line (time constant, logarithmic) for each delay
+tried: no iteration can diverge, and a tick does a fixed part of it.
+
+Voltage source: a = exp(-T/tau), tau = (R || Rp) C, R = Rs + ballast; b0 = (1 - (1 - a) Rp/(R + Rp))/R; b1 = a/R.
+Current source: the voltage response to the held current, x[n] = a x[n-1] + (Rs + (1 - a) Rp) u - a Rs u_before.
+"""
+from libc.math cimport fabs, sqrt
+from libc.stdint cimport int32_t, uint32_t
+from libc.string cimport memset
+
+from ionto_rt.core.elementary cimport exact_exp, exact_log, exact_turn
+from ionto_rt.core.types cimport (
+    PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, PlantModel,
+)
+
+cdef enum:
+    EVALUATIONS_PER_TICK = 2
+    COARSE = 24
+    REFINED = 16
+    NULL_TRIES = 12
+    TERMS = 7                   # of one fit, the pole aside
+    SHAPES = 4                  # of these and the pole, what the load is made of
+
+cdef double LEAST_TICKS = 0.12          # time constants tried: from this
+cdef double GRID_STEP = 0.47            # in ln(time constant): up to 6,000 ticks
+cdef double GOLDEN = 0.6180339887498949
+cdef double RAISE = 1.4
+cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
+cdef double GAIN_MOST = 0.1
+cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
+cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
+
+cdef double sequence[127]
+
+
+cdef void fill_sequence() noexcept nogil:
+    """x^7 + x^6 + 1."""
+    cdef uint32_t register = 127
+    cdef int32_t k
+    for k in range(PROBE_PERIOD):
+        sequence[k] = 1.0 if register & 1 else -1.0
+        register = (register >> 1) | (((register ^ (register >> 1)) & 1) << 6)
+
+
+fill_sequence()
+
+
+cdef inline double driven(const double* drive, int32_t tick) noexcept nogil:
+    """The drive at a tick of the period in which tick 0 lies, or of the one before."""
+    return drive[tick] if tick >= 0 else -drive[tick + PROBE_PERIOD]
+
+
+cdef inline double quantised(double output, double lsb) noexcept nogil:
+    cdef double codes
+    if lsb <= 0.0:
+        return output
+    codes = output / lsb
+    if not -1e9 < codes < 1e9:
+        return output
+    return lsb * (<int32_t>(codes + 0.5) if codes >= 0.0 else -<int32_t>(0.5 - codes))
+
+
+cdef inline double fraction(double turns) noexcept nogil:
+    return turns - <int32_t>turns
+
+
+cdef bint solve(double* matrix, double* right, int32_t n) noexcept nogil:
+    """Symmetric positive definite n x n system (row length TERMS) in place, by Cholesky; False if it is singular."""
+    cdef int32_t i, j, k
+    cdef double total
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i * TERMS + j]
+            for k in range(j):
+                total -= matrix[i * TERMS + k] * matrix[j * TERMS + k]
+            if i == j:
+                if not total > 0.0:
+                    return False
+                matrix[i * TERMS + i] = sqrt(total)
+            else:
+                matrix[i * TERMS + j] = total / matrix[j * TERMS + j]
+    for i in range(n):
+        total = right[i]
+        for k in range(i):
+            total -= matrix[i * TERMS + k] * right[k]
+        right[i] = total / matrix[i * TERMS + i]
+    for i in range(n - 1, -1, -1):
+        total = right[i]
+        for k in range(i + 1, n):
+            total -= matrix[k * TERMS + i] * right[k]
+        right[i] = total / matrix[i * TERMS + i]
+    return True
+
+
+cdef void evaluate(const ProbeState* state, const double* response, int32_t delay, double pole, bint zero,
+                   Fit* fit) noexcept nogil:
+    """Least squares of the response on the filtered drive, a decaying start, mains hum and, with a zero, the filtered
+    drive of one tick before.
+    """
+    cdef double matrix[49]
+    cdef double right[7]
+    cdef double kept[7]
+    cdef double row[7]
+    cdef double y, total = 0.0
+    cdef int32_t n, i, j, terms = TERMS if zero else TERMS - 1
+    memset(matrix, 0, sizeof(matrix))
+    memset(right, 0, sizeof(right))
+    row[0] = driven(state.drive, -1 - delay)
+    row[1] = 1.0
+    for n in range(PROBE_PERIOD):
+        row[6] = row[0]
+        row[0] = pole * row[0] + driven(state.drive, n - delay)
+        row[1] *= pole
+        for i in range(4):
+            row[2 + i] = state.mains[4 * n + i]
+        y = response[n]
+        for i in range(terms):
+            right[i] += row[i] * y
+            for j in range(i + 1):
+                matrix[i * TERMS + j] += row[i] * row[j]
+        total += y * y
+    for i in range(terms):
+        kept[i] = right[i]
+        # A start that has decayed within the first tick leaves nothing to fit.
+        matrix[i * TERMS + i] = matrix[i * TERMS + i] * (1.0 + 1e-12) + (1e-9 if i == 1 else 0.0)
+    fit.pole = pole
+    fit.cost = total
+    fit.gain = fit.after = fit.start = 0.0
+    if not solve(matrix, right, terms):
+        return
+    fit.gain = right[0]
+    fit.start = right[1]
+    if zero:
+        fit.after = right[6]
+    for i in range(terms):
+        fit.cost -= right[i] * kept[i]
+    if fit.cost < 1e-15 * total:
+        fit.cost = 1e-15 * total
+
+
+cdef inline double pole_at(double place) noexcept nogil:
+    return exact_exp(-1.0 / (LEAST_TICKS * exact_exp(GRID_STEP * place)))
+
+
+cdef inline int32_t delay_of(const ProbeConfig* config, int32_t fit_of) noexcept nogil:
+    """The delay told first, so that a tie is its."""
+    if fit_of == 0:
+        return config.delay_ticks
+    return config.delay_ticks - 1 if fit_of == 1 else config.delay_ticks + fit_of - 1
+
+
+cdef bint minimum_phase(const Fit* fit) noexcept nogil:
+    """A zero well beyond the unit circle: the delay is another. A little beyond it the electrodes polarise."""
+    return fit.gain > 0.0 and -fit.after < 1.2 * fit.gain and fit.after < 0.7 * fit.gain
+
+
+cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bint zero) noexcept nogil:
+    """One evaluation of the search along the pole; True when it has ended in state.best."""
+    cdef Fit fit
+    if state.fit_at == 0:
+        state.best.cost = -1.0
+        evaluate(state, response, delay, 0.0, False, &state.static_fit)
+    if state.fit_at < COARSE:
+        evaluate(state, response, delay, pole_at(state.fit_at), zero, &fit)
+        if state.best.cost < 0.0 or fit.cost < state.best.cost:
+            state.best = fit
+            state.low = state.fit_at - 1.0
+            state.high = state.fit_at + 1.0
+    else:
+        if state.fit_at == COARSE:
+            state.inner = state.high - GOLDEN * (state.high - state.low)
+            state.outer = state.low + GOLDEN * (state.high - state.low)
+            state.inner_cost = state.outer_cost = -1.0
+        if state.inner_cost < 0.0:
+            evaluate(state, response, delay, pole_at(state.inner), zero, &fit)
+            state.inner_cost = fit.cost
+        else:
+            evaluate(state, response, delay, pole_at(state.outer), zero, &fit)
+            state.outer_cost = fit.cost
+        if fit.cost < state.best.cost:
+            state.best = fit
+        if state.inner_cost >= 0.0 and state.outer_cost >= 0.0:
+            if state.inner_cost < state.outer_cost:
+                state.high = state.outer
+                state.outer = state.inner
+                state.outer_cost = state.inner_cost
+                state.inner = state.high - GOLDEN * (state.high - state.low)
+                state.inner_cost = -1.0
+            else:
+                state.low = state.inner
+                state.inner = state.outer
+                state.inner_cost = state.outer_cost
+                state.outer = state.low + GOLDEN * (state.high - state.low)
+                state.outer_cost = -1.0
+    state.fit_at += 1
+    if state.fit_at == COARSE + REFINED:
+        state.fit_at = 0
+        # A pole that the data do not show is fitted to noise, and its zero to cancel it.
+        if (state.static_fit.cost - state.best.cost) * (PROBE_PERIOD - TERMS - 1) < 2.0 * SIGNIFICANT * state.best.cost:
+            state.best = state.static_fit
+        return True
+    return False
+
+
+cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double* covariance) noexcept nogil:
+    """Covariance (row length SHAPES) of (pole, gain, after, start) from the residual; False if nothing is known."""
+    cdef double matrix[49]
+    cdef double column[7]
+    cdef double kept[16]
+    cdef double row[4]
+    cdef double now, before, start = 1.0, x, slope = 0.0, last = fit.start
+    cdef double variance = fit.cost / (PROBE_PERIOD - TERMS - 1)
+    cdef int32_t n, i, j, k
+    memset(kept, 0, sizeof(kept))
+    now = driven(state.drive, -1 - delay)
+    for n in range(PROBE_PERIOD):
+        before = now
+        now = fit.pole * now + driven(state.drive, n - delay)
+        start *= fit.pole
+        x = fit.gain * now + fit.after * before + fit.start * start
+        slope = fit.pole * slope + last
+        last = x
+        row[0] = slope
+        row[1] = now
+        row[2] = before
+        row[3] = start
+        for i in range(SHAPES):
+            for j in range(SHAPES):
+                kept[i * SHAPES + j] += row[i] * row[j]
+    kept[15] += 1e-9
+    for j in range(SHAPES):
+        for i in range(SHAPES):
+            column[i] = 1.0 if i == j else 0.0
+            for k in range(SHAPES):
+                matrix[i * TERMS + k] = kept[i * SHAPES + k]
+            matrix[i * TERMS + i] *= 1.0 + 1e-12
+        if not solve(matrix, column, SHAPES):
+            return False
+        for i in range(SHAPES):
+            covariance[i * SHAPES + j] = variance * column[i]
+    return True
+
+
+cdef void voltage_source_load(double pole, double gain, double before, double tick_s, double* load) noexcept nogil:
+    """(Rs + ballast, Rp, C) from the current's response."""
+    cdef double whole = (1.0 - pole) / (gain - before)
+    cdef double series = pole / before if before > 1e-9 * gain else whole
+    if whole < series:
+        whole = series
+    load[0] = series
+    load[1] = whole - series
+    load[2] = -tick_s / exact_log(pole) * whole / (series * load[1]) if load[1] > 0.0 and pole > 0.0 else 0.0
+
+
+cdef void current_source_load(double pole, double gain, double before, double source_pole, double tick_s,
+                              double* load) noexcept nogil:
+    """(Rs, Rp, C) from the voltage's response to the current that a stage of source_pole lets flow.
+
+    Between samples that current runs exponentially to its new value: the capacitance sees, of the currents at the
+    period's end and beginning, the shares now and then.
+    """
+    cdef double whole = (gain - before) / (1.0 - pole)
+    cdef double tau = -tick_s / exact_log(pole), source_tau, lagging, now, then
+    cdef double apart
+    if source_pole > 1e-6:
+        source_tau = -tick_s / exact_log(source_pole)
+        apart = tau - source_tau
+        if fabs(apart) < 1e-6 * tau:
+            apart = 1e-6 * tau
+        lagging = source_tau * (pole - source_pole) / apart
+    else:
+        lagging = 0.0
+    now = (1.0 - pole - lagging) / (1.0 - source_pole)
+    then = lagging - source_pole * now
+    load[1] = (pole * gain - before) / (then + pole * now)
+    if load[1] > whole:
+        load[1] = whole
+    load[0] = whole - load[1]
+    load[2] = tau / load[1] if load[1] > 0.0 else 0.0
+
+
+cdef inline void load_of(const ProbeState* state, const ProbeConfig* config, const double* at,
+                         double* load) noexcept nogil:
+    if config.voltage_source:
+        voltage_source_load(at[0], at[1], at[2], config.tick_s, load)
+    else:
+        current_source_load(at[0], at[1], at[2], state.found.model.pole, config.tick_s, load)
+
+
+cdef void find_load(ProbeState* state, const ProbeConfig* config, int32_t delay, const Fit* fit) noexcept nogil:
+    """The load from a fit; its uncertainty from the fit's covariance by first differences."""
+    cdef double covariance[16]
+    cdef double load[3]
+    cdef double moved[3]
+    cdef double slopes[12]
+    cdef double sigma[4]
+    cdef double at[3]
+    cdef double variance, step, kept
+    cdef int32_t i, j, k
+    cdef bint known = sigmas(state, delay, fit, covariance)
+    if fit.pole == 0.0:
+        # Ts is far above the time constant: the samples show the resistance alone.
+        state.found.resistance_ohm = (1.0 / fit.gain if config.voltage_source else fit.gain) - config.ballast_ohm
+        state.found.resistance_sigma_ohm = (
+            sqrt(fit.cost / PROBE_PERIOD / (PROBE_PERIOD - 2.0)) / state.half / fit.gain * (1.0 / fit.gain)
+            if config.voltage_source else sqrt(fit.cost / PROBE_PERIOD / (PROBE_PERIOD - 2.0)) / state.half)
+        return
+    at[0] = fit.pole
+    at[1] = fit.gain
+    at[2] = -fit.after
+    load_of(state, config, at, load)
+    for j in range(3):
+        step = 1e-6 * (1.0 - at[0] if j == 0 and at[0] > 0.5 else fabs(at[j]) + 1e-12)
+        kept = at[j]
+        at[j] += step
+        load_of(state, config, at, moved)
+        at[j] = kept
+        for i in range(3):
+            slopes[i * 3 + j] = (moved[i] - load[i]) / (step if j < 2 else -step)
+        slopes[9 + j] = slopes[j] + slopes[3 + j]
+    for i in range(4):
+        variance = 0.0
+        for j in range(3):
+            for k in range(3):
+                variance += slopes[i * 3 + j] * slopes[i * 3 + k] * covariance[j * SHAPES + k]
+        sigma[i] = sqrt(variance) if known and variance >= 0.0 else load[i % 3]
+    state.found.series_ohm = load[0] - config.ballast_ohm if config.voltage_source else load[0]
+    state.found.parallel_ohm = load[1]
+    state.found.capacitance_f = load[2]
+    state.found.resistance_ohm = state.found.series_ohm + load[1]
+    state.found.series_sigma_ohm = sigma[0]
+    state.found.parallel_sigma_ohm = sigma[1]
+    state.found.capacitance_sigma_f = sigma[2]
+    state.found.resistance_sigma_ohm = sigma[3]
+
+
+cdef void passive(PlantModel* model, double ratio_most) noexcept nogil:
+    """Rp is not negative, and at most ratio_most times Rs + ballast: what noise has put beyond goes back to there."""
+    cdef double rest = ratio_most / (1.0 + ratio_most) if ratio_most > 0.0 else 1.0
+    cdef double low = model.pole * model.gain, high = low / (1.0 - (1.0 - model.pole) * rest)
+    if model.gain_before < low:
+        model.gain_before = low
+    if model.gain_before > high:
+        model.gain_before = high
+
+
+cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept nogil:
+    """The fits of the current are done: which delay. Returns a verdict if it ends here, else PROBE_RUNNING."""
+    cdef int32_t best = -1, k, n, delay
+    cdef double covariance[16]
+    cdef double fitted[127]
+    cdef double size = 0.0, seen, now, before, start = 1.0
+    cdef Fit* fit
+    for k in range(PROBE_PERIOD):
+        size += state.current[k] * state.current[k]
+    seen = sqrt(size / PROBE_PERIOD)
+    if seen < (config.current_lsb_a if config.voltage_source else 0.3 * state.half):
+        return PROBE_OPEN
+    for k in range(PROBE_DELAYS):
+        if delay_of(config, k) < 1 or not minimum_phase(&state.fits[k]):
+            continue
+        # 1.3 times the residual, squared: the delay told stays unless another is clearly better.
+        if best < 0 or state.fits[k].cost < (1.0 / 1.69 if best == 0 else 1.0) * state.fits[best].cost:
+            best = k
+    if best < 0:
+        return PROBE_UNCLEAR
+    state.chosen = best
+    fit = &state.fits[best]
+    delay = delay_of(config, best)
+    if config.voltage_source and fit.gain + fit.after <= 0.0:
+        # No conductance at rest: what is slow here are the electrodes, and no part of the loop's plant.
+        evaluate(state, state.current, delay, 0.0, False, fit)
+    state.found.model.pole = fit.pole
+    state.found.model.gain = fit.gain
+    state.found.model.gain_before = -fit.after
+    if config.voltage_source:
+        passive(&state.found.model, config.parallel_ratio_most)
+    state.found.model.delay_ticks = delay
+    state.found.residual_a = sqrt(fit.cost / PROBE_PERIOD)
+    if sigmas(state, delay, fit, covariance):
+        state.found.pole_sigma = sqrt(covariance[0])
+        state.found.gain_sigma = sqrt(covariance[5])
+        state.found.gain_before_sigma = sqrt(covariance[10])
+    if not state.found.gain_sigma < 0.5 * fit.gain:
+        return PROBE_UNCLEAR
+    if config.voltage_source:
+        find_load(state, config, delay, fit)
+        return PROBE_RUNNING
+    # A current source that lets flow a tenth more or less than it says is broken, or says what it is not.
+    if fabs((fit.gain + fit.after) / (1.0 - fit.pole) - 1.0) > GAIN_MOST:
+        return PROBE_UNCLEAR
+    now = driven(state.drive, -1 - delay)
+    for n in range(PROBE_PERIOD):
+        before = now
+        now = fit.pole * now + driven(state.drive, n - delay)
+        start *= fit.pole
+        fitted[n] = fit.gain * now + fit.after * before + fit.start * start
+    for n in range(PROBE_PERIOD):
+        state.drive[n] = fitted[n]
+    return PROBE_RUNNING
+
+
+cdef int32_t judge_load(const ProbeState* state, const ProbeConfig* config) noexcept nogil:
+    cdef double series = state.found.series_ohm + config.ballast_ohm
+    # Converters are out by half a percent, and so is the ballast that has been taken off.
+    cdef double doubt = 3.0 * state.found.resistance_sigma_ohm + 0.005 * (
+        fabs(state.found.resistance_ohm) + config.ballast_ohm)
+    if state.found.resistance_ohm - doubt > config.open_ohm:
+        return PROBE_OPEN
+    if state.found.resistance_ohm + doubt < config.short_ohm:
+        return PROBE_SHORT
+    if (config.voltage_source and config.parallel_ratio_most > 0.0
+            and state.found.parallel_ohm - 2.0 * state.found.parallel_sigma_ohm
+            > config.parallel_ratio_most * (series + 2.0 * state.found.series_sigma_ohm)):
+        return PROBE_OUTSIDE
+    return PROBE_GOOD
+
+
+cdef void enter(ProbeState* state, int32_t phase) noexcept nogil:
+    state.phase = phase
+    state.ticks = 0
+    state.tries = 0
+
+
+cdef void excite(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
+    cdef double swing = fabs(current - state.nulled_a)
+    if config.output_min >= 0.0 and state.centre < state.half:
+        state.centre = state.half
+    # What is small in codes is looked at for longer.
+    state.periods = config.periods
+    while swing < RESOLVED_CODES * config.current_lsb_a and 2 * state.periods <= config.periods_most:
+        state.periods *= 2
+        swing *= 1.4142135623730951
+    enter(state, PROBE_EXCITE)
+
+
+cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
+    memset(state, 0, sizeof(state[0]))
+    state.phase = PROBE_NULL
+    state.centre = output
+    state.output = output
+
+
+cdef void null_current(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
+    """An output at zero may let current flow: an electrode potential through a voltage source, an offset of a current
+    source. Go to where none flows.
+    """
+    cdef double least_ohm = config.ballast_ohm + config.series_least_ohm if config.voltage_source else 1.0
+    if state.ticks <= <uint32_t>config.delay_ticks + 2:
+        return
+    if fabs(current) > 0.1 * config.current_a and state.tries < NULL_TRIES:
+        state.centre = quantised(state.centre - current * least_ohm, config.output_lsb)
+        state.tries += 1
+        state.ticks = 0
+        return
+    state.nulled_a = current
+    if not config.voltage_source:
+        state.half = quantised(config.current_a * (0.5 if config.output_min >= 0.0 else 1.0), config.output_lsb)
+        excite(state, config, current + state.half)
+        return
+    state.half = 0.05 * STEP_RATIO * config.current_a * least_ohm
+    if state.half < 2.0 * config.output_lsb:
+        state.half = 2.0 * config.output_lsb
+    state.half = quantised(state.half, config.output_lsb)
+    enter(state, PROBE_RAISE)
+
+
+cdef void raise_amplitude(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
+    cdef double most = 0.5 * STEP_RATIO * config.current_a * (config.ballast_ohm + config.series_least_ohm)
+    if state.ticks < <uint32_t>config.delay_ticks + 2:
+        return
+    if fabs(current - state.nulled_a) >= 0.5 * config.current_a:
+        excite(state, config, current)
+        return
+    if state.half >= most / RAISE:
+        excite(state, config, current)
+        return
+    state.half = quantised(state.half * RAISE, config.output_lsb)
+    state.tries += 1
+    state.ticks = 0
+
+
+cdef void take(ProbeState* state, const ProbeConfig* config, double current, double voltage) noexcept nogil:
+    cdef uint32_t period = state.ticks // PROBE_PERIOD, at = state.ticks % PROBE_PERIOD
+    cdef double sign = 1.0 / state.periods
+    if period == 0:
+        return
+    if period & 1:
+        sign = -sign
+    state.current[at] += sign * current
+    state.voltage[at] += sign * voltage
+
+
+cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
+                        double* output) noexcept nogil:
+    cdef int32_t _k
+    if state.phase == PROBE_NULL:
+        null_current(state, config, current_a)
+    elif state.phase == PROBE_RAISE:
+        raise_amplitude(state, config, current_a)
+    elif state.phase == PROBE_EXCITE:
+        take(state, config, current_a, voltage_v)
+        if not config.voltage_source:
+            # Into an open lead the stage runs to its rail; no need to go on.
+            if fabs(voltage_v) >= 0.97 * config.compliance_v and fabs(current_a) < 0.3 * state.half:
+                state.rail_run += 1
+            else:
+                state.rail_run = 0
+            if state.rail_run >= PROBE_PERIOD:
+                state.verdict = PROBE_OPEN
+                enter(state, PROBE_FINISHED)
+        if state.phase == PROBE_EXCITE and state.ticks + 1 == (state.periods + 1) * PROBE_PERIOD:
+            for _k in range(PROBE_PERIOD):
+                state.drive[_k] = state.half * sequence[_k]
+                exact_turn(fraction(_k * 50.0 * config.tick_s), &state.mains[4 * _k], &state.mains[4 * _k + 1])
+                exact_turn(fraction(_k * 60.0 * config.tick_s), &state.mains[4 * _k + 2], &state.mains[4 * _k + 3])
+            enter(state, PROBE_FIT)
+    elif state.phase == PROBE_FIT:
+        for _k in range(EVALUATIONS_PER_TICK):
+            if state.fit_of < PROBE_DELAYS:
+                if fit_once(state, state.current, delay_of(config, state.fit_of), config.voltage_source != 0):
+                    state.fits[state.fit_of] = state.best
+                    state.fit_of += 1
+                    if state.fit_of == PROBE_DELAYS:
+                        state.verdict = choose_model(state, config)
+                        if state.verdict == PROBE_RUNNING and config.voltage_source:
+                            state.verdict = judge_load(state, config)
+            elif fit_once(state, state.voltage, 0, True):
+                find_load(state, config, 0, &state.best)
+                state.verdict = judge_load(state, config)
+            if state.verdict != PROBE_RUNNING:
+                state.found.null_output = state.centre
+                enter(state, PROBE_FINISHED)
+                break
+
+    state.output = state.centre
+    if state.phase == PROBE_RAISE:
+        state.output += -state.half if state.tries & 1 else state.half
+    elif state.phase == PROBE_EXCITE:
+        state.output += state.half * (
+            sequence[state.ticks % PROBE_PERIOD] if (state.ticks // PROBE_PERIOD) & 1 == 0
+            else -sequence[state.ticks % PROBE_PERIOD])
+    if state.output > config.output_max:
+        state.output = config.output_max
+    if state.output < config.output_min:
+        state.output = config.output_min
+    state.ticks += 1
+    output[0] = state.output
+    return state.verdict

@@ -1,0 +1,92 @@
+"""Contact probe and identification: a bounded, charge-balanced excitation before any treatment current."""
+from libc.stdint cimport int32_t, uint32_t
+from ionto_rt.core.types cimport PlantModel
+
+cdef enum:
+    PROBE_PERIOD = 127          # ticks of one period of the pseudo-random sequence
+    PROBE_DELAYS = 4            # delays tried: the one told, one less, one and two more
+
+cdef enum ProbePhase:
+    PROBE_IDLE = 0
+    PROBE_NULL = 1              # voltage source: to the output at which no current flows
+    PROBE_RAISE = 2             # voltage source: up to the amplitude that can be seen
+    PROBE_EXCITE = 3
+    PROBE_FIT = 4
+    PROBE_FINISHED = 5
+
+cdef struct ProbeConfig:
+    double tick_s
+    double current_a            # no current of the probe passes it
+    double current_lsb_a
+    double output_lsb
+    double output_min
+    double output_max
+    double ballast_ohm          # voltage source
+    double series_least_ohm     # voltage source: least series resistance of a load
+    double compliance_v
+    double open_ohm             # a load above it is an open lead
+    double short_ohm            # and below it a short
+    double parallel_ratio_most  # voltage source: of Rp to Rs + ballast; 0: any
+    int32_t voltage_source
+    int32_t delay_ticks         # as the device states it
+    uint32_t periods            # even; one more goes before, for the transient
+    uint32_t periods_most       # where the response is but a few codes
+
+# What the probe found. Sigmas are one standard deviation; a sigma as large as its value says: not seen at this rate.
+cdef struct Identified:
+    PlantModel model
+    double pole_sigma
+    double gain_sigma
+    double gain_before_sigma
+    double series_ohm           # Rs, without the ballast; 0 with Rp and C: the rate shows the resistance alone
+    double parallel_ohm
+    double capacitance_f
+    double series_sigma_ohm
+    double parallel_sigma_ohm
+    double capacitance_sigma_f
+    double resistance_ohm       # Rs + Rp
+    double resistance_sigma_ohm
+    double residual_a           # root mean square of what the model leaves
+    double null_output          # output at which no current flowed
+
+cdef struct Fit:
+    double cost
+    double pole
+    double gain                 # of u[n - delay]
+    double after                # of u[n - delay - 1]
+    double start
+
+cdef struct ProbeState:
+    int32_t phase
+    int32_t verdict
+    uint32_t ticks              # in this phase
+    uint32_t tries
+    uint32_t periods            # in force
+    uint32_t rail_run
+    double centre
+    double half
+    double output
+    double nulled_a             # current at the centre
+    double current[127]         # mean response of one period, sign corrected
+    double voltage[127]
+    double drive[127]           # what the response in work is fitted to
+    double mains[508]           # cosine and sine of 50 and 60 Hz, by tick
+    int32_t fit_of              # 0..PROBE_DELAYS-1: current at that delay; PROBE_DELAYS: voltage on that current
+    int32_t chosen
+    int32_t fit_at
+    double low
+    double high
+    double inner
+    double outer
+    double inner_cost
+    double outer_cost
+    Fit best
+    Fit static_fit
+    Fit fits[4]
+    Identified found
+
+# From the output in force; current_a bounds the probe.
+cdef void probe_begin(ProbeState* state, double output) noexcept nogil
+# One sample -> *output. Bounded work: a few of the fit's evaluations in a tick. Returns the verdict.
+cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
+                        double* output) noexcept nogil
