@@ -970,6 +970,37 @@ cdef class ImpedanceEstimator:
                     impedance_step(&self.state, &self.config, currents[k], voltages[k], setpoints[k], tone_on)
         return self.state.estimate
 
+    def fits(self, current_a, voltage_v):
+        """`step` for arrays of shape (n,), tones on: the fits of the blocks that closed, shape (blocks, 11).
+
+        Columns: Rs, Rp, C, the six covariances of struct LoadFit, disturbed, mean current (A).
+        """
+        cdef double[::1] currents = np.ascontiguousarray(current_a, dtype=np.float64)
+        cdef double[::1] voltages = np.ascontiguousarray(voltage_v, dtype=np.float64)
+        cdef Py_ssize_t n = currents.shape[0], k, closed = 0
+        cdef int j
+        cdef uint32_t before
+        if voltages.shape[0] != n:
+            raise ValueError("current_a and voltage_v must have one shape")
+        result = np.zeros((n // self.config.block_ticks + 1, 11))
+        cdef double[:, ::1] rows = result
+        cdef const Estimate* estimate = &self.state.estimate
+        with nogil:
+            for k in range(n):
+                before = estimate.block
+                if isfinite(currents[k]) and isfinite(voltages[k]):
+                    impedance_step(&self.state, &self.config, currents[k], voltages[k], 0.0, 1)
+                if estimate.block != before:
+                    rows[closed, 0] = estimate.latest.series_ohm
+                    rows[closed, 1] = estimate.latest.parallel_ohm
+                    rows[closed, 2] = estimate.latest.capacitance_f
+                    for j in range(6):
+                        rows[closed, 3 + j] = estimate.latest.covariance[j]
+                    rows[closed, 9] = estimate.latest.disturbed
+                    rows[closed, 10] = estimate.mean_a
+                    closed += 1
+        return result[:closed]
+
     @property
     def estimate(self) -> dict:
         """The estimate in force, as a dict of struct Estimate."""

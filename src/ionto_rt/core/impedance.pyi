@@ -1,7 +1,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 def assign_tones(corners_hz: Iterable[float], *, tick_s: float, block_ticks: int = 0) -> list[tuple[int, int]]: ...
 
@@ -39,6 +40,7 @@ class ImpedanceEstimator:
     def run(
         self, current_a: ArrayLike, voltage_v: ArrayLike, setpoint_a: ArrayLike | None = None, tone_on: bool = True
     ) -> dict[str, Any]: ...
+    def fits(self, current_a: ArrayLike, voltage_v: ArrayLike) -> NDArray[np.float64]: ...
     @property
     def estimate(self) -> dict[str, Any]: ...
     @property
