@@ -16,6 +16,8 @@ import numpy as np
 from ionto_rt.accuracy import Accuracy
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.catalogue import Catalogue
+from ionto_rt.certificate.loop import Plant
+from ionto_rt.certificate.margins import margins_at
 from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller

@@ -1,5 +1,6 @@
 """A receipt as people read it."""
 
+import math
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -71,12 +72,12 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _load_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     load, margins = receipt.get("load"), receipt.get("margins")
     if load:
-        parts = [_known("R", load, "resistance", "ohm", "Ω", 0)]
+        parts = [_known("R", load, "resistance", "ohm")]
         if load["series_ohm"] > 0.0 or load["parallel_ohm"] > 0.0:
             parts += [
-                _known("Rs", load, "series", "ohm", "Ω", 0),
-                _known("Rp", load, "parallel", "ohm", "Ω", 0),
-                _known("C", load, "capacitance", "f", "nF", 9),
+                _known("Rs", load, "series", "ohm"),
+                _known("Rp", load, "parallel", "ohm"),
+                _known("C", load, "capacitance", "f"),
             ]
         yield "load", ", ".join(parts) + " at the contact check"
     if margins:
@@ -87,9 +88,14 @@ def _load_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _known(name: str, load: Mapping[str, Any], key: str, unit: str, shown: str, power: int) -> str:
-    value, sigma = load[f"{key}_{unit}"] * 10.0**power, load[f"{key}_sigma_{unit}"] * 10.0**power
-    return f"{name} {value:.3g} ± {sigma:.1g} {shown}" if sigma < 0.5 * value else f"{name} not seen"
+def _known(name: str, load: Mapping[str, Any], key: str, unit: str) -> str:
+    value, sigma = load[f"{key}_{unit}"], load[f"{key}_sigma_{unit}"]
+    if not sigma < 0.5 * value:
+        return f"{name} not seen"
+    scale, shown = (1e-9, "nF") if unit == "f" else (1e3, "kΩ") if value >= 1e3 else (1.0, "Ω")
+    # As many decimals as the first digit of the uncertainty has.
+    places = max(0, -math.floor(math.log10(sigma / scale))) if sigma > 0.0 else 3
+    return f"{name} {value / scale:.{places}f} ± {sigma / scale:.{places}f} {shown}"
 
 
 def dose_text(dose_mamin: float) -> str:
