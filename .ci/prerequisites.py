@@ -1,8 +1,10 @@
 """Names what this machine lacks to build, as Debian packages; exit 0 when nothing is missing.
 
-Runs on the bare interpreter, before any environment exists. --packages prints the package names alone.
+Runs on the bare interpreter, before any environment exists. --packages prints the package names alone; --optional those
+without which a part of the tests is skipped.
 """
 
+import ctypes.util
 import importlib.util
 import os
 import shlex
@@ -34,6 +36,13 @@ def missing():
     return found
 
 
+def skipped():
+    """(package, what is skipped) of everything optional that is not there."""
+    if ctypes.util.find_library("ngspice") is None:
+        return [("libngspice0", "the tests of the simulator against ngspice")]
+    return []
+
+
 def main():
     if sys.version_info < OLDEST:
         needed = ".".join(map(str, OLDEST))
@@ -42,11 +51,17 @@ def main():
     found = missing()
     if sys.argv[1:] == ["--packages"]:
         print(" ".join(package for package, _ in found))
+    elif sys.argv[1:] == ["--optional"]:
+        print(" ".join(package for package, _ in skipped()))
+        return 0
     elif found:
         packages = " ".join(package for package, _ in found)
         for package, reason in found:
             print(f"missing: {reason} ({package})")
         print(f"install with: sudo apt-get install {packages}")
+    else:
+        for package, tests in skipped():
+            print(f"optional: {package}; without it {tests} are skipped")
     return 1 if found else 0
 
 

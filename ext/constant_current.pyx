@@ -19,7 +19,7 @@ PROBE_LEAST_S = 0.4
 PROBE_LEAST_PERIODS = 4
 PROBE_MOST_S = 2.0
 TRACKING_POLE = 0.6
-SETPOINT_POLE = 0.3
+SETPOINT_POLE = 0.25
 INTEGRAL_POLE_MOST = 0.7
 TRIM_RATIO = 0.03
 """A current source is off by its gain error, and that is measured: beyond 3 % the loop would hide a fault."""
@@ -32,6 +32,8 @@ OPEN_OHM = 2e6
 RECONTACT_RATIO = 0.02
 JUMP_RATIO = 1.3
 RESCALE_MOST = 4.0
+SCHEDULE_RATIO = 0.15
+SCHEDULE_S = 0.02
 
 VERDICTS = {
     PROBE_RUNNING: "running", PROBE_GOOD: "good", PROBE_OPEN: "open", PROBE_SHORT: "short",
@@ -120,6 +122,7 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
             "compliance_v": compliance_v, "contact_floor_a": 25.0 * current_lsb_a,
             "recontact_ratio": RECONTACT_RATIO, "jump_ratio": JUMP_RATIO if voltage else 0.0, "rescale_most": RESCALE_MOST,
             "series_least_ohm": ballast_ohm + SERIES_LEAST_OHM if voltage else 0.0,
+            "schedule_ratio": SCHEDULE_RATIO, "schedule_ticks": max(8, round(SCHEDULE_S / tick_s)) if voltage else 0,
             "voltage_source": int(voltage), "open_ticks": 2 if voltage else 3,
             "good_ticks": 3,
         },

@@ -12,8 +12,9 @@ from libc.string cimport memset
 
 import numpy as np
 
+from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
 from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
-from ionto_rt.core.impedance cimport impedance_break, impedance_step, impedance_tone
+from ionto_rt.core.impedance cimport impedance_break, impedance_choose_tones, impedance_step, impedance_tone
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.predictive cimport predictive_applied, predictive_reset, predictive_skip, predictive_step
 from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
@@ -22,13 +23,17 @@ from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
     EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
-    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_TREATMENT,
-    PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE, Calibration,
-    Command, Estimate, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
+    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP,
+    PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED,
+    STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, Estimate, RegulatorTerms, Sample, Setpoint, Tick, TickInput,
+    Verdict,
 )
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
+
+
+cdef double TWO_PI = 6.283185307179586
 
 
 cdef inline bint beyond(int32_t code, int32_t limit) noexcept nogil:
@@ -90,6 +95,11 @@ cdef void take_load(ControllerState* controller, double output, double current_a
     estimate.parallel_sigma_ohm = found.parallel_sigma_ohm
     estimate.capacitance_f = found.capacitance_f
     estimate.capacitance_sigma_f = found.capacitance_sigma_f
+    if found.parallel_ohm > 0.0 and found.capacitance_f > 0.0:
+        impedance_choose_tones(
+            &controller.impedance, &controller.config.impedance,
+            1.0 / (TWO_PI * found.parallel_ohm * found.capacitance_f)
+        )
     predictive_reset(
         &controller.predictive, &controller.config.predictive, &found.model, output, found.null_output, current_a
     )
@@ -122,13 +132,14 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
         if controller.probe.verdict == PROBE_GOOD:
             take_load(controller, terms.output, current_a)
         return terms.output
-    if controller.probe.verdict != PROBE_GOOD:
+    if controller.probe.verdict != PROBE_GOOD and setpoint.phase == PHASE_PAUSE:
         # A pause of the contact check: no current flows at its centre.
         terms.output = controller.probe.centre
         controller.probe.phase = PROBE_IDLE
         return terms.output
     at_limit = (sample.status & STATUS_COMPLIANCE) != 0
-    if config.law == LAW_PREDICTIVE:
+    # A programme without a contact check has no model: the PID regulates it.
+    if config.law == LAW_PREDICTIVE and controller.probe.verdict == PROBE_GOOD:
         applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
         predictive_applied(&controller.predictive, applied, config.probe.delay_ticks)
         predictive_step(
@@ -143,6 +154,7 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
 cdef void controller_start(ControllerState* controller) noexcept nogil:
     cdef ControllerConfig* config = &controller.config
     memset(&controller.impedance, 0, sizeof(controller.impedance))
+    contact_area_reset(&controller.contact_area)
     memset(&controller.programme, 0, sizeof(controller.programme))
     memset(&controller.regulator, 0, sizeof(controller.regulator))
     memset(&controller.probe, 0, sizeof(controller.probe))
@@ -179,6 +191,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef int32_t fault, tone_on, finite = 1
     cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
     cdef int32_t limited_before = controller.programme.limited, trip_before = controller.guard.trip
+    cdef uint32_t block_before = controller.impedance.estimate.block
     cdef int32_t pause_before = controller.guard.pause, action_before = controller.guard.action
 
     current_a = (sample.current_code - calibration.current_offset_q16 / 65536.0) * calibration.current_lsb_a
@@ -199,6 +212,12 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         impedance_step(
             &controller.impedance, &config.impedance, current_a, voltage_v, lowest_setpoint(controller), tone_on > 0
         )
+
+        if controller.impedance.estimate.block != block_before:
+            contact_area_step(
+                &controller.contact_area, &config.contact_area, &controller.impedance.estimate.latest,
+                controller.impedance.bins[0] ^ controller.impedance.bins[1] << 16, controller.impedance.estimate.mean_a,
+            )
 
         if controller.guard.action >= ACTION_RAMP_DOWN:
             programme_fault(&controller.programme)
@@ -280,6 +299,11 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     guard.absolute_codes = controller.ledger.absolute_codes
     guard.net_codes = controller.ledger.net_codes
     guard.device_net_codes = controller.ledger.device_net_codes
+    if given.operator_command == OPERATOR_RESUME:
+        # The operator has seen to the pads: what is there counts as good contact from here on.
+        contact_area_reset(&controller.contact_area)
+    guard.area_alarm = controller.contact_area.alarm
+    guard.area_ratio = controller.contact_area.area_ratio
     guard_step(&controller.guard, &config.guard, &guard, &verdict)
     if verdict.action == ACTION_OFF:
         programme_fault(&controller.programme)
@@ -355,6 +379,15 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.sample_fault = fault
     row.close_relay = verdict.close_relay
     row.estimate_block = controller.impedance.estimate.block
+    row.emf_v = controller.impedance.estimate.emf_v
+    row.emf_sigma_v = controller.impedance.estimate.emf_sigma_v
+    row.low_tone_hz = controller.impedance.estimate.low_tone_hz
+    row.high_tone_hz = controller.impedance.estimate.high_tone_hz
+    row.misfit = controller.impedance.estimate.misfit
+    row.window_blocks = controller.impedance.estimate.window_blocks
+    row.area_ratio = controller.contact_area.area_ratio
+    row.area_sigma = controller.contact_area.area_sigma
+    row.area_alarm = controller.contact_area.alarm
     row.events = (
         (EVENT_PHASE if row.phase != phase_before else 0)
         | (EVENT_TRIP if row.trip != trip_before or (controller.guard.action != action_before) else 0)
@@ -496,9 +529,11 @@ cdef class Controller:
 
     @property
     def stages(self) -> dict:
-        """The state of each stage, as dicts: impedance, programme, probe, regulator, predictive, guard, ledger."""
+        """The state of each stage, as dicts: impedance, contact_area, programme, probe, regulator, predictive, guard,
+        ledger.
+        """
         return {
-            "impedance": self.state.impedance, "programme": self.state.programme, "probe": self.state.probe,
-            "regulator": self.state.regulator, "predictive": self.state.predictive,
-            "guard": self.state.guard, "ledger": self.state.ledger,
+            "impedance": self.state.impedance, "contact_area": self.state.contact_area,
+            "programme": self.state.programme, "probe": self.state.probe, "regulator": self.state.regulator,
+            "predictive": self.state.predictive, "guard": self.state.guard, "ledger": self.state.ledger,
         }

@@ -1,9 +1,11 @@
 """Output stage, relay and converters of the virtual device. See the .pxd for what they promise."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport ceil, cos, exp, fabs, lrint, sin
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from ionto_rt.core.skin cimport (
+    SkinRise,
     SkinState,
     noise_next,
     noise_normal,
@@ -13,6 +15,11 @@ from ionto_rt.core.skin cimport (
     skin_force_current,
     skin_force_voltage,
     skin_linear,
+    skin_prepare,
+    skin_rise_current,
+    skin_rise_voltage,
+    skin_series_ohm,
+    skin_take,
     skin_voltage,
 )
 from ionto_rt.core.types cimport FRONT_END_CURRENT_SOURCE, FRONT_END_VOLTAGE_SOURCE
@@ -42,10 +49,7 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
     state.pole_mean = (1.0 - state.pole) * time_s / state.substep_s
     state.output_offset = offset_codes
     state.noise_codes = noise_codes
-    state.hum_v = hum_v
-    state.hum_cos = 1.0
-    state.hum_turn_cos = cos(TWO_PI * HUM_HZ * period_s)
-    state.hum_turn_sin = sin(TWO_PI * HUM_HZ * period_s)
+    frontend_hum(state, hum_v, HUM_HZ)
     state.noise = (seed + 1) * <uint64_t>0xD1342543DE82EF95 | 1
     for _k in range(8):
         noise_next(&state.noise)
@@ -86,6 +90,14 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
         full_scale_a *= 10.0
 
 
+cdef void frontend_hum(FrontEndState* state, double hum_v, double hum_hz) noexcept nogil:
+    state.hum_v = hum_v
+    state.hum_cos = 1.0
+    state.hum_sin = 0.0
+    state.hum_turn_cos = cos(TWO_PI * hum_hz * state.period_s)
+    state.hum_turn_sin = sin(TWO_PI * hum_hz * state.period_s)
+
+
 cdef double residual(FrontEndState* state, double most) noexcept nogil:
     """Uniform within +-most."""
     return most * (2.0 * noise_uniform(&state.noise) - 1.0)
@@ -112,31 +124,34 @@ cdef void run_current_source(FrontEndState* state, SkinState* skin, double mean_
                              FrontEndPeriod* period) noexcept nogil:
     """One sub-step with the relay closed; period.charge_c and .peak_a take this sub-step's."""
     cdef double step_s = state.substep_s
-    cdef double active_v, passive_v, limit_v, end
+    cdef double limit_v, end
+    cdef SkinRise rise
+    # Whether the voltage limit acts is known at the sub-step's end; so the skin takes the step only then.
     if skin.shunt_ohm > 0.0:
-        period.charge_c = skin_force_voltage(skin, mean_a * skin.shunt_ohm, skin.shunt_ohm, step_s) * step_s
-        end = skin_current(skin, end_a * skin.shunt_ohm, skin.shunt_ohm)
-        period.peak_a = fabs(end)
+        period.charge_c = skin_rise_voltage(skin, mean_a * skin.shunt_ohm, skin.shunt_ohm, step_s, &rise) * step_s
+        end = (skin_current(skin, end_a * skin.shunt_ohm, skin.shunt_ohm)
+               - (rise.active_v + rise.passive_v) / (skin.shunt_ohm + skin_series_ohm(skin)))
+        limit_v = (end_a - end) * skin.shunt_ohm
+    else:
+        skin_rise_current(skin, mean_a, step_s, &rise)
+        period.charge_c = mean_a * step_s
+        end = end_a
+        limit_v = skin_voltage(skin, end_a) + rise.active_v + rise.passive_v
+    if fabs(limit_v) <= state.compliance_v:
+        skin_take(skin, &rise)
         state.source_a = end_a
-        state.voltage_v = (end_a - end) * skin.shunt_ohm
+        state.voltage_v = limit_v if skin.shunt_ohm > 0.0 else skin_voltage(skin, end_a)
+        period.peak_a = fabs(end)
         return
-    active_v = skin.active.voltage_v
-    passive_v = skin.passive.voltage_v
-    skin_force_current(skin, mean_a, step_s)
-    state.source_a = end_a
-    state.voltage_v = skin_voltage(skin, end_a)
-    period.peak_a = fabs(end_a)
-    period.charge_c = mean_a * step_s
-    if fabs(state.voltage_v) <= state.compliance_v:
-        return
-    limit_v = state.compliance_v if state.voltage_v > 0.0 else -state.compliance_v
-    skin.active.voltage_v = active_v
-    skin.passive.voltage_v = passive_v
-    period.charge_c = skin_force_voltage(skin, limit_v, 0.0, step_s) * step_s
+    limit_v = state.compliance_v if limit_v > 0.0 else -state.compliance_v
+    period.charge_c = skin_rise_voltage(skin, limit_v, 0.0, step_s, &rise) * step_s
+    skin_take(skin, &rise)
     state.source_a = skin_current(skin, limit_v, 0.0)
     state.voltage_v = limit_v
     period.peak_a = fabs(state.source_a)
     period.limited = 1
+    if skin.shunt_ohm > 0.0:
+        state.source_a += limit_v / skin.shunt_ohm
 
 
 cdef void run_voltage_source(FrontEndState* state, SkinState* skin, double mean_v, double end_v,
@@ -174,6 +189,8 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
         end = state.output - state.target
         if fabs(end) < 1e-18:
             end = 0.0
+        state.before_a = state.source_a
+        state.before_v = state.voltage_v
         mean = state.target + end * state.pole_mean
         end = state.target + end * state.pole
         if not state.relay_closed:
@@ -219,38 +236,50 @@ cdef inline int32_t convert(FrontEndState* state, double codes) noexcept nogil:
 
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil:
     cdef const FrontEndRange* one = &state.ranges[state.range]
-    codes[0] = convert(state, state.source_a * one.current_codes_per_a + one.current_offset)
-    codes[1] = convert(state, state.source_a * one.redundant_codes_per_a + one.redundant_offset)
-    codes[2] = convert(state, (state.voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
+    cdef double current_a = state.source_a
+    cdef double voltage_v = state.voltage_v
+    cdef double back
+    if state.jitter_s > 0.0:
+        back = 2.0 * state.jitter_s / state.substep_s * noise_uniform(&state.noise)
+        current_a -= back * (state.source_a - state.before_a)
+        voltage_v -= back * (state.voltage_v - state.before_v)
+    codes[0] = convert(state, current_a * one.current_codes_per_a + one.current_offset)
+    codes[1] = convert(state, current_a * one.redundant_codes_per_a + one.redundant_offset)
+    codes[2] = convert(state, (voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
                        + state.voltage_offset)
 
 
 cdef class FrontEnd:
-    """The analogue side on a fixed load, driven by hand.
+    """The analogue side on a fixed load or on skin, driven by hand.
 
     Args:
         kind: "current" or "voltage" source.
         series_ohm, parallel_ohm, capacitance_f: the load, series_ohm + (parallel_ohm || capacitance_f), all positive.
+        skin: the load instead; it is this very object that is driven.
         sample_rate_hz: 500-10000.
         full_scale_a: 40e-6, 400e-6, 4e-3 or 40e-3.
         compliance_v, bandwidth_hz, gain_error, offset_codes, noise_codes, hum_v: of the stage and its converters.
+        hum_hz: of the hum, 40 to 70.
+        jitter_s: the samples are taken up to twice this before their boundary, evenly spread; at most half a sub-step.
         substeps: of one sample period; 0 for steps of at most 125 us.
         seed: draws offsets and residual errors of the converters.
 
     Raises:
-        ValueError: another kind or full scale, or a load that is not positive.
+        ValueError: another kind or full scale, a load that is not positive, a jitter or hum outside these.
     """
 
     cdef FrontEndState state
-    cdef SkinState skin
+    cdef SkinState fixed
+    cdef SkinState* skin
+    cdef object keeps
     cdef FrontEndPeriod period
     cdef double comparator_a
 
     def __init__(self, str kind="current", double series_ohm=600.0, double parallel_ohm=1500.0,
-                 double capacitance_f=240e-9, double sample_rate_hz=1000.0, double full_scale_a=4e-3,
+                 double capacitance_f=240e-9, double sample_rate_hz=1000.0, double full_scale_a=4e-3, *, skin=None,
                  double compliance_v=60.0, double bandwidth_hz=2000.0, double gain_error=0.015,
                  double offset_codes=0.25, double noise_codes=1.0, double hum_v=0.0, uint32_t substeps=0,
-                 uint64_t seed=0, double comparator_a=1.0):
+                 uint64_t seed=0, double comparator_a=1.0, double hum_hz=50.0, double jitter_s=0.0):
         if kind not in ("current", "voltage"):
             raise ValueError(f"front-end {kind!r} is not known: use current or voltage")
         if not (series_ohm > 0.0 and parallel_ohm > 0.0 and capacitance_f > 0.0):
@@ -258,7 +287,19 @@ cdef class FrontEnd:
         frontend_start(&self.state, FRONT_END_CURRENT_SOURCE if kind == "current" else FRONT_END_VOLTAGE_SOURCE,
                        1.0 / sample_rate_hz, substeps, compliance_v, bandwidth_hz, gain_error, offset_codes,
                        noise_codes, hum_v, seed)
-        skin_linear(&self.skin, series_ohm, parallel_ohm, capacitance_f)
+        if not 40.0 <= hum_hz <= 70.0:
+            raise ValueError(f"hum of {hum_hz} Hz must be from 40 to 70")
+        frontend_hum(&self.state, hum_v, hum_hz)
+        if not 0.0 <= jitter_s <= 0.5 * self.state.substep_s:
+            raise ValueError(f"jitter {jitter_s} s must be at most half a sub-step, {0.5 * self.state.substep_s:g} s")
+        self.state.jitter_s = jitter_s
+        if skin is None:
+            skin_linear(&self.fixed, series_ohm, parallel_ohm, capacitance_f)
+            self.skin = &self.fixed
+        else:
+            self.keeps = skin
+            self.skin = <SkinState*>PyCapsule_GetPointer(skin.capsule(), "ionto_rt.core.skin.SkinState")
+            skin_prepare(self.skin, self.state.substep_s)
         scales = [40e-6, 400e-6, 4e-3, 40e-3]
         if full_scale_a not in scales:
             raise ValueError(f"full scale {full_scale_a} A is not one of {scales}")
@@ -277,7 +318,7 @@ cdef class FrontEnd:
     def run(self):
         """One sample period. Returns (current, redundant current, voltage) codes."""
         cdef int32_t codes[3]
-        frontend_run(&self.state, &self.skin, self.comparator_a, &self.period)
+        frontend_run(&self.state, self.skin, self.comparator_a, &self.period)
         frontend_read(&self.state, codes)
         return codes[0], codes[1], codes[2]
 

@@ -3,12 +3,12 @@ from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from ionto_rt.core.types cimport (
-    ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, HISTORY_TICKS, OPERATOR_RESUME, STATUS_CHARGE_CAP,
-    STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH,
-    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED,
-    TRIP_INTERMITTENT_LEAD, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE,
-    TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT, TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT,
-    TRIP_STALE_DATA, Verdict,
+    ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
+    STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP,
+    TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK,
+    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_INTERMITTENT_LEAD, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
+    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT,
+    TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, Verdict,
 )
 
 cdef enum:
@@ -111,7 +111,7 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
 
 
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H01, H05, H07, H08, H13, H15, H23 and the device's own verdicts, from the redundant reading."""
+    """H01, H05, H07, H08, H09, H13, H15, H23 and the device's own verdicts, from the redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
     cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
@@ -189,6 +189,13 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
             trip(state, TRIP_READINGS_DISAGREE, ACTION_RAMP_DOWN)
         state.disagree_sum = 0.0
         state.disagree_fill = 0
+
+    # An estimate stops current, but is never the only thing that does: the density row above counts on nominal area.
+    if given.area_alarm == AREA_SMALLER:
+        if given.area_ratio < limits.area_stop_ratio:
+            trip(state, TRIP_CONTACT_AREA, ACTION_RAMP_DOWN)
+        elif given.area_ratio < limits.area_pause_ratio:
+            pause(state, TRIP_CONTACT_AREA, 1)
 
     if given.absolute_codes > limits.charge_cap_codes:
         trip(state, TRIP_CHARGE_CAP, ACTION_RAMP_DOWN)

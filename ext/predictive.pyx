@@ -21,6 +21,9 @@ from libc.string cimport memset
 from ionto_rt.core.elementary cimport exact_exp, exact_log
 from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 
+cdef enum:
+    SCHEDULE_TICKS = 16         # between two looks
+
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
 
 
@@ -88,6 +91,7 @@ cdef void predictive_reset(PredictiveState* state, const PredictiveConfig* confi
     cdef int32_t k
     memset(state, 0, sizeof(state[0]))
     take_model(state, config, model)
+    remember_probed(state)
     state.output = output
     state.offset = offset
     for k in range(OUTPUT_HISTORY):
@@ -109,6 +113,59 @@ cdef void predictive_adopt(PredictiveState* state, const PredictiveConfig* confi
             + model.gain_before * given(state, model.delay_ticks + 1)
         )
     take_model(state, config, model)
+
+
+cdef void remember_probed(PredictiveState* state) noexcept nogil:
+    cdef const PlantModel* model = &state.model
+    cdef double series = 1.0 / model.gain, whole = 1.0 / gain_at_rest(model), parallel
+    state.probed_ticks_per_ohm = 0.0
+    if model.gain_before > 0.0 and model.pole > 0.0:
+        series = within(model.pole / model.gain_before, 0.0, series)
+        parallel = whole - series
+        if parallel > 1e-6 * whole:
+            state.probed_ticks_per_ohm = -1.0 / exact_log(model.pole) * whole / (series * parallel)
+    state.probed_series_ohm = series
+    state.probed_whole_ohm = whole
+
+
+cdef void schedule(PredictiveState* state, const PredictiveConfig* config, double setpoint,
+                   double measured) noexcept nogil:
+    """Skin conducts the better the more current it carries: on a voltage source the model's impedance follows it down.
+
+    V/I is an impedance only at rest: means over several time constants of output, current and setpoint must agree that
+    it is. Never up again: with less impedance than there is a loop is slow, with more it diverges, and at a low level
+    the electrodes' potential makes V/I too large.
+    """
+    cdef double share, whole, series, parallel, ticks
+    cdef PlantModel model
+    ticks = 4.0 * state.probed_ticks_per_ohm * (state.probed_whole_ohm - state.probed_series_ohm)
+    share = 1.0 / (ticks if ticks > config.schedule_ticks else config.schedule_ticks)
+    state.mean_output += share * (given(state, state.model.delay_ticks) - state.offset - state.mean_output)
+    state.mean_measured += share * (measured - state.mean_measured)
+    state.mean_setpoint += share * (setpoint - state.mean_setpoint)
+    state.schedule_at += 1
+    if state.schedule_at < SCHEDULE_TICKS:
+        return
+    state.schedule_at = 0
+    if (fabs(state.mean_setpoint - setpoint) > 0.05 * fabs(setpoint)
+            or fabs(state.mean_measured - setpoint) > 0.2 * fabs(setpoint)
+            or fabs(state.mean_measured) < config.contact_floor_a):
+        return
+    whole = state.mean_output / state.mean_measured
+    if not whole > config.series_least_ohm:
+        whole = config.series_least_ohm
+    if whole * gain_at_rest(&state.model) > 1.0 - config.schedule_ratio:
+        return
+    series = state.probed_series_ohm
+    if series > 0.98 * whole:
+        series = 0.98 * whole
+    parallel = whole - series
+    ticks = series * parallel / whole * state.probed_ticks_per_ohm
+    model.delay_ticks = state.model.delay_ticks
+    model.pole = exact_exp(-1.0 / ticks) if ticks > 0.05 else 0.0
+    model.gain = (1.0 - (1.0 - model.pole) * parallel / whole) / series
+    model.gain_before = model.pole / series
+    predictive_adopt(state, config, &model)
 
 
 cdef void predictive_skip(PredictiveState* state, uint32_t ticks) noexcept nogil:
@@ -227,7 +284,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     cdef const PlantModel* model = &state.model
     cdef double a = model.pole, b0 = model.gain, b1 = model.gain_before
     cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before
-    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step
+    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step, carried
     cdef int32_t k
     cdef bint limited
     if not (isfinite(setpoint_a) and isfinite(tone_a) and isfinite(measured_a) and isfinite(voltage_v)):
@@ -267,8 +324,11 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
 
     if config.jump_ratio > 0.0:
         believe_jump(state, config, measured_a)
-        b0 = model.gain
-        b1 = model.gain_before
+    if config.voltage_source and config.schedule_ticks > 0:
+        schedule(state, config, setpoint, measured_a)
+    a = model.pole
+    b0 = model.gain
+    b1 = model.gain_before
     disturbance = state.disturbance
     limited = at_limit or (
         not config.voltage_source and config.compliance_v > 0.0 and fabs(voltage_v) >= RAIL * config.compliance_v
@@ -310,8 +370,13 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         high = low if high < low else high
     if state.manual:
         low = high = within(state.manual_output, config.output_min, config.output_max)
-    output = quantised(within(wanted, low, high), config.output_lsb)
+    # What a code cannot express is carried on, so that the mean of the output is not quantised.
+    output = quantised(within(wanted + state.carried, low, high), config.output_lsb)
+    carried = state.carried + wanted - output
+    if not (carried < config.output_lsb and carried > -config.output_lsb):
+        carried = 0.0
     if wanted > high or wanted < low:
+        carried = 0.0
         reference = a * predicted + b0 * output - b1 * given(state, 1) + disturbance - tone_a
         if output >= config.output_max or output <= config.output_min:
             terms.saturated = 1 if wanted > high else -1
@@ -322,6 +387,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         return 1
 
     state.disturbance = disturbance
+    state.carried = carried
     state.reference = reference
     state.tone = tone_a
     state.previous_measured = measured_a

@@ -36,6 +36,7 @@ cdef double GRID_STEP = 0.47            # in ln(time constant): up to 6,000 tick
 cdef double GOLDEN = 0.6180339887498949
 cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
+cdef double GAIN_MOST = 0.1
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
@@ -159,8 +160,8 @@ cdef inline int32_t delay_of(const ProbeConfig* config, int32_t fit_of) noexcept
 
 
 cdef bint minimum_phase(const Fit* fit) noexcept nogil:
-    """A zero beyond the unit circle: the delay is another."""
-    return fit.gain > 0.0 and -fit.after < 1.02 * fit.gain and fit.after < 0.7 * fit.gain
+    """A zero well beyond the unit circle: the delay is another. A little beyond it the electrodes polarise."""
+    return fit.gain > 0.0 and -fit.after < 1.2 * fit.gain and fit.after < 0.7 * fit.gain
 
 
 cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bint zero) noexcept nogil:
@@ -376,6 +377,9 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     state.chosen = best
     fit = &state.fits[best]
     delay = delay_of(config, best)
+    if config.voltage_source and fit.gain + fit.after <= 0.0:
+        # No conductance at rest: what is slow here are the electrodes, and no part of the loop's plant.
+        evaluate(state, state.current, delay, 0.0, False, fit)
     state.found.model.pole = fit.pole
     state.found.model.gain = fit.gain
     state.found.model.gain_before = -fit.after
@@ -392,6 +396,9 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     if config.voltage_source:
         find_load(state, config, delay, fit)
         return PROBE_RUNNING
+    # A current source that lets flow a tenth more or less than it says is broken, or says what it is not.
+    if fabs((fit.gain + fit.after) / (1.0 - fit.pole) - 1.0) > GAIN_MOST:
+        return PROBE_UNCLEAR
     now = driven(state.drive, -1 - delay)
     for n in range(PROBE_PERIOD):
         before = now

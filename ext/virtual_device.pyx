@@ -2,7 +2,7 @@
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext, PyCapsule_GetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EIO, ETIMEDOUT, errno
-from libc.math cimport ceil
+from libc.math cimport ceil, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport rename, snprintf
 from libc.stdlib cimport calloc, free
@@ -14,13 +14,27 @@ from posix.unistd cimport close as c_close, read as c_read, write as c_write
 from ionto_rt.core.frontend cimport (
     RANGES,
     FrontEndRange,
+    frontend_hum,
     frontend_output,
     frontend_read,
     frontend_run,
     frontend_start,
     frontend_zero,
 )
-from ionto_rt.core.skin cimport noise_next, skin_linear, skin_named
+from ionto_rt.core.skin cimport (
+    noise_next,
+    site_contact,
+    skin_cpe,
+    skin_dry,
+    skin_linear,
+    skin_loosen,
+    skin_mend,
+    skin_named,
+    skin_peel,
+    skin_prepare,
+    skin_processes,
+    skin_scale_onset,
+)
 from ionto_rt.core.types cimport (
     COMMAND_CLOSE_RELAY,
     FRONT_END_CURRENT_SOURCE,
@@ -119,12 +133,25 @@ cdef enum:
 
 cdef double OPEN_OHM = 1e9
 cdef double SHORT_OHM = 20.0
+cdef double CPE_RAD_S = 100.53096491487338     # 16 Hz
 cdef const char* CAPSULE_NAME = "ionto_rt.core.types.Port"
 cdef const char* TRUTH_HEADER = (
     "index,device_time_s,current_a,current_peak_a,charge_c,absolute_charge_c,voltage_v,applied_code,lease_ticks_left,"
     "relay_closed,lapsed,contact_fraction\n"
 )
-FAULT_KINDS = ("open", "close", "short", "area", "unplug", "stall", "stuck")
+FAULT_KINDS = (
+    "open", "close", "short", "area", "unplug", "stall", "stuck", "peel", "dry", "loose", "leak", "return-area"
+)
+# Of the faults that take a value: what it is, and its limits.
+FAULT_VALUES = {
+    "area": ("share", 1e-3, 1.0),
+    "return-area": ("share", 1e-3, 1.0),
+    "stall": ("s", 1e-6, 3600.0),
+    "peel": ("s", 1e-3, 1e5),
+    "dry": ("% a minute", 1e-3, 1e4),
+    "loose": ("a minute", 1e-3, 1e4),
+    "leak": ("ohm", 1.0, 1e9),
+}
 SERVE_ENDS = ("closed", "unplugged", "silent", "stopped", "idle", "failed")
 PHASES = ("idle", "configured", "armed", "expired", "tripped")
 
@@ -298,18 +325,29 @@ cdef void inject(VirtualDeviceState* device, int32_t kind, double value) noexcep
     if kind == FAULT_OPEN:
         device.skin.open_ohm = OPEN_OHM
     elif kind == FAULT_CLOSE:
-        device.skin.open_ohm = 0.0
-        device.skin.shunt_ohm = 0.0
+        skin_mend(&device.skin)
     elif kind == FAULT_SHORT:
         device.skin.shunt_ohm = SHORT_OHM
     elif kind == FAULT_AREA:
-        device.skin.active.contact_fraction = device.contact_at_start * value
+        device.skin.active.contact_share = value
+        site_contact(&device.skin.active)
     elif kind == FAULT_UNPLUG:
         device.unplugged = 1
     elif kind == FAULT_STALL:
         device.stall_until = device.ticks + <uint64_t>(value * 1e9 / device.sample_period_ns + 0.5)
     elif kind == FAULT_STUCK:
         device.front_end.stuck = 1
+    elif kind == FAULT_PEEL:
+        skin_peel(&device.skin, value)
+    elif kind == FAULT_DRY:
+        skin_dry(&device.skin, 0.01 * value)
+    elif kind == FAULT_LOOSE:
+        skin_loosen(&device.skin, value)
+    elif kind == FAULT_LEAK:
+        device.skin.shunt_ohm = value
+    elif kind == FAULT_RETURN_AREA:
+        device.skin.passive.contact_share = value
+        site_contact(&device.skin.passive)
 
 
 cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
@@ -800,13 +838,20 @@ cdef class VirtualDevice:
         compliance_v: 5-140 V.
         bandwidth_hz: of the output stage.
         dac_gain_error, dac_offset_codes: of the output converter, which nothing calibrates.
-        noise_codes: standard deviation of a reading. hum_v: peak of 50 Hz on the voltage reading.
+        noise_codes: standard deviation of a reading.
+        hum_v, hum_hz: peak of the mains on the voltage reading, and its frequency, 40-70 Hz.
+        jitter_us: samples are taken up to twice this before their boundary, evenly spread; at most half a sub-step.
+        cpe_exponent: of a constant phase element in the place of the skin's capacitance, 0.75-0.98; it has the same
+            admittance at 16 Hz. 0: none.
+        hydration, electroporation, sweat, motion_per_min, electrode_mc_cm2: slow processes, see
+            `ionto_rt.core.skin.Skin`; 0: off.
+        half_cell_v: standing difference of the electrodes' potentials.
         substeps: of the plant in one sample period; 0 for steps of at most 125 us.
         pacing: Pacing bits to offer: 1 device, 4 lock-step.
         clock_error_ppm: how much longer the device's sample period is than it says.
         serial: at most 15 characters.
         faults: (kind, value, time_s) in the order of their times; kind is one of FAULT_KINDS, time_s counts armed
-            device time. area: contact of the active pad as a share of the start's; stall: seconds; else unused.
+            device time. What value means is in FAULT_VALUES; else it is unused.
         truth_fd: descriptor of the truth file, or -1. state_path: file that remembers the last session, or None.
 
     Raises:
@@ -833,6 +878,9 @@ cdef class VirtualDevice:
                  double sample_rate_hz=1000.0, double active_area_cm2=8.0, double return_area_cm2=25.0,
                  double onset_scale=1.0, double compliance_v=60.0, double bandwidth_hz=2000.0,
                  double dac_gain_error=0.015, double dac_offset_codes=0.25, double noise_codes=1.0, double hum_v=0.0,
+                 double hum_hz=50.0, double jitter_us=0.0, double cpe_exponent=0.0, double hydration=0.0,
+                 int electroporation=0, double sweat=0.0, double motion_per_min=0.0, double electrode_mc_cm2=0.0,
+                 double half_cell_v=0.0,
                  uint32_t substeps=0, int pacing=PACING_DEVICE | PACING_LOCK_STEP, double clock_error_ppm=0.0,
                  str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None):
         cdef VirtualDeviceState* device = self.device
@@ -849,6 +897,14 @@ cdef class VirtualDevice:
         check(-1000.0 <= dac_offset_codes <= 1000.0, f"DAC offset {dac_offset_codes} codes", "-1000 to 1000")
         check(0.0 <= noise_codes <= 1000.0, f"noise {noise_codes} codes", "0 to 1000")
         check(0.0 <= hum_v <= 10.0, f"hum {hum_v} V", "0 to 10")
+        check(40.0 <= hum_hz <= 70.0, f"hum of {hum_hz} Hz", "40 to 70")
+        check(cpe_exponent == 0.0 or 0.75 <= cpe_exponent <= 0.98, f"CPE exponent {cpe_exponent}", "0.75 to 0.98, or 0")
+        check(hydration == 0.0 or 1.0 <= hydration <= 20.0, f"hydration {hydration}", "1 to 20, or 0")
+        check(electroporation in (0, 1), f"electroporation {electroporation}", "0 or 1")
+        check(0.0 <= sweat <= 0.3, f"sweat {sweat}", "0 to 0.3")
+        check(0.0 <= motion_per_min <= 60.0, f"motion {motion_per_min} a minute", "0 to 60")
+        check(0.0 <= electrode_mc_cm2 <= 1e6, f"electrode charge {electrode_mc_cm2} mC/cm2", "0 to 1000000")
+        check(-2.0 <= half_cell_v <= 2.0, f"half-cell difference {half_cell_v} V", "-2 to 2")
         check(substeps <= 1000, f"substeps {substeps}", "0 to 1000")
         check(-1e5 <= clock_error_ppm <= 1e5, f"clock error {clock_error_ppm} ppm", "-100000 to 100000")
         check(front_end in ("current", "voltage"), f"front-end {front_end!r}", "current or voltage")
@@ -858,21 +914,27 @@ cdef class VirtualDevice:
               and 0 < len(serial) <= 15, f"serial {serial!r}", "1 to 15 plain characters")
         check(len(faults) <= FAULTS, f"{len(faults)} faults", f"at most {FAULTS}")
         skin_named(&device.skin, skin_number(skin), seed, active_area_cm2, return_area_cm2)
-        device.skin.active.onset_s *= onset_scale
-        device.skin.active.onset_least_s *= onset_scale
-        device.skin.passive.onset_s *= onset_scale
-        device.skin.passive.onset_least_s *= onset_scale
+        skin_scale_onset(&device.skin, onset_scale)
+        skin_cpe(&device.skin, cpe_exponent,
+                 device.skin.active.capacitance_f_cm2 * pow(CPE_RAD_S, 1.0 - cpe_exponent))
+        skin_processes(&device.skin, hydration, electroporation, sweat, motion_per_min, electrode_mc_cm2)
         if load is not None:
             series_ohm, parallel_ohm, capacitance_f = load
             check(series_ohm > 0.0 and parallel_ohm > 0.0 and capacitance_f > 0.0, f"load {load}", "positive")
+            check(not (cpe_exponent or device.skin.processes.running), "a process of the skin", "not with a load")
             skin_linear(&device.skin, series_ohm, parallel_ohm, capacitance_f)
-        device.contact_at_start = device.skin.active.contact_fraction
+        device.skin.half_cell_v = half_cell_v
         device.sample_period_ns = <uint32_t>(1e9 / sample_rate_hz + 0.5)
         device.pace_ns = <int64_t>(device.sample_period_ns * (1.0 + 1e-6 * clock_error_ppm) + 0.5)
         frontend_start(&device.front_end,
                        FRONT_END_CURRENT_SOURCE if front_end == "current" else FRONT_END_VOLTAGE_SOURCE,
                        1e-9 * device.sample_period_ns, substeps, compliance_v, bandwidth_hz, dac_gain_error,
                        dac_offset_codes, noise_codes, hum_v, seed)
+        frontend_hum(&device.front_end, hum_v, hum_hz)
+        most_us = 0.5e6 * device.front_end.substep_s
+        check(0.0 <= jitter_us <= most_us, f"jitter {jitter_us} us", f"0 to {most_us:g}, half a sub-step")
+        device.front_end.jitter_s = 1e-6 * jitter_us
+        skin_prepare(&device.skin, device.front_end.substep_s)
         strncpy(device.model, b"ionto-virtual", 15)
         strncpy(device.serial, <bytes>serial.encode("ascii"), 15)
         device.firmware_version = FIRMWARE_VERSION
@@ -889,8 +951,9 @@ cdef class VirtualDevice:
         for k, (kind, value, time_s) in enumerate(faults):
             check(kind in FAULT_KINDS, f"fault {kind!r}", "one of " + ", ".join(FAULT_KINDS))
             check(time_s >= previous, f"fault {kind} at {time_s} s", "not before the one ahead of it")
-            check(kind != "area" or 0.0 < value <= 1.0, f"fault area {value}", "above 0 and at most 1")
-            check(kind != "stall" or 0.0 < value <= 3600.0, f"fault stall {value} s", "above 0 and at most 3600")
+            if kind in FAULT_VALUES:
+                what, least, most = FAULT_VALUES[kind]
+                check(least <= value <= most, f"fault {kind} of {value} {what}", f"{least:g} to {most:g}")
             previous = time_s
             device.faults[k].kind = <int32_t>FAULT_KINDS.index(kind)
             device.faults[k].value = value

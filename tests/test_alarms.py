@@ -47,6 +47,7 @@ def test_a_trip_is_latched_stops_the_current_and_carries_its_hazard(trip: Trip) 
         (Trip.OPEN_LEAD, Priority.MEDIUM, Action.OFF),
         (Trip.INTERMITTENT_LEAD, Priority.MEDIUM, Action.RAMP_DOWN),
         (Trip.SHORT, Priority.HIGH, Action.RAMP_DOWN),
+        (Trip.CONTACT_AREA, Priority.MEDIUM, Action.RAMP_DOWN),
         (Trip.DENSITY, Priority.MEDIUM, Action.RAMP_DOWN),
         (Trip.CHARGE_CAP, Priority.HIGH, Action.RAMP_DOWN),
         (Trip.SESSION_TIME, Priority.MEDIUM, Action.RAMP_DOWN),
@@ -68,6 +69,13 @@ def test_a_pause_of_the_guard_clears_by_itself() -> None:
     assert not alarm.latched
     assert alarm.response == Action.PAUSE
     assert alarm.hazard == "H25"
+
+
+def test_a_pause_for_contact_area_waits_for_the_operator() -> None:
+    alarm = alarm_for_pause(Trip.CONTACT_AREA)
+    assert alarm.latched
+    assert (alarm.response, alarm.hazard) == (Action.PAUSE, "H09")
+    assert "press both pads" in alarm.advice and "start again" not in alarm.advice
 
 
 def test_an_end_by_trip_is_told_by_the_trip() -> None:

@@ -96,6 +96,16 @@ _TRIPS = {
         "Electrodes shorted",
         "look for clips that touch and for a bridge of gel or water between the pads; dry the skin between them",
     ),
+    Trip.CONTACT_AREA: Alarm(
+        "contact-area",
+        "H09",
+        Priority.MEDIUM,
+        True,
+        Action.RAMP_DOWN,
+        "A pad has lost contact area",
+        "press both pads down and look under their edges (which of them it is was not measured), wet or renew them, then"
+        " start again",
+    ),
     Trip.DENSITY: Alarm(
         "density",
         "H13",
@@ -407,17 +417,18 @@ def alarm_for_trip(trip: int) -> Alarm:
 
 
 def alarm_for_pause(trip: int) -> Alarm:
-    """The row of a pause that the guard asks for: H25 and H26 clear by themselves, H24 waits for the operator."""
+    """The row of a pause that the guard asks for: H25 and H26 clear by themselves, H09 and H24 wait for the operator."""
     alarm = alarm_for_trip(trip)
     advice = alarm.advice.replace(", then start again", "")
-    latched = trip == Trip.LOST_SAMPLES
+    latched = trip in (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)
+    when = "when the contact is good again" if trip == Trip.CONTACT_AREA else "when the data is good again"
     return replace(
         alarm,
         key=f"{alarm.key}-pause",
         latched=latched,
         response=Action.PAUSE,
         title=f"Paused: {alarm.title[:1].lower()}{alarm.title[1:]}",
-        advice=f"{'resume by hand' if latched else 'goes on by itself'} when the data is good again; {advice}",
+        advice=f"{'resume by hand' if latched else 'goes on by itself'} {when}; {advice}",
     )
 
 

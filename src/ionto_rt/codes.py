@@ -95,6 +95,14 @@ class Contact(IntEnum):
     LOST = 2
 
 
+class AreaAlarm(IntEnum):
+    """Contact area against its baseline."""
+
+    STEADY = 0
+    SMALLER = 1
+    LARGER = 2
+
+
 class Action(IntEnum):
     """Safe states, in rising order of urgency: derate is S3, pause S2, ramp down S1, off S0."""
 
@@ -113,6 +121,7 @@ class Trip(IntEnum):
     OPEN_LEAD = 5
     INTERMITTENT_LEAD = 7
     SHORT = 8
+    CONTACT_AREA = 9
     DENSITY = 13
     CHARGE_CAP = 15
     SESSION_TIME = 16

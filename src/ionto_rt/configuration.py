@@ -13,16 +13,21 @@ from ionto_rt.device import Hello
 from ionto_rt.plan import Plan
 from ionto_rt.safety import GUARD_RATIO, Limits
 
-MAINS_S = 0.02
+MAINS_HZ = 50.0
 TONE_MAX_A = 19e-6
-"""Peak of the probe tone: the smaller of the two measured on people, 38 uA p-p (Khadka 2015)."""
-TONE_RATIO = 0.005
-TONE_LOWEST_HZ = 120.0
-BLOCK_S = 0.2
+"""Peak of each of the two probe tones: the smaller one measured on people, 38 uA p-p (Khadka 2015)."""
+TONE_RATIO = 0.0045
+"""Of the smallest level, each: both together are a ripple of at most 0.45 % rms."""
+TONE_CORNER_HZ = 150.0
+"""Corner that the first tones are chosen for, until the load is known: between fresh and conditioned skin."""
+TONE_RETUNE_FACTOR = 1.6
+"""By which the corner moves before other tones are worth a lost block: the bound on Rs, Rp, C is flat within it."""
+BLOCK_S = 0.1
+"""Whole periods of 50 and of 60 Hz."""
+OUTPUT_STAGE_HZ = 2000.0
+"""Bandwidth of the output stage: that of the virtual device."""
 ELECTRODE_EMF_V = 1.0
 """One standard deviation of the unknown electrode potential: Ag/AgCl drops 0.1 V, inert electrodes up to 2 V."""
-NONLINEARITY = 0.5
-"""Skin bends: under treatment current its slope resistance is down to half of the chord."""
 LOOP_DELAY_TICKS = 1.0
 """Setpoints that are on their way when the next one is chosen: the answer to sample k shows in sample k + 2."""
 OPEN_RATIO = 0.1
@@ -36,6 +41,20 @@ SLEW_RATIO = 0.02
 LAW_PREDICTIVE = 1
 STOP_A_PER_S = 1e-3
 """Ramp of a safe stop (S1)."""
+AREA_PAUSE_RATIO = 0.7
+AREA_STOP_RATIO = 0.5
+AREA_SERIES_SHARE = 0.1
+"""Of Rs that scales with a pad's area: 50 ohm of viable tissue under 8 cm2, of 600 ohm in all."""
+AREA_SERIES_SPREAD = 0.1
+AREA_NOISE_FLOOR = 0.02
+"""Deviation of ln(area) in one block that skin makes by itself; the converters' is a tenth of it."""
+AREA_SIGMA_MOST = 0.15
+"""Blocks that know ln(area) worse are blind: conditioned skin at 1 kHz, whose corner lies beyond the tones."""
+AREA_STEP = 0.16
+"""ln(1/0.85): half of it is what the test forgives, so that a baseline that lags behind the skin raises no alarm."""
+AREA_FALSE_ALARM_S = 1.08e5
+"""One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
+AREA_BASELINE_S = 10.0
 HEARTBEAT_S = 2.0
 LEASE_S = 0.08
 
@@ -63,17 +82,8 @@ def ticks_of(seconds: float, tick_s: float) -> int:
     return max(1, round(seconds / tick_s))
 
 
-def _tone_ticks(tick_s: float) -> tuple[int, int]:
-    """Period of the tone (a power of two) and length of a block: whole periods of the tone and of 50 Hz mains."""
-    period = 4
-    while period < 1024 and 1.0 / (2 * period * tick_s) >= TONE_LOWEST_HZ:
-        period *= 2
-    common = math.lcm(period, ticks_of(MAINS_S, tick_s))
-    return period, common * max(1, math.ceil(BLOCK_S / tick_s / common))
-
-
 def tone_a(plan: Plan) -> float:
-    """Peak of the probe tone for a plan; at most TONE_RATIO of its smallest level."""
+    """Peak of each probe tone for a plan; at most TONE_RATIO of its smallest level."""
     levels = [segment["level_a"] for segment in plan.segments if segment["kind"] == 2 and segment["level_a"] > 0.0]
     return min(TONE_MAX_A, TONE_RATIO * min(levels)) if levels else 0.0
 
@@ -87,25 +97,31 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
     compliance_v = min(hello.compliance_v, limits.voltage_max_v)
     lsb_a = calibration["current_lsb_a"]
     probe_a = next(segment["level_a"] for segment in plan.segments if segment["kind"] == 1)
-    period_ticks, block_ticks = _tone_ticks(tick_s)
     lease_ticks = min(hello.lease_max_ticks, ticks_of(LEASE_S, tick_s))
     open_floor_a = max(10.0 * lsb_a, 0.4 * probe_a)
     contact_level_a = max(probe_a, 2.0 * open_floor_a)
     impedance = {
         "tick_s": tick_s,
         "tone_a": tone_a(plan),
+        "corner_hz": TONE_CORNER_HZ,
+        "retune_factor": TONE_RETUNE_FACTOR,
         "electrode_emf_v": ELECTRODE_EMF_V,
-        "nonlinearity": NONLINEARITY,
         "voltage_noise_v": calibration["voltage_lsb_v"] / math.sqrt(12.0),
         "current_noise_a": lsb_a / math.sqrt(12.0),
+        "mains_hz": MAINS_HZ,
+        "skew_s": 0.0,
+        "output_time_s": 1.0 / (2.0 * math.pi * OUTPUT_STAGE_HZ),
+        "ballast_ohm": 0.0 if current_source else calibration["ballast_ohm"],
         "open_ratio": OPEN_RATIO,
         "open_floor_a": open_floor_a,
         "open_voltage_v": OPEN_VOLTAGE_RATIO * compliance_v,
+        "smooth": 0,
         "open_any_voltage": 0 if current_source else 1,
         "open_ticks": 3,
         "good_ticks": 3,
-        "tone_period_ticks": period_ticks,
-        "block_ticks": block_ticks,
+        "block_ticks": ticks_of(BLOCK_S, tick_s),
+        "low_bin": 0,
+        "high_bin": 0,
     }
     ramp_a_per_tick = limits.ramp_rate_a_per_s * tick_s
     programme = {
@@ -206,7 +222,23 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "clock_window_us": 10_000_000,
         "clock_ppm": 10_000,
         "stop_slope_codes": full_output / calibration["output_lsb"] * tick_s * STOP_A_PER_S / highest_a,
+        "area_pause_ratio": AREA_PAUSE_RATIO,
+        "area_stop_ratio": AREA_STOP_RATIO,
         "checksum": 0,
+    }
+    contact_area = {
+        "site_share": max(limits.area_m2, limits.return_area_m2) / (limits.area_m2 + limits.return_area_m2),
+        "series_share": AREA_SERIES_SHARE,
+        "series_spread": AREA_SERIES_SPREAD,
+        "noise_floor": AREA_NOISE_FLOOR,
+        "sigma_most": AREA_SIGMA_MOST,
+        "step": AREA_STEP,
+        "blocks_to_false_alarm": AREA_FALSE_ALARM_S / BLOCK_S,
+        "baseline_blocks": AREA_BASELINE_S / BLOCK_S,
+        "moving_blocks": 3.0,
+        "moving_ratio": 0.003,
+        "start_blocks": 10,
+        "moving_hold_blocks": 10,
     }
     return {
         "calibration": calibration,
@@ -214,6 +246,7 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "programme": programme,
         "regulator": regulator,
         "guard": guard,
+        "contact_area": contact_area,
         "lease_ticks": lease_ticks,
         "token": token,
         "law": LAW_PREDICTIVE,

@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ionto_rt.codes import MAX_SEGMENTS, SegmentKind
+from ionto_rt.codes import MAX_SEGMENTS, FrontEnd, SegmentKind
 from ionto_rt.core.constant_current import PROBE_MOST_A, PROBE_RATIO, nominal_probe_ticks
 from ionto_rt.safety import Limits, exceeds, format_limit
 from ionto_rt.toml_source import Location, format_location
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from ionto_rt.treatment import Deliver, Pause, Treatment
 
 SELF_TEST_S = 0.5
+
+VOLTAGE_RAMP_LEAST_S = 0.5
+"""Least ramp on a voltage source. The regulator makes it slower where the load's impedance at rest is many times what a
+step meets: each tick's step may add a fiftieth of the highest level at once (docs/control.md)."""
 
 WHOLE = 1e-6
 """A time within this part of a tick of a whole number of ticks is that number."""
@@ -289,6 +293,16 @@ class _Compiler:
         if change_a == 0.0:
             return 0
         ramp_s = change_a / limits.ramp_rate_a_per_s if step.ramp_s is None else step.ramp_s
+        if limits.device is not None and limits.device.front_end == FrontEnd.VOLTAGE_SOURCE:
+            if step.ramp_s is None:
+                ramp_s = max(ramp_s, VOLTAGE_RAMP_LEAST_S)
+            elif exceeds(VOLTAGE_RAMP_LEAST_S, ramp_s):
+                raise self.treatment.refuse(
+                    (*location, "ramp"),
+                    f"is shorter than a voltage source's ramps, which charge the skin's capacitance as they rise"
+                    f" ({limits.device.name})",
+                    f'write ramp = "{format_time(VOLTAGE_RAMP_LEAST_S)}" or longer',
+                )
         ticks = self._up(ramp_s) if ramp_s > 0.0 else 0
         if not exceeds(change_a, limits.step_max_a):
             return ticks

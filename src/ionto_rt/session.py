@@ -13,8 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ionto_rt.accuracy import Accuracy
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.catalogue import Catalogue
+from ionto_rt.certificate.loop import Plant
+from ionto_rt.certificate.margins import margins_at
 from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
@@ -130,6 +133,8 @@ class Session:
         self.record_path: Path | None = None
         self._interpreter = Interpreter()
         self._last: np.void | None = None
+        self._accuracy = Accuracy()
+        self._load: dict[str, Any] = {}
         self._peak_current_a = 0.0
         self._peak_voltage_v = 0.0
         self._rows = 0
@@ -318,6 +323,7 @@ class Session:
         self._rows += len(rows)
         self._peak_current_a = max(self._peak_current_a, float(np.abs(rows["current_a"]).max()))
         self._peak_voltage_v = max(self._peak_voltage_v, float(np.abs(rows["voltage_v"]).max()))
+        self._accuracy.add(rows)
         self._last = last
         shown = self.progress
         shown.phase = Phase(int(last["phase"]))
@@ -360,6 +366,8 @@ class Session:
         self._folder.events.write(happening.kind, happening.tick, safety=happening.safety, **happening.fields)
         if happening.kind == "trip":
             self.trips.append(happening.fields["name"])
+        if happening.kind == "load-identified":
+            self._load = happening.fields
         if happening.kind in ("trip", "end"):
             self._cause = self._cause or happening.alarm
         if happening.alarm is not None:
@@ -469,6 +477,10 @@ class Session:
             "gaps": self.loop.counters["lost"],
             "late": device_late if device_late is not None else self.loop.counters["late"],
             "latency_us": self.loop.latency_us,
+            "load": self._load or None,
+            "margins": self._margins(),
+            "mean_error_ratio": self._accuracy.mean_error_ratio,
+            "ripple_rms_ratio": self._accuracy.ripple_rms_ratio,
             "trips": self.trips,
             "alarms": [alarm.line for alarm in self.progress.alarms],
             "loop": self.loop.counters,
@@ -483,6 +495,13 @@ class Session:
         written = folder.finish(receipt)
         journal.finish(folder.session_id, outcome, net_c, absolute_c)
         return written
+
+    def _margins(self) -> dict[str, float] | None:
+        """Of the loop at the load that the contact check identified."""
+        if not self._load:
+            return None
+        plant = Plant(*(self._load[name] for name in ("model_pole", "model_gain", "model_gain_before")))
+        return margins_at(plant, self._load["model_delay_ticks"])._asdict()
 
     def _device_gone(self, folder: SessionFolder, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from ionto_rt.core.virtual_device import FAULT_KINDS, VirtualDevice
+from ionto_rt.core.virtual_device import FAULT_KINDS, FAULT_VALUES, VirtualDevice
 
 PACINGS = {"real": 1, "lock-step": 4, "both": 5}
 STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
@@ -25,21 +25,24 @@ def parse_fault(text: str) -> tuple[str, float, float]:
     """One line of a fault script.
 
     Args:
-        text: ``open@60``, ``close@60.5``, ``short@60``, ``area=0.5@60``, ``unplug@60``, ``stall@60+0.02`` or
-            ``stuck@60``; times in seconds of armed device time, the length of a stall in seconds.
+        text: ``open@60``, ``close@60.5``, ``short@60``, ``area=0.5@60``, ``return-area=0.5@60``, ``unplug@60``,
+            ``stall@60+0.02``, ``stuck@60``, ``peel=120@60`` (seconds until the pad is off), ``dry=8@60`` (percent a
+            minute), ``loose=5@60`` (openings a minute) or ``leak=100000@60`` (ohm between the leads); times in seconds
+            of armed device time, the length of a stall in seconds.
 
     Returns:
-        (kind, value, time_s); value is the share of the contact area left, or the seconds of the stall.
+        (kind, value, time_s); what value is, `ionto_rt.core.virtual_device.FAULT_VALUES` says.
 
     Raises:
         ValueError: anything else; the message names the text and what is allowed.
     """
     head, at, when = text.partition("@")
-    kind, _, share = head.partition("=")
+    kind, _, given = head.partition("=")
     start, _, length = when.partition("+")
-    value = share if kind == "area" else length if kind == "stall" else "0"
+    valued = kind in FAULT_VALUES and kind != "stall"
+    value = given if valued else length if kind == "stall" else "0"
     try:
-        if not at or kind not in FAULT_KINDS or (share and kind != "area") or (length and kind != "stall"):
+        if not at or kind not in FAULT_KINDS or (given and not valued) or (length and kind != "stall"):
             raise ValueError
         fault = kind, float(value), float(start)
         if not all(0.0 <= number < 1e9 for number in fault[1:]):
@@ -47,7 +50,7 @@ def parse_fault(text: str) -> tuple[str, float, float]:
     except ValueError:
         kinds = ", ".join(FAULT_KINDS)
         raise ValueError(
-            f"fault {text!r} is not understood: write {kinds} as in open@60, area=0.5@60, stall@60+0.02"
+            f"fault {text!r} is not understood: write {kinds} as in open@60, area=0.5@60, peel=120@60, stall@60+0.02"
         ) from None
     return fault
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ionto_rt.core.frontend import FrontEnd
+from ionto_rt.core.skin import Skin
 
 FULL_SCALES = (40e-6, 400e-6, 4e-3, 40e-3)
 QUIET = {"noise_codes": 0.0, "offset_codes": 0.0, "gain_error": 0.0}
@@ -227,6 +228,59 @@ def test_hum_is_50_hz_of_the_amplitude_asked_for():
     assert math.hypot(cosine, sine) == pytest.approx(0.02, rel=0.02)
 
 
+@pytest.mark.parametrize("hum_hz", [50.0, 60.0])
+def test_hum_has_the_frequency_asked_for(hum_hz):
+    stage = FrontEnd(hum_v=0.02, hum_hz=hum_hz, **QUIET)
+    readings = [volts(stage, stage.run()[2]) for _ in range(1000)]
+    for at_hz in (50.0, 60.0):
+        cosine = sum(v * math.cos(2 * math.pi * at_hz * k / 1000) for k, v in enumerate(readings)) / 500
+        sine = sum(v * math.sin(2 * math.pi * at_hz * k / 1000) for k, v in enumerate(readings)) / 500
+        assert math.hypot(cosine, sine) == pytest.approx(0.02 if at_hz == hum_hz else 0.0, abs=4e-4)
+
+
+def test_jitter_samples_at_times_spread_evenly_over_twice_its_size_before_the_boundary():
+    """A pole of 20 Hz makes the start of a step a straight line; how far a sample is below its end is its time."""
+    jitter_s = 50e-6
+    before_s = []
+    for seed in range(300):
+        stage = FrontEnd(bandwidth_hz=20.0, full_scale_a=40e-3, jitter_s=jitter_s, seed=seed, **QUIET)
+        ask(stage, 40e-3)
+        codes = stage.run()
+        slope_a_s = 2.0 * math.pi * 20.0 * (40e-3 - stage.source_a)
+        before_s.append((stage.source_a - amperes(stage, codes[0])) / slope_a_s)
+    assert -1e-6 < min(before_s) < 5e-6
+    assert 95e-6 < max(before_s) < 102e-6
+    assert statistics.fmean(before_s) == pytest.approx(jitter_s, rel=0.1)
+    assert statistics.pstdev(before_s) == pytest.approx(2.0 * jitter_s / math.sqrt(12.0), rel=0.1)
+
+
+def test_an_amplifier_that_limits_holds_a_leak_at_its_voltage_too():
+    stage = FrontEnd(compliance_v=20.0, series_ohm=50e3, parallel_ohm=50e3, capacitance_f=1e-9, **QUIET)
+    stage.short_leads(100e3)
+    ask(stage, 3e-3)
+    for _ in range(100):
+        stage.run()
+    assert stage.limited
+    assert stage.voltage_v == pytest.approx(20.0)
+    assert stage.source_a == pytest.approx(20.0 / 100e3 + 20.0 / 100e3, rel=1e-3)
+    assert stage.charge_c == pytest.approx(20.0 / 100e3 * 1e-3, rel=1e-3)
+
+
+def test_a_front_end_drives_the_very_skin_it_is_given():
+    skin = Skin()
+    skin.polarisation_v = 0.0
+    stage = FrontEnd(skin=skin, **QUIET)
+    ask(stage, 2e-3)
+    for _ in range(50):
+        stage.run()
+    assert skin.active_v > 1.0
+    assert stage.voltage_v == pytest.approx(skin.voltage_v(stage.source_a))
+    stage.open_lead()
+    assert skin.is_open
+    stage.close_lead()
+    assert not skin.is_open
+
+
 def test_a_disabled_output_is_exactly_zero_in_the_end():
     stage = FrontEnd(offset_codes=3.0, noise_codes=0.0)
     ask(stage, 1e-3)
@@ -239,7 +293,10 @@ def test_a_disabled_output_is_exactly_zero_in_the_end():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"kind": "charge"}, "charge"), ({"full_scale_a": 5e-3}, "full scale"), ({"series_ohm": 0.0}, "load")],
+    [
+        ({"kind": "charge"}, "charge"), ({"full_scale_a": 5e-3}, "full scale"), ({"series_ohm": 0.0}, "load"),
+        ({"hum_hz": 400.0}, "hum"), ({"jitter_s": 1e-4}, "half a sub-step"), ({"jitter_s": -1e-6}, "jitter"),
+    ],
 )
 def test_a_front_end_that_is_not_built_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):

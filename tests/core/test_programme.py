@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ionto_rt.codes import Contact, EndReason, OperatorCommand, Phase, SegmentKind
+from ionto_rt.codes import Contact, EndReason, OperatorCommand, Phase, ProbeVerdict, SegmentKind
 from support import fill, function, segment, struct
 
 HIGHEST = 10.0
@@ -38,8 +38,6 @@ class Course:
             "compliance_v": 0.0,
             "contact_level_a": CONTACT,
             "zero_tolerance_a": 0.01,
-            "open_ohm": 1000.0,
-            "short_ohm": 10.0,
             "loop_delay_ticks": 1.0,
             "compliance_ticks": 5,
             "segments": len(segments),
@@ -78,7 +76,7 @@ class Course:
             "current_a": current,
             "redundant_a": current,
             "voltage_v": current * load,
-            "applied": current,
+            "probe_verdict": ProbeVerdict.RUNNING,
             "net_c": self.net,
         } | changes
         fill(self.given, given)
@@ -413,57 +411,50 @@ def test_interrupted_contact_never_overshoots_the_dose(
     assert course.delivered <= dose + level
 
 
-CHECK = segment(SegmentKind.CONTACT_CHECK, step=-1, duration_ticks=100, level_a=0.5)
+CHECK = segment(SegmentKind.CONTACT_CHECK, step=-1, level_a=0.5)
 
 
 @pytest.mark.parametrize(
-    ("load_ohm", "reason"),
+    ("verdict", "reason"),
     [
-        (9.99, EndReason.CONTACT_SHORT),
-        (10.0, EndReason.COMPLETE),
-        (1000.0, EndReason.COMPLETE),
-        (1000.1, EndReason.CONTACT_OPEN),
+        (ProbeVerdict.GOOD, EndReason.COMPLETE),
+        (ProbeVerdict.OPEN, EndReason.CONTACT_OPEN),
+        (ProbeVerdict.SHORT, EndReason.CONTACT_SHORT),
+        (ProbeVerdict.OUTSIDE, EndReason.CONTACT_OUTSIDE),
+        (ProbeVerdict.UNCLEAR, EndReason.CONTACT_UNCLEAR),
     ],
 )
-def test_the_contact_check_accepts_loads_between_short_and_open(load_ohm: float, reason: EndReason) -> None:
-    course = Course([CHECK], load_ohm=load_ohm)
-    assert course.finish() == reason
-    assert abs(course.net) < 1e-12, "the probe is balanced"
-    assert max(course.levels) == -min(course.levels) == 0.5
-    assert max(abs(b - a) for a, b in pairwise(course.levels)) <= 0.5 / 12, "and never stepped"
-
-
-def test_the_contact_check_cancels_the_electrode_potential() -> None:
+def test_the_contact_check_lasts_until_the_probe_has_its_verdict(verdict: ProbeVerdict, reason: EndReason) -> None:
     course = Course([CHECK])
-    while not course.ended:
-        course.tick(voltage_v=50.0 * course.on_the_way[0] + 3.0)
-    assert course.setpoint.end_reason == EndReason.COMPLETE
-    course = Course([CHECK], short_ohm=50.5)
-    while not course.ended:
-        course.tick(voltage_v=50.0 * course.on_the_way[0] + 3.0)
-    assert course.setpoint.end_reason == EndReason.CONTACT_SHORT
-
-
-def test_no_current_in_the_contact_check_is_an_open_lead() -> None:
-    course = Course([CHECK])
-    while not course.ended:
-        course.tick(current_a=0.0, voltage_v=60.0)
-    assert course.setpoint.end_reason == EndReason.CONTACT_OPEN
+    course.run(50, probe_verdict=ProbeVerdict.RUNNING)
+    assert course.setpoint.probing
+    assert set(course.levels) == {0.0}, "the probe has the output, the programme asks for nothing"
+    course.tick(probe_verdict=verdict)
+    assert course.setpoint.end_reason == reason
+    assert not course.setpoint.probing
+    assert not course.setpoint.close_relay
 
 
 def test_a_pause_in_the_contact_check_takes_the_probe_away_and_the_check_begins_again() -> None:
-    course = Course([CHECK], load_ohm=100.0)
+    course = Course([CHECK])
     course.run(20)
     course.tick(operator_command=OperatorCommand.PAUSE)
     course.run(300)
-    assert course.levels[-1] == 0.0
-    assert abs(course.net) <= 0.5 * 25
+    assert not course.setpoint.probing
+    assert course.setpoint.close_relay
+    assert course.phases[-1] == Phase.PAUSE
     course.tick(operator_command=OperatorCommand.RESUME)
-    resumed = len(course.levels) - 1
-    assert course.finish() == EndReason.COMPLETE
-    first, second = course.levels[resumed : resumed + 50], course.levels[resumed + 50 : resumed + 100]
-    assert first == [-level for level in second]
-    assert first[20:30] == [0.5] * 10
+    assert course.setpoint.probing
+    course.tick(probe_verdict=ProbeVerdict.GOOD)
+    assert course.setpoint.end_reason == EndReason.COMPLETE
+
+
+def test_a_stop_in_the_contact_check_ends_at_once() -> None:
+    course = Course([CHECK])
+    course.run(20)
+    course.tick(operator_command=OperatorCommand.STOP)
+    assert course.setpoint.end_reason == EndReason.OPERATOR
+    assert not course.setpoint.close_relay
 
 
 @pytest.mark.parametrize(("field", "value"), [("current_a", 0.0101), ("current_a", -0.0101), ("redundant_a", 0.0101)])

@@ -1,7 +1,9 @@
 """The skin model against the numbers it was fitted to, and its integration against itself at finer steps."""
 
+import cmath
 import itertools
 import math
+import statistics
 
 import pytest
 from hypothesis import given
@@ -107,7 +109,7 @@ def test_subjects_spread_as_people_do():
         values.append(abs(skin.active_v) / 0.1e-3)
     values.sort()
     assert values[75] == pytest.approx(16.2e3, rel=0.2)
-    assert values[142] / values[7] == pytest.approx(3.3, rel=0.25)
+    assert values[142] / values[7] == pytest.approx(3.3, rel=0.1)
 
 
 def test_named_skins_differ_from_typical_in_what_their_name_says():
@@ -212,10 +214,273 @@ def test_forced_voltage_and_forced_current_agree():
     assert by_voltage.active_v == pytest.approx(by_current.active_v, rel=1e-6)
 
 
+FREQUENCIES_HZ = [5000.0 ** (k / 200.0) for k in range(201)]
+ADMITTANCE = 60e-9
+
+
+def ladder_s(skin: Skin, hertz: float) -> complex:
+    """Admittance of the ladder alone, S/cm2."""
+    s = 2j * math.pi * hertz
+    rest_f, branches = skin.ladder
+    return s * rest_f + sum(s * c / (1.0 + s * r * c) for r, c in branches)
+
+
+def off_by(own: complex, exact: complex) -> tuple[float, float]:
+    """(relative error of the magnitude, error of the angle in degrees)."""
+    ratio = own / exact
+    return abs(abs(ratio) - 1.0), abs(math.degrees(cmath.phase(ratio)))
+
+
+@pytest.mark.parametrize("exponent", [0.75, 0.8, 0.85, 0.9, 0.95, 0.98])
+def test_the_ladder_is_the_constant_phase_element_to_2_percent_and_2_degrees_from_1_hz_to_5_khz(exponent):
+    skin = Skin(cpe_exponent=exponent, cpe_admittance_s_cm2=ADMITTANCE)
+    for hertz in FREQUENCIES_HZ:
+        magnitude, degrees = off_by(ladder_s(skin, hertz), ADMITTANCE * (2j * math.pi * hertz) ** exponent)
+        assert magnitude <= 0.02
+        assert degrees <= 2.0
+
+
+def test_the_ladders_magnitude_scales_with_its_admittance():
+    one, two = Skin(cpe_exponent=0.85), Skin(cpe_exponent=0.85, cpe_admittance_s_cm2=2.0 * ADMITTANCE)
+    assert ladder_s(two, 100.0) == pytest.approx(2.0 * ladder_s(one, 100.0))
+    assert Skin().ladder == (30e-9, ())
+
+
+@pytest.mark.parametrize("hertz", [1.0, 10.0, 100.0, 1000.0, 5000.0])
+def test_a_sine_meets_the_impedance_of_the_constant_phase_element(hertz):
+    """Of fresh skin beside it and the resistance before it, over a whole period after the transient is gone."""
+    area_cm2, peak_a, points = 8.0, 1e-7, 400
+    skin = Skin(active_area_cm2=area_cm2, return_area_cm2=1e9, cpe_exponent=0.85, cpe_admittance_s_cm2=ADMITTANCE)
+    skin.polarisation_v = 0.0
+    step_s = 1.0 / hertz / points
+    # The mean current over a step, so that what flows is this sine and no staircase of it.
+    shape = math.sin(math.pi / points) / (math.pi / points)
+    turns = max(3, round(0.4 * hertz))
+    voltage = 0j
+    for k in range(turns * points):
+        turn = (k + 0.5) / points
+        skin.force_current(peak_a * shape * math.sin(2.0 * math.pi * turn), step_s, 1, 1)
+        if k >= (turns - 1) * points:
+            at_end = skin.active_v + skin.series_ohm * peak_a * math.sin(2.0 * math.pi * (k + 1) / points)
+            voltage += 2.0 / points * at_end * cmath.exp(-2j * math.pi * (k + 1) / points)
+    s = 2j * math.pi * hertz
+    exact = skin.series_ohm + 1.0 / (area_cm2 * (1e-5 + ADMITTANCE * s**0.85))
+    magnitude, degrees = off_by(voltage / (-1j * peak_a), exact)
+    assert magnitude <= 0.02
+    assert degrees <= 2.0
+
+
+@pytest.mark.parametrize("forced", ["current", "voltage"])
+@pytest.mark.parametrize("exponent", [0.0, 0.85])
+def test_sub_steps_of_the_device_are_within_two_thousandths_and_finer_ones_close_in_quadratically(forced, exponent):
+    """Over 20 ms after a step, at the ends of periods of 1 ms: eight sub-steps are what the device takes."""
+
+    def run(substeps):
+        skin, rows = Skin(cpe_exponent=exponent), []
+        skin.polarisation_v = 0.0
+        for _ in range(20):
+            if forced == "current":
+                skin.force_current(3e-3, 1e-3, 1, substeps)
+            else:
+                skin.force_voltage(12.0, 1500.0, 1e-3, 1, substeps)
+            rows.append(skin.active_v)
+        return rows
+
+    exact = run(4096)
+
+    def error(substeps):
+        return max(abs(a - b) for a, b in zip(run(substeps), exact, strict=True)) / max(exact)
+
+    assert error(8) < 2e-3
+    # A step of the current meets branches that are faster than the sub-step: with a ladder the last order comes late.
+    assert math.log2(error(128) / error(256)) > (1.9 if exponent == 0.0 else 1.75)
+    assert error(256) < 5e-6
+
+
+@pytest.mark.parametrize("name", ["typical", "dry"])
+def test_pores_once_a_sample_period_are_often_enough(name):
+    """Fresh skin under 4 mA, whose pores open fastest, at each 10 ms: within 0.7 % at 1 kHz, 0.01 % at 10 kHz."""
+
+    def run(period_s, substeps):
+        skin = Skin(name)
+        skin.polarisation_v = 0.0
+        rows = []
+        for _ in range(30):
+            skin.force_current(4e-3, period_s, round(10e-3 / period_s), substeps)
+            rows.append(skin.active_v)
+        return rows
+
+    exact = run(2.5e-5, 2)
+    for period_s, substeps, bound in ((1e-3, 8, 7e-3), (1e-4, 2, 1e-4)):
+        found = run(period_s, substeps)
+        assert max(abs(a - b) for a, b in zip(found, exact, strict=True)) / max(exact) < bound
+
+
+def test_a_ladder_carries_no_direct_current():
+    with_ladder, without = Skin(cpe_exponent=0.85), Skin()
+    for skin in (with_ladder, without):
+        skin.force_current(-1e-3, 1e-3, 60_000)
+    assert with_ladder.active_v == pytest.approx(without.active_v, rel=1e-4)
+
+
+@given(
+    source_v=st.floats(-140.0, 140.0),
+    source_ohm=st.floats(0.0, 1e9),
+    step_s=st.floats(1e-6, 10.0),
+    exponent=st.floats(0.75, 0.98),
+)
+def test_no_step_is_too_long_to_be_stable_with_a_ladder(source_v, source_ohm, step_s, exponent):
+    skin = Skin(cpe_exponent=exponent, electroporation=True)
+    bound = 1.5 * abs(source_v) + 1.0
+    for _ in range(50):
+        skin.force_voltage(source_v, source_ohm, step_s, 1, 1)
+        assert abs(skin.active_v) < bound
+        assert abs(skin.return_v) < bound
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.floats(-4e-3, 4e-3), st.floats(1e-5, 1e-2)), min_size=1, max_size=20
+    )
+)  # fmt: skip
+def test_a_ladder_gives_back_no_more_than_it_took(steps):
+    """Passive: the energy that flows in since the start is never negative, but for what the sub-steps leave."""
+    skin = Skin(cpe_exponent=0.85)
+    skin.polarisation_v = 0.0
+    energy = largest = 0.0
+    for current_a, period_s in steps:
+        for _ in range(8):
+            before = skin.voltage_v(current_a)
+            after = skin.force_current(current_a, period_s / 200, 1, 1)
+            energy += 0.5 * (before + after) * current_a * period_s / 200
+            largest = max(largest, energy)
+    assert energy >= -1e-3 * largest - 1e-18
+
+
+def run_of(skin: Skin, seconds: int = 60) -> list[float]:
+    return [skin.force_current(-1e-3, 1e-3, 1000, 2) for _ in range(seconds)]
+
+
+def test_processes_are_off_unless_asked_for_and_change_nothing_then():
+    assert run_of(Skin()) == run_of(Skin(hydration=0.0, sweat=0.0, motion_per_min=0.0, electrode_mc_cm2=0.0))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"hydration": 5.0}, {"sweat": 0.03}, {"motion_per_min": 20.0}, {"electrode_mc_cm2": 1.0},
+        {"cpe_exponent": 0.85},
+    ],
+    ids=lambda option: next(iter(option)),
+)  # fmt: skip
+def test_each_process_alone_does_something_and_the_same_in_every_run(option):
+    assert run_of(Skin(seed=3, **option)) == run_of(Skin(seed=3, **option)) != run_of(Skin(seed=3))
+
+
+@pytest.mark.parametrize("minutes", [10, 15, 60])
+def test_hydration_multiplies_the_fresh_conductance_by_its_factor_with_a_time_constant_of_15_minutes(minutes):
+    skin = Skin(hydration=5.0)
+    skin.force_current(0.0, 10e-3, minutes * 6000, 1)
+    assert 1e5 / skin.active_ohm_cm2 == pytest.approx(1.0 + 4.0 * (1.0 - math.exp(-minutes / 15.0)), rel=1e-3)
+
+
+def test_sweat_ducts_make_noise_of_the_size_asked_for_and_responses_of_one_to_five_percent():
+    skin = Skin(sweat=0.03)
+    changes = []
+    for _ in range(20_000):
+        skin.force_current(0.0, 0.1, 10, 1)
+        changes.append(1e5 / skin.active_ohm_cm2 - 1.0)
+    # Two responses a minute of 3 % on average, about 5 s each, lift the mean by half a percent.
+    assert statistics.fmean(changes) == pytest.approx(0.005, abs=0.004)
+    assert statistics.pstdev(changes) == pytest.approx(0.03, rel=0.15)
+    lag = [a * b for a, b in zip(changes, changes[15:], strict=False)]
+    assert statistics.fmean(lag) / statistics.fmean(c * c for c in changes) == pytest.approx(math.exp(-1.0), abs=0.1)
+
+
+def test_electroporation_begins_above_20_volt_and_is_gone_in_seconds():
+    below, above = (Skin(active_area_cm2=1.0, return_area_cm2=1e6, electroporation=True) for _ in range(2))
+    plain = Skin(active_area_cm2=1.0, return_area_cm2=1e6)
+    for skin in (below, above, plain):
+        skin.series_ohm_cm2, skin.body_ohm, skin.polarisation_v = 0.0, 1e-3, 0.0
+    below.force_voltage(19.9, 0.0, 1e-3, 100)
+    plain.force_voltage(19.9, 0.0, 1e-3, 100)
+    assert below.active_ohm_cm2 == plain.active_ohm_cm2
+    above.force_voltage(40.0, 0.0, 1e-4, 200)
+    opened = above.active_ohm_cm2
+    above.force_voltage(0.0, 0.0, 1e-3, 10_000)
+    assert above.active_ohm_cm2 > 3.0 * opened
+
+
+def test_movements_leave_a_part_of_the_contact_for_a_while():
+    skin = Skin(motion_per_min=2.0)
+    shares, began = [], []
+    for second in range(0, 3600):
+        for _ in range(10):
+            skin.force_current(0.0, 10e-3, 10, 1)
+            shares.append(skin.contact_fraction)
+            if len(shares) > 1 and shares[-1] < 0.95 <= shares[-2]:
+                began.append(second)
+    # Poisson: 120 in an hour, of which the shortest of a small part of the contact are not counted here.
+    assert 85 <= len(began) <= 150
+    assert 0.29 < min(shares) < 0.4
+    assert max(shares) == 1.0
+    assert 0.02 < statistics.fmean(share < 0.95 for share in shares) < 0.15
+
+
+def test_a_peeling_pad_loses_contact_evenly_and_then_comes_off():
+    skin = Skin()
+    skin.peel(10.0)
+    for tenths in range(1, 10):
+        skin.force_current(-1e-4, 1e-3, 1000)
+        assert skin.contact_fraction == pytest.approx(1.0 - tenths / 10.0, abs=2e-3)
+        assert not skin.is_open
+    skin.force_current(-1e-4, 1e-3, 1000)
+    assert skin.is_open
+    skin.mend()
+    assert not skin.is_open
+    assert skin.contact_fraction == 1.0
+
+
+def test_a_drying_electrode_adds_to_the_series_resistance_alone():
+    skin = Skin()
+    before = skin.series_ohm
+    skin.dry(0.08)
+    skin.force_current(0.0, 1e-2, 6000, 1)
+    assert skin.series_ohm - before == pytest.approx(0.08 * 400.0 / 8.0, rel=1e-6)
+
+
+def test_a_loose_lead_opens_for_a_tenth_of_a_second_at_most():
+    skin = Skin()
+    skin.loosen(60.0)
+    longest = length = openings = 0
+    for _ in range(120_000):
+        skin.force_current(0.0, 1e-3, 1, 1)
+        openings += skin.is_open and length == 0
+        length = length + 1 if skin.is_open else 0
+        longest = max(longest, length)
+    assert 85 <= openings <= 155
+    assert 50 <= longest <= 101
+
+
+def test_spent_electrodes_electrolyse_water_and_a_fresh_charge_the_other_way_ends_it():
+    skin = Skin(electrode_mc_cm2=10.0)
+    skin.force_current(1e-3, 1e-2, 7_900, 1)
+    assert skin.electrolysis_v == 0.0
+    skin.force_current(1e-3, 1e-2, 60_000, 1)
+    assert skin.electrolysis_v == pytest.approx(3.0, abs=0.01)
+    skin.force_current(-1e-3, 1e-2, 30_000, 1)
+    assert abs(skin.electrolysis_v) < 0.03
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"name": "silk"}, "silk"), ({"active_area_cm2": 0.0}, "areas"), ({"return_area_cm2": -1.0}, "areas")],
-)
+    [
+        ({"name": "silk"}, "silk"), ({"active_area_cm2": 0.0}, "areas"), ({"return_area_cm2": -1.0}, "areas"),
+        ({"cpe_exponent": 0.5}, "constant phase"), ({"cpe_exponent": 0.85, "cpe_admittance_s_cm2": 0.0}, "admittance"),
+        ({"hydration": 0.5}, "hydration"), ({"sweat": -0.1}, "sweat"), ({"motion_per_min": 61.0}, "motion"),
+        ({"electrode_mc_cm2": -1.0}, "electrode"),
+    ],
+)  # fmt: skip
 def test_what_no_skin_is_like_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         Skin(**options)

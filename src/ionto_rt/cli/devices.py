@@ -19,8 +19,20 @@ VIRTUAL_HELP = {
     "active-area": "Area of the active pad in cm².",
     "return-area": "Area of the return pad in cm².",
     "compliance": "Highest voltage of the output stage in V, 5 to 140.",
-    "hum": "Peak of 50 Hz hum on the voltage reading in V.",
+    "onset-scale": "Factor on the time in which the skin opens, 0.01 to 100.",
+    "cpe": "Exponent of a constant phase element in the place of the skin's capacitance, 0.75 to 0.98; 0: none.",
+    "hydration": "Factor that the dry skin's conductance gains under the wet pads, 1 to 20; 0: none.",
+    "electroporation": "1: more than 20 V over a site opens its skin further; 0: it does not.",
+    "sweat": "Noise of the sweat ducts, as a share of the dry skin's conductance; 0: none.",
+    "motion": "Movements a minute that lift a part of the active pad; 0: none.",
+    "electrode-charge": "Charge in mC/cm² after which the electrodes electrolyse water; 0: never.",
+    "emf": "Standing difference of the electrodes' potentials in V.",
+    "bandwidth": "Of the output stage in Hz.",
+    "hum": "Peak of mains hum on the voltage reading in V.",
+    "hum-hz": "Frequency of the hum, 40 to 70.",
+    "jitter-us": "Jitter of the sample times, ± so many µs; at most half a sub-step (62.5 at 1000 samples per second).",
     "noise": "Standard deviation of a reading in codes.",
+    "substeps": "Steps of the plant in one sample period, to 1000; 0: of at most 125 µs.",
     "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",
@@ -30,7 +42,9 @@ VIRTUAL_HELP = {
     "link": "Symbolic link to the pseudo-terminal, removed at the end.",
     "cpu": "Processor to stay on.",
     "fault": "What goes wrong, and when in seconds of armed time: open@60, close@61, short@60, area=0.5@60, "
-    "unplug@60, stall@60+0.02, stuck@60. May be given several times.",
+    "return-area=0.5@60, unplug@60, stall@60+0.02, stuck@60, peel=120@60 (the pad comes off over 120 s), dry=8@60 (its "
+    "series resistance grows by 8 % a minute), loose=5@60 (the lead opens 5 times a minute for up to 0.1 s), "
+    "leak=100000@60 (ohm between the leads). May be given several times.",
 }
 _CHOICES = {"skin": SKINS, "front-end": ("current", "voltage"), "pacing": ("real", "lock-step", "both")}
 _FILES = ("truth", "state", "link")

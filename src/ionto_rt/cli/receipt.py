@@ -1,5 +1,6 @@
 """A receipt as people read it."""
 
+import math
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,10 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         low, high = (f"{float(f'{value:.2g}'):g}" for value in mass)
         yield "drug", f"{low} to {high} mg expected"
     yield "peak", f"{receipt['peak_current_ma']:.4g} mA, {receipt['peak_voltage_v']:.3g} V"
+    if receipt.get("ripple_rms_ratio") is not None:
+        mean, ripple = 100.0 * receipt["mean_error_ratio"], 100.0 * receipt["ripple_rms_ratio"]
+        yield "held", f"mean current {mean:+.3f} % off its setpoint, ripple {ripple:.2f} % rms, tones included"
+    yield from _load_lines(receipt)
     yield "time", f"{clock_text(receipt.get('duration_s', 0.0))}, {receipt['ticks']} ticks, {_faults(receipt)}"
     latency = receipt.get("latency_us")
     if latency:
@@ -62,6 +67,35 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     folder = shlex.quote(receipt["record"])
     yield "next", f"ionto-rt report {folder}"
     yield "", f"ionto-rt replay {folder}"
+
+
+def _load_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    load, margins = receipt.get("load"), receipt.get("margins")
+    if load:
+        parts = [_known("R", load, "resistance", "ohm")]
+        if load["series_ohm"] > 0.0 or load["parallel_ohm"] > 0.0:
+            parts += [
+                _known("Rs", load, "series", "ohm"),
+                _known("Rp", load, "parallel", "ohm"),
+                _known("C", load, "capacitance", "f"),
+            ]
+        yield "load", ", ".join(parts) + " at the contact check"
+    if margins:
+        yield (
+            "",
+            f"loop stable to {margins['gain']:.2g} times the gain, {margins['phase_deg']:.0f}° of phase, "
+            f"{margins['delay_ticks']:.2g} ticks of delay; Ms {margins['sensitivity']:.2f}",
+        )
+
+
+def _known(name: str, load: Mapping[str, Any], key: str, unit: str) -> str:
+    value, sigma = load[f"{key}_{unit}"], load[f"{key}_sigma_{unit}"]
+    if not sigma < 0.5 * value:
+        return f"{name} not seen"
+    scale, shown = (1e-9, "nF") if unit == "f" else (1e3, "kΩ") if value >= 1e3 else (1.0, "Ω")
+    # As many decimals as the first digit of the uncertainty has.
+    places = max(0, -math.floor(math.log10(sigma / scale))) if sigma > 0.0 else 3
+    return f"{name} {value / scale:.{places}f} ± {sigma / scale:.{places}f} {shown}"
 
 
 def dose_text(dose_mamin: float) -> str:

@@ -1,5 +1,6 @@
 """The tick: one pure pass over the stages, (state, input) -> (state, row)."""
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from ionto_rt.core.contact_area cimport ContactAreaConfig, ContactAreaState
 from ionto_rt.core.guard cimport GuardLimits, GuardState
 from ionto_rt.core.impedance cimport ImpedanceConfig, ImpedanceState
 from ionto_rt.core.ledger cimport Ledger
@@ -19,6 +20,7 @@ cdef struct ControllerConfig:
     ProgrammeConfig programme
     RegulatorConfig regulator
     GuardLimits guard
+    ContactAreaConfig contact_area
     uint16_t lease_ticks
     uint32_t token
     int32_t law                 # Law
@@ -46,6 +48,7 @@ cdef struct ControllerState:
     double setpoints[16]        # last setpoints, newest at history_at
     uint32_t history_at
     uint32_t missing_ticks      # bad samples since the last good one
+    ContactAreaState contact_area
     Segment segments[4096]
 
 cdef void controller_start(ControllerState* controller) noexcept nogil

@@ -62,6 +62,9 @@ cdef struct FrontEndState:
     double output               # A or V; where it is
     double source_a             # current out of the stage, at the end of the last sub-step
     double voltage_v            # at the pads
+    double jitter_s             # samples are taken up to twice this before the boundary, evenly spread
+    double before_a             # source_a and voltage_v, one sub-step before their present values
+    double before_v
 
 # What happened during one sample period, unseen by the converters.
 cdef struct FrontEndPeriod:
@@ -76,11 +79,13 @@ cdef struct FrontEndPeriod:
 cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, uint32_t substeps, double compliance_v,
                          double bandwidth_hz, double gain_error, double offset_codes, double noise_codes, double hum_v,
                          uint64_t seed) noexcept nogil
+# Hum on the voltage reading: peak and frequency.
+cdef void frontend_hum(FrontEndState* state, double hum_v, double hum_hz) noexcept nogil
 cdef void frontend_output(FrontEndState* state, int32_t code) noexcept nogil
 # Output disabled: exactly zero, whatever the converter's offset. The stage still takes its bandwidth to get there.
 cdef void frontend_zero(FrontEndState* state) noexcept nogil
 # One sample period. comparator_a: a larger magnitude out of the stage opens the relay within its sub-step.
 cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_a,
                        FrontEndPeriod* period) noexcept nogil
-# The converters at this instant: current, redundant current, voltage.
+# The converters at this instant, or up to a sub-step before it by the jitter: current, redundant current, voltage.
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil

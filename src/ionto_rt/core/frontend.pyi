@@ -1,3 +1,5 @@
+from ionto_rt.core.skin import Skin
+
 class FrontEnd:
     def __init__(
         self,
@@ -7,6 +9,8 @@ class FrontEnd:
         capacitance_f: float = 240e-9,
         sample_rate_hz: float = 1000.0,
         full_scale_a: float = 4e-3,
+        *,
+        skin: Skin | None = None,
         **options: float,
     ) -> None: ...
     def output(self, code: int) -> None: ...

@@ -46,6 +46,8 @@ cdef struct GuardLimits:
     uint32_t clock_window_us    # H53: host time over which the device's clock is checked; 10 s
     uint32_t clock_ppm          # H53: 10000
     double stop_slope_codes     # output codes per tick of a ramp down that the guard drives itself
+    double area_pause_ratio     # H09: a contact area in alarm below this share of its baseline pauses ...
+    double area_stop_ratio      # ... and below this one ramps down
     uint32_t checksum           # guard_checksum() of all fields before it
 
 cdef struct GuardState:
@@ -104,6 +106,8 @@ cdef struct GuardInput:
     int32_t output_code         # what the regulator asks for
     int32_t close_relay
     double probe_a              # bound of the contact check's current while it runs; else 0
+    int32_t area_alarm          # AreaAlarm
+    double area_ratio
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
 cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,

@@ -1,9 +1,9 @@
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-def tone_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def assign_tones(corners_hz: Iterable[float], *, tick_s: float, block_ticks: int = 0) -> list[tuple[int, int]]: ...
 
 class ImpedanceEstimator:
     def __init__(
@@ -11,12 +11,18 @@ class ImpedanceEstimator:
         *,
         tick_s: float,
         tone_a: float = 0.0,
-        tone_period_ticks: int = 8,
-        block_ticks: int = 200,
+        corner_hz: float = 200.0,
+        retune_factor: float = 1.6,
+        block_ticks: int = 0,
+        bins: tuple[int, int] | None = None,
+        current_between_samples: str = "held",
+        output_time_s: float = 0.0,
+        ballast_ohm: float = 0.0,
+        skew_s: float = 0.0,
         electrode_emf_v: float = 0.5,
-        nonlinearity: float = 0.25,
         voltage_noise_v: float = 0.0,
         current_noise_a: float = 0.0,
+        mains_hz: float = 50.0,
         open_ratio: float = 0.1,
         open_floor_a: float = 1e-6,
         open_voltage_v: float = 0.0,
@@ -25,6 +31,9 @@ class ImpedanceEstimator:
         good_ticks: int = 3,
     ) -> None: ...
     def tone(self) -> float: ...
+    def choose_tones(self, corner_hz: float) -> None: ...
+    def follow(self, leader: ImpedanceEstimator) -> None: ...
+    def model(self, series_ohm: float, parallel_ohm: float, capacitance_f: float, hz: float) -> complex: ...
     def step(
         self, current_a: float, voltage_v: float, setpoint_a: float = ..., tone_on: bool = True
     ) -> dict[str, Any]: ...

@@ -22,6 +22,8 @@ cdef struct PredictiveConfig:
     double jump_ratio           # a current this many times the predicted one, command at rest, is a lower impedance; 0: never
     double series_least_ohm     # voltage source: least impedance that a step of the output can meet, ballast included
     double rescale_most         # and so much of it is believed, over the model that was adopted
+    double schedule_ratio       # voltage source: at rest, an impedance off the model's by this share moves it; 0: never
+    uint32_t schedule_ticks     # time constant of the means that the schedule looks at
     int32_t voltage_source      # 1: an open lead is seen by the current alone
     uint32_t open_ticks
     uint32_t good_ticks
@@ -36,7 +38,15 @@ cdef struct PredictiveState:
     double disturbance          # what the model does not explain, A per tick
     double reference            # without the tone
     double tone
+    double carried              # what quantisation has left out so far, less than a code
     double output
+    double probed_series_ohm    # of the model given: series and whole impedance, and time constant over their parallel
+    double probed_whole_ohm
+    double probed_ticks_per_ohm
+    double mean_output          # schedule: exponential means
+    double mean_measured
+    double mean_setpoint
+    uint32_t schedule_at
     double rescaled             # gain in force over the adopted model's
     uint32_t jump_rest          # ticks until another jump is believed
     double series_ohm           # voltage source: the impedance that a step of the output meets

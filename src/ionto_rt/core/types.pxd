@@ -84,6 +84,11 @@ cdef enum Contact:
     CONTACT_GOOD = 1
     CONTACT_LOST = 2
 
+cdef enum AreaAlarm:            # of the contact area against its baseline
+    AREA_STEADY = 0
+    AREA_SMALLER = 1
+    AREA_LARGER = 2
+
 cdef enum Action:               # safe states, in rising order of urgency
     ACTION_NONE = 0
     ACTION_DERATE = 1           # S3
@@ -97,6 +102,7 @@ cdef enum Trip:                 # numbers are those of the hazard matrix
     TRIP_OPEN_LEAD = 5          # H05
     TRIP_INTERMITTENT_LEAD = 7  # H07
     TRIP_SHORT = 8              # H08
+    TRIP_CONTACT_AREA = 9       # H09
     TRIP_DENSITY = 13           # H13
     TRIP_CHARGE_CAP = 15        # H15
     TRIP_SESSION_TIME = 16      # H16
@@ -185,6 +191,15 @@ cdef struct Segment:
     double charge_c             # end when this much has been delivered since the step began; 0: no end by charge
     double charge_total_c       # delivered charge since the session began that is never passed
 
+# Rs + (Rp || C) as one block shows it. covariance is of the logarithms: Rs Rs, Rs Rp, Rs C, Rp Rp, Rp C, C C.
+cdef struct LoadFit:
+    double series_ohm           # 0, as the others: not seen
+    double parallel_ohm
+    double capacitance_f
+    double misfit               # of the model, in standard deviations; one degree of freedom
+    double covariance[6]
+    int32_t disturbed           # 1: something stepped within the block, so that its numbers were not taken
+
 cdef struct Estimate:
     double resistance_ohm       # V/I, filtered over one block; 0 until known
     double resistance_sigma_ohm  # one standard deviation, electrode EMF included
@@ -196,6 +211,15 @@ cdef struct Estimate:
     double capacitance_sigma_f
     uint32_t block              # count of closed blocks
     int32_t contact             # Contact
+    double emf_v                # where the tangent of slope Rs + Rp meets zero current; its deviation 0: not known
+    double emf_sigma_v
+    double low_tone_hz          # 0: no tone
+    double high_tone_hz
+    double misfit               # of Rs + (Rp || C) to both tones, in standard deviations
+    double hum_v                # peak of the mains in the last block's voltage
+    uint32_t window_blocks      # blocks that Rs, Rp and C rest on
+    double mean_a               # current of the last block
+    LoadFit latest              # of the last block alone
 
 # i(k) = pole i(k-1) + gain u(k-delay) - gain_before u(k-delay-1) + disturbance; u in A (current source) or V.
 cdef struct PlantModel:
@@ -308,6 +332,15 @@ cdef struct Tick:
     uint32_t events             # Event bits
     int32_t probe_verdict       # ProbeVerdict of the contact check
     int32_t model_delay_ticks
+    double emf_v
+    double emf_sigma_v
+    double low_tone_hz
+    double high_tone_hz
+    double misfit
+    double area_ratio           # contact area over that of its baseline; 0: not known
+    double area_sigma           # deviation of its logarithm in one block
+    uint32_t window_blocks      # blocks that Rs, Rp and C rest on
+    int32_t area_alarm          # AreaAlarm
 
 # Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.
 cdef struct Port:

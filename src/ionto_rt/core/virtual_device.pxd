@@ -31,12 +31,17 @@ cdef enum DevicePhase:
 
 cdef enum FaultKind:
     FAULT_OPEN = 0              # the active lead comes off: 1 Gohm
-    FAULT_CLOSE = 1             # lead and bridge as they were
+    FAULT_CLOSE = 1             # lead and bridge as they were, a peeling pad pressed on again
     FAULT_SHORT = 2             # 20 ohm between the leads
     FAULT_AREA = 3              # contact of the active pad becomes value x what it was at the start
     FAULT_UNPLUG = 4            # the port closes
     FAULT_STALL = 5             # samples of the next value seconds are never sent
     FAULT_STUCK = 6             # the output converter keeps its value
+    FAULT_PEEL = 7              # the active pad comes off over value seconds, then its lead is open
+    FAULT_DRY = 8               # series resistance of the active pad grows by value percent of the start's a minute
+    FAULT_LOOSE = 9             # the lead opens value times a minute, for 1 to 100 ms
+    FAULT_LEAK = 10             # value ohm between the leads
+    FAULT_RETURN_AREA = 11      # as area, of the return pad
 
 cdef enum ServeEnd:
     SERVE_CLOSED = 0            # the host closed the port
@@ -65,7 +70,6 @@ cdef struct VirtualDeviceState:
     uint16_t lease_most_ticks
     uint16_t relay_ticks        # from output zero to relay open after a lapse: 10 ms
     uint8_t pacing_offered      # Pacing bits
-    double contact_at_start
     # limits in force
     int32_t phase               # DevicePhase
     uint8_t pacing              # chosen at arming

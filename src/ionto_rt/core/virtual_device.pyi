@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from os import PathLike
 
 FAULT_KINDS: tuple[str, ...]
+FAULT_VALUES: dict[str, tuple[str, float, float]]
 PHASES: tuple[str, ...]
 
 class VirtualDevice:
@@ -22,6 +23,15 @@ class VirtualDevice:
         dac_offset_codes: float = 0.25,
         noise_codes: float = 1.0,
         hum_v: float = 0.0,
+        hum_hz: float = 50.0,
+        jitter_us: float = 0.0,
+        cpe_exponent: float = 0.0,
+        hydration: float = 0.0,
+        electroporation: int = 0,
+        sweat: float = 0.0,
+        motion_per_min: float = 0.0,
+        electrode_mc_cm2: float = 0.0,
+        half_cell_v: float = 0.0,
         substeps: int = 0,
         pacing: int = 5,
         clock_error_ppm: float = 0.0,
