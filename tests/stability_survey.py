@@ -2,7 +2,7 @@
 
     python tests/stability_survey.py 100000
 
-probes random loads, then changes load and model apart by up to a factor of nine, and says where prediction and simulation
+probes random loads, then parts load and model by up to a factor of nine, and says where prediction and simulation
 contradict each other. Near |z| = 1 a loop of some hundred ticks cannot tell: that band is counted, and left out.
 """
 
@@ -44,7 +44,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def simulate(rng: np.random.Generator) -> tuple[int, Plant, int, Plant, float] | None:
-    """One loop: true delay and plant, the model's, and its error at the end, negative while it shrinks; None unprobed."""
+    """One loop: true delay and plant, the model's, and the error at its end, negative while it shrinks."""
     voltage = rng.random() < 0.9
     series, parallel = _log_uniform(rng, 100.0, 5e3), _log_uniform(rng, 200.0, 1e6)
     ballast = max(0.0, parallel / _log_uniform(rng, 0.5, 18.0) - series) if voltage else 0.0
@@ -72,6 +72,7 @@ def simulate(rng: np.random.Generator) -> tuple[int, Plant, int, Plant, float] |
             "jump_ratio": 0.0,
             "trim_ratio": 0.0,
             "output_lsb": 0.0,
+            "schedule_ticks": 0,
         },
     )
     if trial.probe()[0] != "good":

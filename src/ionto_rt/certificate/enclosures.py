@@ -74,9 +74,9 @@ class _Frequency(NamedTuple):
         return np.asarray(-np.expm1(-1j * self.omega), dtype=np.complex128)
 
     def lag_slope(self) -> Disc:
-        """d ln e / d ln omega = (omega/2)(cot(omega/2) + j); up to pi its own slope is below 1."""
+        """d ln e / d ln omega = (omega/2)(cot(omega/2) - j); up to pi its own slope is below 1."""
         half = 0.5 * self.omega
-        return Disc(half / np.tan(half) + 1j * half, self.reach)
+        return Disc(half / np.tan(half) - 1j * half, self.reach)
 
     def held(self, ticks: int) -> tuple[Complex, Disc]:
         """ln z^-ticks, and its derivative to ln omega."""
@@ -393,28 +393,31 @@ class _SlowLoads(_VoltageSource):
         model_to_lag = model.lag.value.times(model.zero())
         # d a / d ln x = -a x.
         pole_slope = Disc(-pole * ratio, pole * ratio_reach + pole_reach * (ratio + ratio_reach))
-        in_pole = gain.to_pole.minus(own.to_pole).times(pole_slope)
         # d ln((1 - a)(r + w)) / d ln x, with a/(1 - a) = s.
         in_model = _complement(model_to_lag).times(model.lag.slope).minus(Disc(ratio, ratio_reach))
+        without_own = [
+            load.to_lag()
+            .minus(model_to_lag)
+            .minus(_one(ratio))
+            .times(frequency.lag_slope())
+            .plus(held_slope)
+            .plus(frequency.times_omega(gain.to_omega)),
+            load.to_ratio().plus(gain.to_pole.times(pole_slope)).minus(in_model),
+            pair.to_model_parallel(),
+            *pair.to_mismatch(),
+        ]
         # V may vanish on the unit circle: with a small integral_pole_most the regulator alone need not be stable.
-        transfer = load.share.plus(load.lag.value).times(load.lag.inverse()).times(gain.value)
-        divisor = _complement(Disc(pole, pole_reach)).times(model.share.plus(model.lag.value)).times(own.value)
-        lag_most = np.abs(frequency.lag) + frequency.reach
-        least = np.exp(centre[3] - half[3]) * transfer.least() / (divisor.most() * lag_most)
-        return _enclosure(
-            value,
-            [
-                load.to_lag()
-                .minus(model_to_lag)
-                .minus(_one(ratio))
-                .times(frequency.lag_slope())
-                .plus(held_slope)
-                .plus(frequency.times_omega(gain.to_omega.minus(own.to_omega))),
-                load.to_ratio().plus(in_pole).minus(in_model),
-                pair.to_model_parallel(),
-                *pair.to_mismatch(),
-            ],
-        )._replace(least=least)
+        reach = np.zeros_like(ratio)
+        for slope, side in zip(without_own, half, strict=True):
+            reach += (np.abs(slope.centre.real) + slope.radius) * side
+        least = np.exp((value + np.log(own.value.centre)).real - reach) / own.value.most()
+        in_omega, in_ratio, *others = without_own
+        gradient = [
+            in_omega.minus(frequency.times_omega(own.to_omega)),
+            in_ratio.minus(own.to_pole.times(pole_slope)),
+            *others,
+        ]
+        return _enclosure(value, gradient)._replace(least=least)
 
 
 class _OverPole(NamedTuple):
