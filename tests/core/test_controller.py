@@ -126,7 +126,7 @@ def test_for_any_samples_at_all(story: list[Any], polarity: float, ticks: int) -
     table, guard = rig.table(), config["guard"]
     assert np.abs(table["output_code"]).max() <= 1.25 * 4e-3 / LSB_A + 1
     assert np.isfinite(table["setpoint_a"]).all()
-    highest = config["programme"]["level_limit_a"] + config["impedance"]["tone_a"]
+    highest = config["programme"]["level_limit_a"] + 2.0 * config["impedance"]["tone_a"]
     assert np.abs(table["setpoint_a"]).max() <= highest * (1.0 + 1e-12)
 
     tripped = np.flatnonzero(table["trip"])
@@ -272,8 +272,9 @@ def test_the_tone_is_in_the_setpoint_and_not_in_the_level() -> None:
     rig = Rig(config, segments)
     rig.run(CHECKED + 50)
     tones = [row["setpoint_a"] - row["level_a"] for row in rig.rows if row["phase"] == Phase.TREATMENT]
-    assert max(tones) == pytest.approx(config["impedance"]["tone_a"], rel=1e-6)
-    assert min(tones) == pytest.approx(-config["impedance"]["tone_a"], rel=1e-6)
+    # Two of them, each of this peak.
+    assert config["impedance"]["tone_a"] < max(map(abs, tones)) <= 2.0 * config["impedance"]["tone_a"]
+    assert sum(tones[:16]) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_feed_forward_takes_the_gain_that_the_contact_check_saw() -> None:
