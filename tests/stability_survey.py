@@ -13,14 +13,14 @@ import numpy as np
 
 from ionto_rt.certificate.loop import (
     Plant,
-    Tuning,
     characteristic_polynomial,
     predict_stable,
+    running,
     spectral_radius,
 )
 from ionto_rt.core.trial import Trial
 
-TUNING = Tuning(0.6, 0.9)
+TUNING = running(2)
 BAND = (0.995, 1.005)
 """Spectral radii at which the simulated time is too short for a verdict."""
 TICKS = 900

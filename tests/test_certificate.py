@@ -258,7 +258,7 @@ def test_every_load_of_the_envelope_is_inside_but_for_its_ratio(series, ballast,
 
 def test_the_command_says_its_verdict_in_json_and_exit_code(tmp_path: Path):
     pytest.importorskip("matplotlib")
-    done = ionto("certify", "--delay", "3", "--tracking-pole", "0.05", "--json", "--plot", "region.png", cwd=tmp_path)
+    done = ionto("certify", "--delay", "4", "--tracking-pole", "0.05", "--json", "--plot", "region.png", cwd=tmp_path)
     assert done.code == 1
     said = json.loads(done.out)
     assert said["format"] == 1 and said["certified"] is False
