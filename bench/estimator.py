@@ -1,9 +1,9 @@
 """The impedance estimator beside its Cramer-Rao bound, and beside an offline fit of the same phasors by impedance.py.
 
-`make bench-estimator`, or `python bench/estimator.py RUNS`. Each run: 5 kHz, two tones of 19 uA peak on a direct current,
-a held current, 20 mV of 50 Hz, 5 mV/s of drift, an electrode potential, converters of 2.44 mV and 0.12 uA with one step
-of noise (or half of one); ten blocks after settling. The bound knows frequencies and amplitudes of the tones, and not
-the electrode potential and the drift.
+`make accuracy`, or `python bench/estimator.py RUNS`. Each run: 5 kHz, two tones of 19 uA peak on a direct
+current, a held current, 20 mV of 50 Hz, 5 mV/s of drift, an electrode potential, converters of 2.44 mV and 0.12 uA with
+one step of noise (or half of one); ten blocks after settling. The bound knows frequencies and amplitudes of the tones,
+and not the electrode potential and the drift.
 """
 
 import ctypes
@@ -24,6 +24,7 @@ BLOCK = 500
 TONE_A = 19e-6
 LSB_V, LSB_A = 2.44e-3, 0.12e-6
 LOADS = [(600.0, 2e3, 240e-9), (500.0, 100e3, 30e-9), (1e3, 300e3, 20e-9), (300.0, 340.0, 240e-9)]
+SIGMAS = ("series_sigma_ohm", "parallel_sigma_ohm", "capacitance_sigma_f")
 NAMES = ("series_ohm", "parallel_ohm", "capacitance_f")
 SECONDS = 1.0
 COLD_BLOCKS = 10
@@ -40,7 +41,7 @@ def bound(load: tuple[float, ...], bins: list[int], noise: float) -> np.ndarray:
     """Least relative deviation of Rs, Rp, C after SECONDS, with E and drift of voltage and current as nuisances.
 
     Fisher information of v(k) = E + D k + tones through Z, and of i(k) likewise with unknown phasors; eliminating those
-    leaves Z with variance |V error|^2 + |Z|^2 |I error|^2 over |I|^2. The joint [1, t] costs the quadratures their share.
+    leaves Z with variance |V error|^2 + |Z|^2 |I error|^2 over |I|^2. The joint [1, t] costs the quadratures a share.
     """
     n = round(SECONDS / T)
     sigma_v, sigma_a = (lsb * math.sqrt(1.0 / 12.0 + noise**2) for lsb in (LSB_V, LSB_A))
@@ -70,7 +71,7 @@ def bound(load: tuple[float, ...], bins: list[int], noise: float) -> np.ndarray:
 
 def signals(load: tuple[float, ...], bins: list[int], ticks: int, noise: float, rng: np.random.Generator) -> Any:
     """Readings of current and voltage, from steady state."""
-    rs, rp, c = load
+    rs, rp, _ = load
     level = min(1e-3, 20.0 / (rs + rp)) * rng.uniform(0.95, 1.05)
     k = np.arange(ticks)
     current = np.full(ticks, level)
@@ -97,8 +98,8 @@ def estimator(load: tuple[float, ...]) -> ImpedanceEstimator:
 def offline(load: tuple[float, ...], bins: list[int], current: np.ndarray, voltage: np.ndarray) -> np.ndarray | None:
     """Rs, Rp, C by impedance.py from the phasors of the whole second; None if it is not installed.
 
-    impedance.py knows Z(j omega) alone, so the staircase is taken out of the phasors by the true load's own ratio, which
-    no user has.
+    impedance.py knows Z(j omega) alone, so the staircase is taken out of the phasors by the true load's own ratio,
+    which no user has.
     """
     try:
         from impedance.models.circuits import CustomCircuit  # type: ignore[import-not-found]
@@ -137,7 +138,7 @@ def accuracy(runs: int, noise: float) -> None:
             found = own.run(current, voltage)
             if found["parallel_ohm"] > 0.0:
                 values.append([found[name] for name in NAMES])
-                sigmas.append([found[name] for name in ("series_sigma_ohm", "parallel_sigma_ohm", "capacitance_sigma_f")])
+                sigmas.append([found[name] for name in SIGMAS])
             if run < 60:
                 fitted = offline(load, bins, current, voltage)
                 if fitted is not None:
@@ -150,7 +151,10 @@ def accuracy(runs: int, noise: float) -> None:
             return " ".join(format(number, form) for number in numbers)
 
         label = f"{load[0]:g} {load[1]:g} {1e9 * load[2]:g}n"
-        beside = row(np.std(others, axis=0) / least, ".2f") if len(others) > 1 else "-"
+        beside = "not installed"
+        if len(others) > 1:
+            off = 100.0 * (np.mean(others, axis=0) - 1.0)
+            beside = row(np.std(others, axis=0) / least, ".2f") + "  bias, % " + row(off, "+.2f")
         print(f"{label:>22} {bins[0] / (BLOCK * T):4.0f} {bins[1] / (BLOCK * T):5.0f} {row(100 * least, '.3f'):>20}"
               f" {row(std / least, '.2f'):>16} {row(100 * bias, '+.3f'):>20} {row(sigma.mean(axis=0) / std, '.2f'):>15}"
               f" {len(values) / runs:5.0%}  {beside}")  # fmt: skip
@@ -177,11 +181,11 @@ def times(runs: int) -> None:
                     out = np.flatnonzero(wrong[:, column] > band)
                     last = out[-1] + 1 if len(out) else 0
                     reached[name, band].append((last + 1) * 50 * T if last < len(history) else math.inf)
-        parts = [
-            f"{name.split('_')[0]} {np.median(reached[name, 0.05]):.2f}/{np.quantile(reached[name, 0.05], 0.9, method='higher'):.2f}"
-            f" ({np.median(reached[name, 0.01]):.2f}/{np.quantile(reached[name, 0.01], 0.9, method='higher'):.2f})"
-            for name in NAMES
-        ]
+
+        def both(values: list[float]) -> str:
+            return f"{np.median(values):.2f}/{np.quantile(values, 0.9, method='higher'):.2f}"
+
+        parts = [f"{name.split('_')[0]} {both(reached[name, 0.05])} ({both(reached[name, 0.01])})" for name in NAMES]
         print(f"{load[0]:g} {load[1]:g} {1e9 * load[2]:g}n: " + "  ".join(parts))
 
 
@@ -194,10 +198,10 @@ OUT = (
 def transcription(folder: Path, current: np.ndarray, voltage: np.ndarray) -> Any:
     """estimator.c on these samples, as a function that gives the values of OUT."""
     library = ctypes.CDLL(str(compile_c(HERE / "estimator.c", folder / "estimator.so", "-shared", "-fPIC", "-lm")))
-    fields = [(name, ctypes.c_double) for name in (
+    fields: list[tuple[str, Any]] = [(name, ctypes.c_double) for name in (
         "tick_s", "tone_a", "voltage_noise_v", "current_noise_a", "electrode_emf_v", "open_floor_a")]  # fmt: skip
-    kind = type("Config", (ctypes.Structure,), {"_fields_": [
-        *fields, ("block_ticks", ctypes.c_uint32), ("bins", ctypes.c_uint32 * 2), ("settle_ticks", ctypes.c_uint32)]})  # fmt: skip
+    fields += [("block_ticks", ctypes.c_uint32), ("bins", ctypes.c_uint32 * 2), ("settle_ticks", ctypes.c_uint32)]
+    kind = type("Config", (ctypes.Structure,), {"_fields_": fields})
     state = estimator(LOADS[0]).state_values
     config = kind(
         T, TONE_A, LSB_V / 12**0.5, LSB_A / 12**0.5, 0.5, 1e-6, BLOCK, (ctypes.c_uint32 * 2)(*state["bins"]),
