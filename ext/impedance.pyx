@@ -190,7 +190,7 @@ cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c
                    const double* cosine, const double* sine, double* z) noexcept nogil:
     """Z of both tones, re and im in turn. cosine and sine are of their turn per tick: w = cosine - j sine."""
     cdef double total = rs + config.ballast_ohm, share = 1.0, tau = rp * c
-    cdef double a, p, g, later, x, ratio, re, im, nre, nim, now_re, now_im, skew_c, skew_s
+    cdef double a, p, g, later, x, ratio = 0.0, re, im, nre, nim, now_re, now_im, skew_c, skew_s
     cdef double moved = 0.0, lag = 0.0, next_re, next_im, flow_re, flow_im
     cdef int k
     if config.smooth:
@@ -208,7 +208,7 @@ cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c
         share = rp / (total + rp)
         tau = tau * total / (total + rp)
     a = exact_exp(-config.tick_s / tau)
-    p = g = ratio = 0.0
+    p = g = 0.0
     if config.output_time_s > 0.0:
         p = exact_exp(-config.tick_s / config.output_time_s)
         ratio = tau / config.output_time_s - 1.0

@@ -24,6 +24,7 @@ from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 cdef enum:
     SCHEDULE_TICKS = 16         # between two looks
 
+cdef double POLE_SEEN = 0.2     # below it, pole over gain_before is no measure of the series impedance
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
 
 
@@ -77,7 +78,8 @@ cdef void take_model(PredictiveState* state, const PredictiveConfig* config, con
     state.series_ohm = config.series_least_ohm
     state.open_decay = 0.0
     if model.gain_before > 0.0 and model.pole > 0.0:
-        state.series_ohm = within(model.pole / model.gain_before, config.series_least_ohm, 1.0 / model.gain)
+        if model.pole > POLE_SEEN:
+            state.series_ohm = within(model.pole / model.gain_before, config.series_least_ohm, 1.0 / model.gain)
         state.open_decay = exact_exp(exact_log(model.pole) * within(state.series_ohm / whole, 0.0, 1.0))
     # A step of the output drives the inverse of this more current at once than at rest.
     state.spike_share = within(state.series_ohm / whole, 0.01, 1.0)
@@ -169,8 +171,8 @@ cdef void schedule(PredictiveState* state, const PredictiveConfig* config, doubl
 
 
 cdef void predictive_skip(PredictiveState* state, uint32_t ticks) noexcept nogil:
-    cdef uint32_t k
-    for k in range(ticks if ticks < OUTPUT_HISTORY else OUTPUT_HISTORY):
+    cdef uint32_t _k
+    for _k in range(ticks if ticks < OUTPUT_HISTORY else OUTPUT_HISTORY):
         push(state, state.output, state.references[state.output_at])
     if ticks:
         state.started = 0

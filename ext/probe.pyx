@@ -27,7 +27,7 @@ cdef enum:
     EVALUATIONS_PER_TICK = 2
     COARSE = 24
     REFINED = 16
-    NULL_TRIES = 12
+    NULL_TRIES = 24
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -38,6 +38,7 @@ cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
 cdef double GAIN_MOST = 0.1
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
+cdef double EXCITATION = 0.8            # of current_a: gain errors, and what nulling leaves, come on top
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
 cdef double sequence[127]
@@ -459,13 +460,24 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     if state.ticks <= <uint32_t>config.delay_ticks + 2:
         return
     if fabs(current) > 0.1 * config.current_a and state.tries < NULL_TRIES:
-        state.centre = quantised(state.centre - current * least_ohm, config.output_lsb)
+        if state.tries == 0:
+            state.null_ohm = least_ohm
+        elif config.voltage_source and fabs(current) > 0.5 * fabs(state.nulled_a):
+            # Less than half of it went: twice the step does not pass zero.
+            state.null_ohm *= 2.0
+        state.nulled_a = current
+        state.centre = quantised(state.centre - current * state.null_ohm, config.output_lsb)
         state.tries += 1
         state.ticks = 0
         return
     state.nulled_a = current
+    if fabs(current) > config.current_a:
+        state.verdict = PROBE_UNCLEAR
+        enter(state, PROBE_FINISHED)
+        return
     if not config.voltage_source:
-        state.half = quantised(config.current_a * (0.5 if config.output_min >= 0.0 else 1.0), config.output_lsb)
+        state.half = quantised(
+            EXCITATION * config.current_a * (0.5 if config.output_min >= 0.0 else 1.0), config.output_lsb)
         excite(state, config, current + state.half)
         return
     state.half = 0.05 * STEP_RATIO * config.current_a * least_ohm

@@ -13,6 +13,7 @@ from ionto_rt.core.constant_current cimport (
     ConstantCurrentConfig, ConstantCurrentState, constant_current_begin, constant_current_step,
 )
 from ionto_rt.core.constant_current import PROBE_RATIO, VERDICTS, configure
+from ionto_rt.core.probe cimport PROBE_NULL
 from ionto_rt.core.skin cimport noise_next, noise_normal
 from ionto_rt.core.types cimport RegulatorTerms
 
@@ -34,7 +35,7 @@ cdef class Trial:
         gain_error, offset_ratio: of the output stage; offset as a share of setpoint_a.
         bandwidth_hz: pole of a current source.
         seed: of the noise.
-        options: other keys of struct PredictiveConfig.
+        options, probe_options: other values for keys of struct PredictiveConfig and ProbeConfig.
     """
     cdef ConstantCurrentConfig config
     cdef ConstantCurrentState state
@@ -50,7 +51,7 @@ cdef class Trial:
                  int delay_ticks, double setpoint_a, double full_scale_a, double compliance_v=80.0,
                  double ballast_ohm=0.0, double noise_lsb=1.0, double hum_lsb=2.0, double emf_v=0.0,
                  double gain_error=0.0, double offset_ratio=0.0, double bandwidth_hz=2236.0, int told_ticks=0,
-                 uint64_t seed=1, dict options={}, dict probe_options={}):
+                 uint64_t seed=1, dict options=None, dict probe_options=None):
         self.voltage_source = front_end == "voltage"
         self.rs, self.rp, self.c = series_ohm, parallel_ohm, capacitance_f
         self.rb = ballast_ohm if self.voltage_source else 0.0
@@ -71,8 +72,8 @@ cdef class Trial:
             current_lsb_a=self.lsb, output_lsb=self.lsb if front_end == "current" else self.voltage_lsb,
             output_min=-output_max, output_max=output_max, delay_ticks=told_ticks or delay_ticks,
             ballast_ohm=self.rb, probe_a=PROBE_RATIO * abs(setpoint_a))
-        given["regulator"].update(options)
-        given["probe"].update(probe_options)
+        given["regulator"].update(options or {})
+        given["probe"].update(probe_options or {})
         self.config = given
         constant_current_begin(&self.state, 0.0)
         memset(&self.terms, 0, sizeof(self.terms))
@@ -120,13 +121,16 @@ cdef class Trial:
             self.inner_v = g * self.inner_v + (1.0 - g) * self.rp / (self.rs + self.rp) * (limit - self.emf_v)
             self.current = (limit - self.emf_v - self.inner_v) / self.rs
         self.voltage = self.current * self.rs + self.inner_v + self.emf_v
-        return fabs(before) if fabs(before) > fabs(self.current) and fabs(before) <= fabs(self.stage) else fabs(self.current)
+        if fabs(before) > fabs(self.current) and fabs(before) <= fabs(self.stage):
+            return fabs(before)
+        return fabs(self.current)
 
     cdef double convert(self, double value, double lsb, double hum) noexcept nogil:
         cdef double codes = rint(value / lsb + hum + self.noise_lsb * noise_normal(&self.noise))
         return lsb * (codes if -40960.0 < codes < 40960.0 else 40960.0 if codes > 0.0 else -40960.0)
 
-    cdef void sample(self, double setpoint, double tone, double* current, double* peak, double* measured) noexcept nogil:
+    cdef void sample(self, double setpoint, double tone, double* current, double* peak,
+                     double* measured) noexcept nogil:
         cdef double voltage
         # The output given `delay` samples ago is in force during the period that ends with this sample.
         peak[0] = self.period(self.queue[(self.at - self.delay) & (QUEUE - 1)])
@@ -156,13 +160,18 @@ cdef class Trial:
         return result
 
     def probe(self, int most_ticks=20000):
-        """Run the probe to its verdict. Returns (verdict, ticks, largest true current in A)."""
+        """Run the probe to its verdict.
+
+        Returns (verdict, ticks, largest true current in A since the output was nulled): what an electrode potential or
+        the stage's offset lets flow before that is none of the probe's.
+        """
         cdef int32_t n = 0
         cdef double peak = 0.0, current, now, measured
         with nogil:
             while self.state.probe.verdict == 0 and n < most_ticks:
                 self.sample(0.0, 0.0, &current, &now, &measured)
-                peak = now if now > peak else peak
+                if self.state.probe.phase != PROBE_NULL:
+                    peak = now if now > peak else peak
                 n += 1
         return VERDICTS[self.state.probe.verdict], n, peak
 

@@ -20,7 +20,14 @@ from setuptools import Extension
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "src/ionto_rt/core"
 STAGES = ["wire", "impedance", "contact_area", "recursive", "programme", "regulator", "guard", "ledger"]
-TICK = [*STAGES, "controller"]
+BARE_REGULATOR = {
+    "predictive": {"types", "elementary"},
+    "probe": {"types", "elementary"},
+    "constant_current": {"types", "predictive", "probe"},
+}
+"""Modules of the bare regulator, and the others of the core that each knows."""
+TICK = [*STAGES, *BARE_REGULATOR, "controller"]
+PUBLIC = ["regulator", *BARE_REGULATOR]
 SNAPSHOT = Path(__file__).parent / "regulator_interface.json"
 
 # Results that are the same on every processor: exact, or correctly rounded.
@@ -156,6 +163,12 @@ def test_a_stage_knows_only_the_shared_types_and_arithmetic(stage: str) -> None:
     assert known <= {"ionto_rt.core.types", "ionto_rt.core.elementary", f"ionto_rt.core.{stage}"}
 
 
+@pytest.mark.parametrize("module", BARE_REGULATOR)
+def test_the_bare_regulator_knows_nothing_of_treatments(module: str) -> None:
+    known = imported_modules(ROOT / "ext" / f"{module}.pyx") | imported_modules(CORE / f"{module}.pxd")
+    assert known <= {f"ionto_rt.core.{name}" for name in {module, *BARE_REGULATOR[module]}}
+
+
 def test_every_module_of_the_core_has_its_declarations_and_stubs() -> None:
     for path in (ROOT / "ext").glob("*.pyx"):
         seen_by_python = re.search(r"^(def|cdef class) ", path.read_text(), re.M)
@@ -170,26 +183,30 @@ def test_no_file_names_a_machine() -> None:
         assert not found or path == Path(__file__), f"{path.relative_to(ROOT)}: {found and found[0]}"
 
 
-def test_the_public_regulator_declares_no_class() -> None:
-    assert not re.search(r"^\s*cdef class", (CORE / "regulator.pxd").read_text(), re.M)
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_regulators_declare_no_class(module: str) -> None:
+    assert not re.search(r"^\s*cdef class", (CORE / f"{module}.pxd").read_text(), re.M)
 
 
-def interface_of_the_regulator() -> dict[str, dict[str, Any]]:
+def interface_of_the_regulators() -> dict[str, dict[str, Any]]:
     """C signatures as the import machinery of an embedder checks them, and the fields of the structs in order."""
-    api = importlib.import_module("ionto_rt.core.regulator").__pyx_capi__
+    api = {}
+    for module in PUBLIC:
+        api.update(importlib.import_module(f"ionto_rt.core.{module}").__pyx_capi__)
     name_of = ctypes.pythonapi.PyCapsule_GetName
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
     functions = {name: name_of(capsule).decode() for name, capsule in sorted(api.items())}
     structs = {}
-    for text in ((CORE / "regulator.pxd").read_text(), (CORE / "types.pxd").read_text()):
-        for name, block in re.findall(r"^cdef struct (Regulator\w+):\n((?:    .*\n|\n)+)", text, re.M):
-            structs[name] = re.findall(r"^    (\w+ \w+)", block, re.M)
+    for module, which in [("types", "RegulatorTerms"), *((module, r"\w+") for module in PUBLIC)]:
+        text = (CORE / f"{module}.pxd").read_text()
+        for name, block in re.findall(rf"^cdef struct ({which}):\n((?:    .*\n|\n)+)", text, re.M):
+            structs[name] = re.findall(r"^    (\w+ \w+(?:\[\w+\])?)", block, re.M)
     return {"functions": functions, "structs": structs}
 
 
 def test_an_embedder_built_against_the_snapshot_still_fits() -> None:
     """Fields and functions are appended, never changed or moved."""
-    snapshot, present = json.loads(SNAPSHOT.read_text()), interface_of_the_regulator()
+    snapshot, present = json.loads(SNAPSHOT.read_text()), interface_of_the_regulators()
     assert snapshot["functions"].items() <= present["functions"].items()
     for name, fields in snapshot["structs"].items():
         assert present["structs"][name][: len(fields)] == fields, name
@@ -197,4 +214,4 @@ def test_an_embedder_built_against_the_snapshot_still_fits() -> None:
 
 
 if __name__ == "__main__":
-    SNAPSHOT.write_text(json.dumps(interface_of_the_regulator(), indent=2) + "\n")
+    SNAPSHOT.write_text(json.dumps(interface_of_the_regulators(), indent=2) + "\n")

@@ -6,6 +6,7 @@ Importing the package loads nothing; each name below brings its module when it i
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ionto_rt.core.constant_current import ConstantCurrentRegulator
     from ionto_rt.core.controller import Controller
     from ionto_rt.core.impedance import ImpedanceEstimator
     from ionto_rt.core.regulator import Regulator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ConstantCurrentRegulator",
     "Controller",
     "ImpedanceEstimator",
     "Record",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ConstantCurrentRegulator": "ionto_rt.core.constant_current",
     "Controller": "ionto_rt.core.controller",
     "ImpedanceEstimator": "ionto_rt.core.impedance",
     "Record": "ionto_rt.record",

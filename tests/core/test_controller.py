@@ -203,7 +203,12 @@ BAD = st.one_of(
 )
 
 
-@given(st.integers(1, 260) | st.integers(CHECKED, CHECKED + 200), BAD, st.integers(0, 0xFFFF), st.integers(-(1 << 63), (1 << 63) - 1))
+@given(
+    st.integers(1, 260) | st.integers(CHECKED, CHECKED + 200),
+    BAD,
+    st.integers(0, 0xFFFF),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+)
 def test_a_bad_sample_changes_no_state(after: int, bad: dict[str, int], status: int, claimed: int) -> None:
     """Nor is what it says of status and charge believed; the last command is renewed."""
     config, segments = quick()

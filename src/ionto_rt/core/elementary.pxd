@@ -1,7 +1,7 @@
 """exp, log, cosine and sine from + - * / and square root alone.
 
 The C library's versions round differently between processors; a replay of the tick must not. Accuracy is a few units
-in the last place over the ranges stated, enough for tones, poles and time constants.
+in the last place, for exp ten times 1 + |x|: enough for tones, poles and time constants.
 """
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t
@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t
 cdef inline double exact_exp(double x) noexcept nogil:
     """exp(x) for |x| <= 700: Taylor series of x / 1024, squared ten times."""
     cdef double r, total, term
-    cdef int32_t k
+    cdef int32_t k, _k
     if x < 0.0:
         return 1.0 / exact_exp(-x) if x >= -700.0 else 0.0
     if x > 700.0:
@@ -18,10 +18,10 @@ cdef inline double exact_exp(double x) noexcept nogil:
     # exp(r) - 1, so that the squarings keep the digits of a small x.
     total = r
     term = r
-    for k in range(2, 12):
+    for k in range(2, 20):
         term = term * r / k
         total += term
-    for k in range(10):
+    for _k in range(10):
         total = total * (2.0 + total)
     return 1.0 + total
 

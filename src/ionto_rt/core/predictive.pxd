@@ -19,7 +19,7 @@ cdef struct PredictiveConfig:
     double compliance_v         # a stage at 97 % of it does not regulate; 0: unknown
     double contact_floor_a      # no verdict on contact below this reference
     double recontact_ratio      # of the setpoint, per tick: the ramp back after lost contact
-    double jump_ratio           # a current this many times the predicted one, command at rest, is a lower impedance; 0: never
+    double jump_ratio           # a current so many times the predicted one, output at rest: a lower impedance; 0: never
     double series_least_ohm     # voltage source: least impedance that a step of the output can meet, ballast included
     double rescale_most         # and so much of it is believed, over the model that was adopted
     double schedule_ratio       # voltage source: at rest, an impedance off the model's by this share moves it; 0: never
