@@ -158,9 +158,7 @@ def test_a_disturbed_block_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("sigma", "least"), [(0.02, 0.0), (0.06, 0.4)])
-def test_false_alarms_of_normal_noise_come_at_the_stated_rate_or_less(
-    sigma: float, least: float
-) -> None:
+def test_false_alarms_of_normal_noise_come_at_the_stated_rate_or_less(sigma: float, least: float) -> None:
     """One in 2000 blocks asked for, counted over a million; less where the step is many deviations."""
     blocks = 1_000_000
     rng = np.random.default_rng(8)

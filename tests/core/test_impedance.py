@@ -437,12 +437,8 @@ def judged(own: ImpedanceEstimator, ticks: int, current: float, voltage: float, 
 def test_contact_is_lost_at_its_tick_and_not_at_its_limits(sign: float, ticks: int) -> None:
     own = ImpedanceEstimator(**{**EXACT, **OPEN, "open_ticks": ticks})
     setpoint = sign * LEVEL_A
-    assert judged(own, 50, sign * 0.125 * LEVEL_A, sign * 60.0, setpoint) == UNKNOWN, (
-        "at the share of the setpoint"
-    )
-    assert judged(own, 50, sign * BELOW, sign * math.nextafter(54.0, 0.0), setpoint) == UNKNOWN, (
-        "below the voltage"
-    )
+    assert judged(own, 50, sign * 0.125 * LEVEL_A, sign * 60.0, setpoint) == UNKNOWN, "at the share of the setpoint"
+    assert judged(own, 50, sign * BELOW, sign * math.nextafter(54.0, 0.0), setpoint) == UNKNOWN, "below the voltage"
     if ticks > 1:
         assert judged(own, ticks - 1, sign * BELOW, sign * 54.0, setpoint) == UNKNOWN
     assert judged(own, 1, sign * 0.2 * LEVEL_A, sign * 54.0, setpoint) == UNKNOWN
