@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,8 @@ def reconnect(loop: Loop, k: int, *, short: bool = False, **changes: Any) -> Val
     if short:
         samples = int(rng.integers(1, delay + 3))
     else:
-        samples = int(10 ** rng.uniform(np.log10(delay + 3) if loop["front_end"] == "voltage" else 0.0, np.log10(500.0)))
+        least = delay + 3 if loop["front_end"] == "voltage" else 1
+        samples = int(10 ** rng.uniform(np.log10(least), np.log10(500.0)))
     trial.open()
     trial.run(np.full(samples, setpoint))
     trial.close()
@@ -284,10 +286,11 @@ def survey(loops: int, seed: int, processes: int = 1) -> list[Result]:
         for scenario, each in SCENARIOS.items():
             count = max(1, round(loops * each.share))
             edges = np.linspace(0, count, min(count, 8 * processes) + 1).astype(int)
-            slices = [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+            slices = [range(low, high) for low, high in pairwise(edges.tolist())]
             for front_end in each.front_ends:
                 if processes == 1:
-                    results.append(Result(scenario, front_end, seed, run_slice(scenario, front_end, seed, range(count))))
+                    values = run_slice(scenario, front_end, seed, range(count))
+                    results.append(Result(scenario, front_end, seed, values))
                 else:
                     futures = [pool.submit(run_slice, scenario, front_end, seed, numbers) for numbers in slices]
                     pending.append((scenario, front_end, slices, futures))

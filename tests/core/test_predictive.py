@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from regulator_support import PLAIN_LAW, Plant, Predictive, voltage_source_model
 
 signals = st.floats(-10.0, 10.0)
@@ -31,7 +32,8 @@ def loads(draw: st.DrawFn) -> dict[str, Any]:
     series = 10.0 ** draw(st.floats(2.3, 4.0))
     parallel = series * 10.0 ** draw(st.floats(-1.0, math.log10(19.0)))
     capacitance = 10.0 ** draw(st.floats(-9.0, -5.7))
-    return voltage_source_model(series, parallel, capacitance, 10.0 ** draw(st.floats(-4.0, -2.7)), draw(st.integers(1, 4)))
+    tick, delay = 10.0 ** draw(st.floats(-4.0, -2.7)), draw(st.integers(1, 4))
+    return voltage_source_model(series, parallel, capacitance, tick, delay)
 
 
 class Transcription:
