@@ -19,7 +19,7 @@ PROBE_LEAST_S = 0.4
 PROBE_LEAST_PERIODS = 4
 PROBE_MOST_S = 2.0
 TRACKING_POLE = 0.6
-SETPOINT_POLE = 0.3
+SETPOINT_POLE = 0.25
 INTEGRAL_POLE_MOST = 0.7
 TRIM_RATIO = 0.03
 """A current source is off by its gain error, and that is measured: beyond 3 % the loop would hide a fault."""

@@ -14,7 +14,9 @@ import numpy as np
 
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
 from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
-from ionto_rt.core.impedance cimport impedance_break, impedance_choose_tones, impedance_step, impedance_tone
+from ionto_rt.core.impedance cimport (
+    ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_step, impedance_tone,
+)
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.predictive cimport predictive_applied, predictive_reset, predictive_skip, predictive_step
 from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
@@ -151,10 +153,23 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
     return terms.output
 
 
+cdef void step_sentinel(ControllerState* controller, int32_t sentinel_code, double current_a, double sentinel_v,
+                        int32_t tone_on) noexcept nogil:
+    """The active site alone, by the same estimator. A reading out of range is left out, and no fault of the sample."""
+    # The tones are chosen for the whole load, not for the site.
+    cdef ImpedanceConfig config = controller.config.impedance
+    config.retune_factor = 0.0
+    if beyond(sentinel_code, controller.config.calibration.code_limit) or not isfinite(sentinel_v):
+        impedance_break(&controller.sentinel, &config, 1)
+        return
+    impedance_step(&controller.sentinel, &config, current_a, sentinel_v, lowest_setpoint(controller), tone_on)
+
+
 cdef void controller_start(ControllerState* controller) noexcept nogil:
     cdef ControllerConfig* config = &controller.config
     memset(&controller.impedance, 0, sizeof(controller.impedance))
     contact_area_reset(&controller.contact_area)
+    memset(&controller.sentinel, 0, sizeof(controller.sentinel))
     memset(&controller.programme, 0, sizeof(controller.programme))
     memset(&controller.regulator, 0, sizeof(controller.regulator))
     memset(&controller.probe, 0, sizeof(controller.probe))
@@ -186,7 +201,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef Setpoint setpoint
     cdef RegulatorTerms terms
     cdef Verdict verdict
-    cdef double current_a, redundant_a, voltage_v, tone = 0.0
+    cdef double current_a, redundant_a, voltage_v, sentinel_v = 0.0, tone = 0.0
     cdef uint32_t lost = 0, unseen = 0, segment_before = controller.programme.segment
     cdef int32_t fault, tone_on, finite = 1
     cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
@@ -197,6 +212,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     current_a = (sample.current_code - calibration.current_offset_q16 / 65536.0) * calibration.current_lsb_a
     redundant_a = (sample.redundant_code - calibration.redundant_offset_q16 / 65536.0) * calibration.redundant_lsb_a
     voltage_v = (sample.voltage_code - calibration.voltage_offset_q16 / 65536.0) * calibration.voltage_lsb_v
+    if calibration.sentinel_lsb_v > 0.0:
+        sentinel_v = (
+            sample.sentinel_code - calibration.sentinel_offset_q16 / 65536.0
+        ) * calibration.sentinel_lsb_v
     fault = judge_sample(controller, sample, current_a, redundant_a, voltage_v)
 
     memset(&setpoint, 0, sizeof(setpoint))
@@ -209,9 +228,14 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         tone_on = tone_was_on(controller)
         if lost or tone_on < 0:
             impedance_break(&controller.impedance, &config.impedance, lost)
+            impedance_break(&controller.sentinel, &config.impedance, lost)
+        if calibration.sentinel_lsb_v > 0.0:
+            impedance_follow(&controller.sentinel, &controller.impedance)
         impedance_step(
             &controller.impedance, &config.impedance, current_a, voltage_v, lowest_setpoint(controller), tone_on > 0
         )
+        if calibration.sentinel_lsb_v > 0.0:
+            step_sentinel(controller, sample.sentinel_code, current_a, sentinel_v, tone_on > 0)
 
         if controller.impedance.estimate.block != block_before:
             contact_area_step(
@@ -388,6 +412,11 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.area_ratio = controller.contact_area.area_ratio
     row.area_sigma = controller.contact_area.area_sigma
     row.area_alarm = controller.contact_area.alarm
+    row.sentinel_code = sample.sentinel_code
+    row.sentinel_v = sentinel_v
+    row.active_series_ohm = controller.sentinel.estimate.series_ohm
+    row.active_parallel_ohm = controller.sentinel.estimate.parallel_ohm
+    row.active_capacitance_f = controller.sentinel.estimate.capacitance_f
     row.events = (
         (EVENT_PHASE if row.phase != phase_before else 0)
         | (EVENT_TRIP if row.trip != trip_before or (controller.guard.action != action_before) else 0)
@@ -419,6 +448,7 @@ cdef void read_input(const Tick* row, TickInput* given) noexcept nogil:
     given.sample.voltage_code = row.voltage_code
     given.sample.applied_code = row.applied_code
     given.sample.charge_codes = row.device_charge_codes
+    given.sample.sentinel_code = row.sentinel_code
     given.host_late_us = row.host_late_us
     given.host_time_us = row.host_time_us
     given.heartbeat = row.heartbeat
@@ -497,7 +527,7 @@ cdef class Controller:
         cdef Command command
         memset(&given, 0, sizeof(given))
         memset(&row, 0, sizeof(row))
-        given.sample = sample
+        given.sample = {"sentinel_code": 0, **sample}
         given.host_late_us = host_late_us
         given.host_time_us = host_time_us
         given.heartbeat = heartbeat

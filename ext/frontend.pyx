@@ -20,6 +20,7 @@ from ionto_rt.core.skin cimport (
     skin_rise_voltage,
     skin_series_ohm,
     skin_take,
+    skin_sentinel_voltage,
     skin_voltage,
 )
 from ionto_rt.core.types cimport FRONT_END_CURRENT_SOURCE, FRONT_END_VOLTAGE_SOURCE
@@ -47,6 +48,7 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
     state.compliance_v = compliance_v
     state.pole = exp(-state.substep_s / time_s)
     state.pole_mean = (1.0 - state.pole) * time_s / state.substep_s
+    state.output_time_s = time_s
     state.output_offset = offset_codes
     state.noise_codes = noise_codes
     frontend_hum(state, hum_v, HUM_HZ)
@@ -234,6 +236,11 @@ cdef inline int32_t convert(FrontEndState* state, double codes) noexcept nogil:
     return <int32_t>lrint(codes)
 
 
+cdef inline int32_t convert_voltage(FrontEndState* state) noexcept nogil:
+    return convert(state, (state.voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
+                   + state.voltage_offset)
+
+
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil:
     cdef const FrontEndRange* one = &state.ranges[state.range]
     cdef double current_a = state.source_a
@@ -247,6 +254,42 @@ cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil:
     codes[1] = convert(state, current_a * one.redundant_codes_per_a + one.redundant_offset)
     codes[2] = convert(state, (voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
                        + state.voltage_offset)
+
+
+cdef void frontend_wire_sentinel(FrontEndState* state) noexcept nogil:
+    cdef double offset = 8.0 * noise_uniform(&state.noise) - 4.0
+    state.sentinel_lsb_nv = state.voltage_lsb_nv
+    state.sentinel_offset_q16 = <int32_t>lrint(65536.0 * offset)
+    state.sentinel_offset = offset + residual(state, 0.01)
+    state.sentinel_codes_per_v = 1e9 / state.sentinel_lsb_nv * (1.0 + residual(state, 0.0002))
+
+
+cdef int32_t frontend_read_sentinel(FrontEndState* state, const SkinState* skin) noexcept nogil:
+    cdef double through_a = state.source_a
+    if skin.shunt_ohm > 0.0:
+        through_a = skin_current(skin, state.voltage_v, 0.0)
+    return convert(state, (skin_sentinel_voltage(skin, through_a) + state.hum_v * state.hum_sin)
+                   * state.sentinel_codes_per_v + state.sentinel_offset)
+
+
+cdef void frontend_read_later(FrontEndState* state, const SkinState* skin, double later_s, int32_t* voltage_code,
+                              int32_t* sentinel_code) noexcept nogil:
+    cdef FrontEndState stage = state[0]
+    cdef SkinState load = skin[0]
+    cdef FrontEndPeriod period
+    stage.period_s = later_s
+    stage.substep_s = later_s
+    stage.substeps = 1
+    stage.pole = exp(-later_s / state.output_time_s)
+    stage.pole_mean = (1.0 - stage.pole) * state.output_time_s / later_s
+    stage.hum_turn_cos = cos(TWO_PI * HUM_HZ * later_s)
+    stage.hum_turn_sin = sin(TWO_PI * HUM_HZ * later_s)
+    # The comparator acts in the period itself, which is still to come.
+    frontend_run(&stage, &load, 1e9, &period)
+    voltage_code[0] = convert_voltage(&stage)
+    if stage.sentinel_lsb_nv:
+        sentinel_code[0] = frontend_read_sentinel(&stage, &load)
+    state.noise = stage.noise
 
 
 cdef class FrontEnd:

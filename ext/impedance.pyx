@@ -182,7 +182,8 @@ cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c
                    const double* cosine, const double* sine, double* z) noexcept nogil:
     """Z of both tones, re and im in turn. cosine and sine are of their turn per tick: w = cosine - j sine."""
     cdef double total = rs + config.ballast_ohm, share = 1.0, tau = rp * c
-    cdef double a, p, g, later, x, ratio, re, im, nre, nim, now_re, now_im, skew_c, skew_s
+    cdef double a, p, g, later, x, ratio = 0.0, re, im, nre, nim, now_re, now_im, skew_c, skew_s
+    cdef double moved = 0.0, lag = 0.0, next_re, next_im, flow_re, flow_im
     cdef int k
     if config.smooth:
         for k in range(TONES):
@@ -208,6 +209,9 @@ cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c
         else:
             g = (a - p) / ratio
     later = exact_exp(-config.skew_s / tau)
+    if config.skew_s > 0.0 and config.output_time_s > 0.0:
+        moved = exact_exp(-config.skew_s / config.output_time_s)
+        lag = later * config.skew_s / config.output_time_s if fabs(ratio) < 1e-6 else (later - moved) / ratio
     for k in range(TONES):
         # vc over what drives it: ((1 - a)(1 - pw) - g (1 - w)) / ((1 - p)(1 - aw))
         nre = (1.0 - a) * (1.0 - p * cosine[k]) - g * (1.0 - cosine[k])
@@ -215,15 +219,23 @@ cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c
         divide(nre, nim, (1.0 - p) * (1.0 - a * cosine[k]), (1.0 - p) * a * sine[k], &re, &im)
         now_re = re
         now_im = im
-        re = re * later + (1.0 - later)
-        im = im * later
+        flow_re = next_re = 1.0
+        flow_im = next_im = 0.0
+        if config.skew_s > 0.0:
+            # The voltage is read under the next value, (1/w - p)/(1 - p) of this sample's, on the way to it.
+            next_re = (cosine[k] - p) / (1.0 - p)
+            next_im = sine[k] / (1.0 - p)
+            flow_re = next_re + (1.0 - next_re) * moved
+            flow_im = next_im - next_im * moved
+        re = re * later + next_re * (1.0 - later) + (1.0 - next_re) * lag
+        im = im * later + next_im * (1.0 - later) - next_im * lag
         if config.ballast_ohm > 0.0:
             # Per volt of the source: current (1 - vc)/total, voltage rs (1 - vc)/total + vc.
-            divide(rs + (total - rs) * share * re, (total - rs) * share * im,
+            divide(rs * flow_re + (total - rs) * share * re, rs * flow_im + (total - rs) * share * im,
                    1.0 - share * now_re, -share * now_im, &z[2 * k], &z[2 * k + 1])
         else:
-            z[2 * k] = rs + rp * re
-            z[2 * k + 1] = rp * im
+            z[2 * k] = rs * flow_re + rp * re
+            z[2 * k + 1] = rs * flow_im + rp * im
 
 
 cdef void impedance_model(const ImpedanceConfig* config, double series_ohm, double parallel_ohm, double capacitance_f,

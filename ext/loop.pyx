@@ -22,7 +22,8 @@ from ionto_rt.core.types cimport (
     PORT_VERSION, SAMPLE_GOOD, Port, Sample, Tick, TickInput,
 )
 from ionto_rt.core.wire cimport (
-    FRAME_ERROR, FRAME_SAMPLE, MAX_FRAME, MAX_PAYLOAD, wire_encode, wire_get_sample, wire_put_command, wire_receive,
+    FRAME_ERROR, FRAME_SAMPLE, MAX_FRAME, MAX_PAYLOAD, wire_encode, wire_get_sample, wire_get_sentinel,
+    wire_put_command, wire_receive,
 )
 
 from ionto_rt.core.controller import empty_ticks
@@ -156,7 +157,7 @@ cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil:
     cdef size_t length
     cdef int64_t count
     cdef uint64_t last = loop.ticks + ticks, heard_ns = clock_now_ns(), began_ns
-    cdef bint answer
+    cdef bint answer, sentinel = loop.controller.config.calibration.sentinel_lsb_v > 0.0
     if loop.started_ns == 0:
         loop.started_ns = heard_ns
     while loop.status == LOOP_RUNNING and loop.ticks < last:
@@ -181,7 +182,8 @@ cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil:
             )
             if length == 0:
                 continue
-            if payload[0] == FRAME_SAMPLE and wire_get_sample(payload, length, samples, &channels):
+            if (payload[0] == FRAME_SAMPLE and wire_get_sample(payload, length, samples, &channels)
+                    and (not sentinel or wire_get_sentinel(payload, length, samples, channels))):
                 tick(loop, &samples[0])
                 heard_ns = began_ns
                 answer = True

@@ -286,7 +286,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     cdef const PlantModel* model = &state.model
     cdef double a = model.pole, b0 = model.gain, b1 = model.gain_before
     cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before
-    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step
+    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step, carried
     cdef int32_t k
     cdef bint limited
     if not (isfinite(setpoint_a) and isfinite(tone_a) and isfinite(measured_a) and isfinite(voltage_v)):
@@ -372,8 +372,13 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         high = low if high < low else high
     if state.manual:
         low = high = within(state.manual_output, config.output_min, config.output_max)
-    output = quantised(within(wanted, low, high), config.output_lsb)
+    # What a code cannot express is carried on, so that the mean of the output is not quantised.
+    output = quantised(within(wanted + state.carried, low, high), config.output_lsb)
+    carried = state.carried + wanted - output
+    if not (carried < config.output_lsb and carried > -config.output_lsb):
+        carried = 0.0
     if wanted > high or wanted < low:
+        carried = 0.0
         reference = a * predicted + b0 * output - b1 * given(state, 1) + disturbance - tone_a
         if output >= config.output_max or output <= config.output_min:
             terms.saturated = 1 if wanted > high else -1
@@ -384,6 +389,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         return 1
 
     state.disturbance = disturbance
+    state.carried = carried
     state.reference = reference
     state.tone = tone_a
     state.previous_measured = measured_a

@@ -207,6 +207,11 @@ cdef double skin_voltage(const SkinState* skin, double current_a) noexcept nogil
     return current_a * skin_series_ohm(skin) + skin_inner_v(skin)
 
 
+cdef double skin_sentinel_voltage(const SkinState* skin, double current_a) noexcept nogil:
+    return (current_a * (0.5 * skin.lead_ohm + skin.open_ohm + site_series_ohm(&skin.active))
+            + 0.5 * skin.electrode_v + skin.active.electrolysis_v + skin.active.voltage_v)
+
+
 cdef double skin_current(const SkinState* skin, double source_v, double source_ohm) noexcept nogil:
     return (source_v - skin_inner_v(skin)) / (source_ohm + skin_series_ohm(skin))
 

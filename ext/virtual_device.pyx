@@ -17,8 +17,11 @@ from ionto_rt.core.frontend cimport (
     frontend_hum,
     frontend_output,
     frontend_read,
+    frontend_read_later,
+    frontend_read_sentinel,
     frontend_run,
     frontend_start,
+    frontend_wire_sentinel,
     frontend_zero,
 )
 from ionto_rt.core.skin cimport (
@@ -55,6 +58,7 @@ from ionto_rt.core.types cimport (
     Sample,
 )
 from ionto_rt.core.wire cimport (
+    FEATURE_SENTINEL,
     FRAME_ARM,
     FRAME_ARMED,
     FRAME_COMMAND,
@@ -67,6 +71,7 @@ from ionto_rt.core.wire cimport (
     FRAME_HELLO_REQUEST,
     FRAME_LIMITS,
     FRAME_LIMITS_READ_BACK,
+    HELLO_FEATURE_BYTES,
     MAX_FRAME,
     MAX_PAYLOAD,
     PROTOCOL_VERSION,
@@ -89,6 +94,7 @@ from ionto_rt.core.wire cimport (
     wire_encode,
     wire_get_command,
     wire_put_sample,
+    wire_put_sentinel,
     wire_receive,
 )
 
@@ -178,7 +184,8 @@ cdef void send_error(VirtualDeviceState* device, uint8_t code, uint8_t offending
 
 
 cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
-    cdef uint8_t payload[HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES]
+    cdef uint8_t payload[HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES + HELLO_FEATURE_BYTES]
+    cdef size_t length = HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES
     cdef const FrontEndRange* one
     cdef uint8_t* at
     cdef int k
@@ -215,7 +222,12 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
         put_u16(at + 24, <uint16_t>(<uint32_t>one.output_code_min & 0xFFFF))
         put_u16(at + 26, <uint16_t>(<uint32_t>one.output_code_max & 0xFFFF))
         put_u32(at + 28, one.ballast_mohm)
-    send(device, payload, sizeof(payload))
+    if device.front_end.sentinel_lsb_nv:
+        payload[length] = FEATURE_SENTINEL
+        put_u32(payload + length + 4, device.front_end.sentinel_lsb_nv)
+        put_u32(payload + length + 8, <uint32_t>device.front_end.sentinel_offset_q16)
+        length += HELLO_FEATURE_BYTES
+    send(device, payload, length)
 
 
 cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogil:
@@ -354,10 +366,8 @@ cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
     return device.ticks <= device.stall_until and device.stall_until > 0
 
 
-cdef void take_sample(VirtualDeviceState* device) noexcept nogil:
-    cdef uint8_t payload[64]
+cdef void take_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
     cdef int32_t codes[3]
-    cdef Sample sample
     cdef int64_t charge
     frontend_read(&device.front_end, codes)
     charge = <int64_t>codes[0] * 65536 - device.front_end.ranges[device.range].current_offset_q16
@@ -375,12 +385,28 @@ cdef void take_sample(VirtualDeviceState* device) noexcept nogil:
     sample.current_code = codes[0]
     sample.redundant_code = codes[1]
     sample.voltage_code = codes[2]
+    sample.sentinel_code = 0
+    if device.front_end.sentinel_lsb_nv and not device.skew_s > 0.0:
+        sample.sentinel_code = frontend_read_sentinel(&device.front_end, &device.skin)
     sample.applied_code = device.applied_code
     sample.charge_codes = device.net_codes
     device.nonces[sample.index % NONCES] = sample.nonce
     device.samples += 1
+
+
+cdef void send_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
+    """Behind the boundary: by then a voltage reading that comes later is under the command that acts from there."""
+    cdef uint8_t payload[64]
+    cdef size_t length
+    if device.skew_s > 0.0:
+        frontend_read_later(
+            &device.front_end, &device.skin, device.skew_s, &sample.voltage_code, &sample.sentinel_code
+        )
     if not stalled(device) and not device.unplugged:
-        send(device, payload, wire_put_sample(&sample, 1, payload))
+        length = wire_put_sample(sample, 1, payload)
+        if device.front_end.sentinel_lsb_nv:
+            length = wire_put_sentinel(sample, 1, payload)
+        send(device, payload, length)
 
 
 cdef void expire(VirtualDeviceState* device) noexcept nogil:
@@ -430,6 +456,7 @@ cdef void cross_boundary(VirtualDeviceState* device) noexcept nogil:
 
 
 cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
+    cdef Sample sample
     if not running(device):
         return
     apply_faults(device)
@@ -441,9 +468,10 @@ cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
         trip(device, STATUS_OVER_CURRENT)
     if device.truth_fd >= 0:
         write_truth(device)
-    take_sample(device)
+    take_sample(device, &sample)
     remember(device)
     cross_boundary(device)
+    send_sample(device, &sample)
     if device.truth_fd >= 0 and device.ticks % device.flush_ticks == 0:
         flush_truth(device)
     if device.save_due or device.ticks % device.save_ticks == 0:
@@ -846,6 +874,8 @@ cdef class VirtualDevice:
         hydration, electroporation, sweat, motion_per_min, electrode_mc_cm2: slow processes, see
             `ionto_rt.core.skin.Skin`; 0: off.
         half_cell_v: standing difference of the electrodes' potentials.
+        skew_us: how much later than the currents the voltage is read, us, 0 to half a sample period.
+        sentinel: 1: a sentinel electrode beside the active pad is wired; SAMPLE carries its voltage.
         substeps: of the plant in one sample period; 0 for steps of at most 125 us.
         pacing: Pacing bits to offer: 1 device, 4 lock-step.
         clock_error_ppm: how much longer the device's sample period is than it says.
@@ -878,10 +908,10 @@ cdef class VirtualDevice:
                  double sample_rate_hz=1000.0, double active_area_cm2=8.0, double return_area_cm2=25.0,
                  double onset_scale=1.0, double compliance_v=60.0, double bandwidth_hz=2000.0,
                  double dac_gain_error=0.015, double dac_offset_codes=0.25, double noise_codes=1.0, double hum_v=0.0,
-                 double hum_hz=50.0, double jitter_us=0.0, double cpe_exponent=0.0, double hydration=0.0,
-                 int electroporation=0, double sweat=0.0, double motion_per_min=0.0, double electrode_mc_cm2=0.0,
-                 double half_cell_v=0.0,
-                 uint32_t substeps=0, int pacing=PACING_DEVICE | PACING_LOCK_STEP, double clock_error_ppm=0.0,
+                 double hum_hz=50.0, double jitter_us=0.0, double skew_us=0.0, int sentinel=0, double cpe_exponent=0.0,
+                 double hydration=0.0, int electroporation=0, double sweat=0.0, double motion_per_min=0.0,
+                 double electrode_mc_cm2=0.0, double half_cell_v=0.0, uint32_t substeps=0,
+                 int pacing=PACING_DEVICE | PACING_LOCK_STEP, double clock_error_ppm=0.0,
                  str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None):
         cdef VirtualDeviceState* device = self.device
         cdef bytes header = TRUTH_HEADER
@@ -905,6 +935,8 @@ cdef class VirtualDevice:
         check(0.0 <= motion_per_min <= 60.0, f"motion {motion_per_min} a minute", "0 to 60")
         check(0.0 <= electrode_mc_cm2 <= 1e6, f"electrode charge {electrode_mc_cm2} mC/cm2", "0 to 1000000")
         check(-2.0 <= half_cell_v <= 2.0, f"half-cell difference {half_cell_v} V", "-2 to 2")
+        check(0.0 <= skew_us <= 0.5e6 / sample_rate_hz, f"skew {skew_us} us", "0 to half a sample period")
+        check(sentinel in (0, 1), f"sentinel {sentinel}", "0 or 1")
         check(substeps <= 1000, f"substeps {substeps}", "0 to 1000")
         check(-1e5 <= clock_error_ppm <= 1e5, f"clock error {clock_error_ppm} ppm", "-100000 to 100000")
         check(front_end in ("current", "voltage"), f"front-end {front_end!r}", "current or voltage")
@@ -935,6 +967,9 @@ cdef class VirtualDevice:
         check(0.0 <= jitter_us <= most_us, f"jitter {jitter_us} us", f"0 to {most_us:g}, half a sub-step")
         device.front_end.jitter_s = 1e-6 * jitter_us
         skin_prepare(&device.skin, device.front_end.substep_s)
+        if sentinel:
+            frontend_wire_sentinel(&device.front_end)
+        device.skew_s = 1e-6 * skew_us
         strncpy(device.model, b"ionto-virtual", 15)
         strncpy(device.serial, <bytes>serial.encode("ascii"), 15)
         device.firmware_version = FIRMWARE_VERSION

@@ -166,8 +166,29 @@ cdef int wire_get_sample(const uint8_t* payload, size_t length, Sample* samples,
         samples[channel].applied_code = <int32_t>get_u32(at + 12)
         samples[channel].status = get_u16(at + 16)
         samples[channel].charge_codes = <int64_t>get_u64(at + 18)
+        samples[channel].sentinel_code = 0
         at += SAMPLE_CHANNEL_BYTES
     channels[0] = count
+    return 1
+
+
+cdef size_t wire_put_sentinel(const Sample* samples, uint32_t channels, uint8_t* payload) noexcept nogil:
+    cdef uint32_t channel
+    cdef size_t at = SAMPLE_HEADER_BYTES + SAMPLE_CHANNEL_BYTES * <size_t>channels
+    for channel in range(channels):
+        put_u32(payload + at, <uint32_t>samples[channel].sentinel_code)
+        at += SENTINEL_CHANNEL_BYTES
+    return at
+
+
+cdef int wire_get_sentinel(const uint8_t* payload, size_t length, Sample* samples, uint32_t channels) noexcept nogil:
+    cdef uint32_t channel
+    cdef size_t at = SAMPLE_HEADER_BYTES + SAMPLE_CHANNEL_BYTES * <size_t>channels
+    if length < at + SENTINEL_CHANNEL_BYTES * <size_t>channels:
+        return 0
+    for channel in range(channels):
+        samples[channel].sentinel_code = <int32_t>get_u32(payload + at)
+        at += SENTINEL_CHANNEL_BYTES
     return 1
 
 
@@ -245,25 +266,38 @@ cdef class FrameReader:
         return self.receiver.bad_frames
 
 
-def unpack_sample(bytes payload) -> list:
-    """Channels of a SAMPLE payload, as dicts of the fields of struct Sample. ValueError if it is none."""
+def unpack_sample(bytes payload, bint sentinel=False) -> list:
+    """Channels of a SAMPLE payload, as dicts of the fields of struct Sample. ValueError if it is none.
+
+    sentinel: as the device's hello says; without, sentinel_code is 0 whatever follows the channels.
+    """
     cdef Sample samples[MAX_CHANNELS]
     cdef uint32_t channels = 0
-    if not wire_get_sample(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), samples, &channels):
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
+    cdef size_t length = PyBytes_GET_SIZE(payload)
+    if not wire_get_sample(data, length, samples, &channels):
         raise ValueError("not a SAMPLE payload")
+    if sentinel and not wire_get_sentinel(data, length, samples, channels):
+        raise ValueError("not a SAMPLE payload: the sentinel's reading is missing")
     return [samples[channel] for channel in range(channels)]
 
 
-def pack_sample(list channels) -> bytes:
-    """A SAMPLE payload from dicts with every field of struct Sample, one for each of 1 to 32 channels."""
+def pack_sample(list channels, bint sentinel=False) -> bytes:
+    """A SAMPLE payload from dicts with every field of struct Sample, one for each of 1 to 32 channels.
+
+    sentinel: with the sentinel electrodes' readings behind the channels (0 where a dict has none).
+    """
     cdef Sample samples[MAX_CHANNELS]
     cdef uint8_t payload[MAX_PAYLOAD]
     cdef Py_ssize_t channel
     if not 1 <= len(channels) <= MAX_CHANNELS:
         raise ValueError(f"{len(channels)} channels: must be 1 to {MAX_CHANNELS}")
     for channel in range(len(channels)):
-        samples[channel] = channels[channel]
-    return PyBytes_FromStringAndSize(<char*>payload, wire_put_sample(samples, <uint32_t>len(channels), payload))
+        samples[channel] = {"sentinel_code": 0, **channels[channel]}
+    cdef size_t length = wire_put_sample(samples, <uint32_t>len(channels), payload)
+    if sentinel:
+        length = wire_put_sentinel(samples, <uint32_t>len(channels), payload)
+    return PyBytes_FromStringAndSize(<char*>payload, length)
 
 
 def unpack_command(bytes payload, int channels=1) -> list:

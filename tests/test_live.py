@@ -176,7 +176,7 @@ def test_lines_tell_start_phases_and_alarms_and_survive_a_closed_stream(tmp_path
         session.run()
     lines = out.getvalue().splitlines()
     assert all(line.startswith("ionto-rt: ") for line in lines)
-    assert lines[0] == "ionto-rt: short: 0.133333 mA·min in 0:08, sim:?fault=open@3"
+    assert lines[0] == "ionto-rt: short: 0.133333 mA·min in 0:07, sim:?fault=open@3"
     phases = [match[1] for line in lines if (match := re.match(r"ionto-rt: \d+:\d\d ([a-z -]+),", line))]
     assert phases == ["self-test", "contact check", "ramp up", "faulted"]
     assert sum("MEDIUM: Lead or pad open [H05]: press both pads down" in line for line in lines) == 1

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ionto_rt.codes as codes
-from ionto_rt.codes import MAX_SEGMENTS, SegmentKind
+from ionto_rt.codes import MAX_SEGMENTS, FrontEnd, SegmentKind
+from ionto_rt.core.constant_current import nominal_probe_ticks
 from ionto_rt.errors import RefusedError
 from ionto_rt.plan import Plan, Segment, compile_plan, format_mass, format_plan
 from ionto_rt.safety import DeviceCapabilities, resolve_limits
@@ -68,6 +70,8 @@ def run_ideally(plan: Plan) -> tuple[list[tuple[int, float]], float]:
             time_ticks += hold_ticks
         elif segment["kind"] == SegmentKind.RAMP_DOWN:
             ramp(0.0, segment["slope_a_per_tick"])
+        elif segment["kind"] == SegmentKind.CONTACT_CHECK:
+            time_ticks = round(plan.service_s / plan.tick_s)
         else:
             assert level_a == 0.0
             time_ticks += segment["duration_ticks"]
@@ -95,7 +99,7 @@ def test_dexamethasone_40() -> None:
         SegmentKind.RAMP_DOWN,
     ]
     assert plan.segments[0]["duration_ticks"] == 500
-    assert plan.segments[1]["duration_ticks"] == 1000
+    assert plan.segments[1]["duration_ticks"] == 0, "the probe ends it"
     assert plan.segments[1]["level_a"] == 50e-6
     assert plan.segments[2] == {
         "kind": SegmentKind.DELIVER,
@@ -109,7 +113,8 @@ def test_dexamethasone_40() -> None:
     }
     assert plan.segments[3]["slope_a_per_tick"] == 0.004 / 30000
     assert (plan.polarity, plan.prescribed_c, plan.max_level_a) == (-1, 2.4, 0.004)
-    assert plan.nominal_duration_s == pytest.approx(631.5)
+    assert plan.service_s == pytest.approx(0.5 + 1e-3 * nominal_probe_ticks(1e-3))
+    assert plan.nominal_duration_s == pytest.approx(630.0 + plan.service_s)
 
 
 def test_lidocaine_takes_the_ramp_of_the_catalogue() -> None:
@@ -121,7 +126,7 @@ def test_lidocaine_takes_the_ramp_of_the_catalogue() -> None:
 def test_perfusion_pulses_and_gaps_are_exact_to_the_tick() -> None:
     plan = example("perfusion-pulses")
     corners, charge_c = run_ideally(plan)
-    starts = [1500 + 80000 * pulse for pulse in range(3)]
+    starts = [round(plan.service_s / plan.tick_s) + 80000 * pulse for pulse in range(3)]
     assert corners == [
         corner
         for start in starts
@@ -129,7 +134,7 @@ def test_perfusion_pulses_and_gaps_are_exact_to_the_tick() -> None:
     ]
     assert charge_c == pytest.approx(0.006, rel=1e-12)
     assert plan.prescribed_c == 0.006
-    assert plan.segments[1]["level_a"] == pytest.approx(5e-6)
+    assert plan.segments[1]["level_a"] == pytest.approx(30e-6)
 
 
 def test_varying_dose_sums_its_steps() -> None:
@@ -165,18 +170,30 @@ def test_a_pause_as_long_as_its_ramp_down_leaves_no_rest() -> None:
 def test_no_segment_that_ends_by_time_has_no_time() -> None:
     for path in EXAMPLES.glob("*.toml"):
         for segment in plan_of(Treatment.load(path)).segments:
-            if segment["kind"] in (SegmentKind.SELF_TEST, SegmentKind.CONTACT_CHECK, SegmentKind.REST):
+            if segment["kind"] in (SegmentKind.SELF_TEST, SegmentKind.REST):
                 assert segment["duration_ticks"] > 0
             if segment["kind"] == SegmentKind.DELIVER:
                 assert (segment["duration_ticks"] > 0) != (segment["charge_c"] > 0.0)
 
 
-@pytest.mark.parametrize("tick_s", [1e-4, 1e-3, 2e-3, 1 / 1024, 1 / 3000, 0.1])
-def test_the_contact_check_has_two_halves_of_half_a_second(tick_s: float) -> None:
-    plan = plan_of(treatment(), tick_s)
-    ticks = plan.segments[1]["duration_ticks"]
-    assert ticks % 2 == 0
-    assert 0.5 <= ticks // 2 * tick_s + 1e-9 < 0.5 + tick_s
+@pytest.mark.parametrize(("level", "probe_a"), [("4 mA", 50e-6), ("0.2 mA", 50e-6), ("100 uA", 30e-6)])
+def test_the_probe_has_50_microamperes_and_three_tenths_of_the_level_at_most(level: str, probe_a: float) -> None:
+    plan = plan_of(treatment(f'[[steps]]\ncurrent = "{level}"\ntime = "60 s"'))
+    assert plan.segments[1]["level_a"] == pytest.approx(probe_a)
+
+
+@pytest.mark.parametrize(("front_end", "accepted"), [(FrontEnd.CURRENT_SOURCE, True), (FrontEnd.VOLTAGE_SOURCE, False)])
+def test_ramps_of_a_voltage_source_last_half_a_second_at_least(front_end: FrontEnd, accepted: bool) -> None:
+    device = replace(DEVICE, front_end=front_end)
+    made = treatment('[[steps]]\ncurrent = "0.1 mA"\ndose = "1 mA*min"\nramp = "0.49 s"')
+    if accepted:
+        assert plan_of(made, device=device).steps[0].ramp_in_s == pytest.approx(0.49)
+    else:
+        with pytest.raises(RefusedError, match='steps.0..ramp = "0.49 s": is shorter than.*write ramp = "0.5 s"'):
+            plan_of(made, device=device)
+    assert plan_of(treatment('[[steps]]\ncurrent = "10 uA"\ndose = "0.1 mA*min"'), device=device).steps[0].ramp_in_s >= (
+        0.0 if accepted else 0.5
+    )
 
 
 def test_a_time_between_ticks_is_rounded_and_said_so() -> None:

@@ -21,7 +21,7 @@ from ionto_rt.treatment import Treatment
 INPUTS = {
     "index", "device_time_us", "applied_index", "host_late_us", "heartbeat", "host_time_us", "device_charge_codes",
     "current_code", "redundant_code", "voltage_code", "applied_code", "nonce", "status", "stop", "operator_command",
-    "operator_sequence", "operator_value_a",
+    "operator_sequence", "operator_value_a", "sentinel_code",
 }  # fmt: skip
 """Columns that the tick reads; all others it must give again."""
 RESULTS = [name for name in empty_ticks(0).dtype.names or () if name not in INPUTS]
@@ -105,7 +105,7 @@ def test_another_gain_is_not_the_same_controller(recorded: Path, tmp_path: Path)
     copy = tmp_path / "copy"
     shutil.copytree(recorded, copy)
     session = json.loads((copy / SESSION).read_text())
-    session["controller"]["regulator"]["ki"] *= 1.0 + 2**-50
+    session["controller"]["predictive"]["tracking_pole"] *= 1.0 + 2**-50
     (copy / SESSION).write_text(json.dumps(session))
     assert not replay(copy).identical
 

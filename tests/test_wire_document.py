@@ -23,6 +23,7 @@ PAGE = (ROOT / "docs" / "wire-protocol.md").read_text()
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "16s": "16s"}
 SAME_LAYOUT = {"LIMITS_READ_BACK": "LIMITS", "ARMED": "ARM", "COUNTERS": "DISARMED"}
 REPEATED = {"Per range": "ranges", "Per channel": "channels"}
+APPENDED = re.compile(r"^Behind the last \w+, (\d+) bytes( per channel)?[:,].*?\n(.*)", re.M | re.S)
 MAX_PAYLOAD = 1024
 
 Value = int | str
@@ -30,13 +31,29 @@ Value = int | str
 
 @dataclass
 class Layout:
-    """Fields as (offset, type, name); the repeated block after the fixed part, if the frame has one."""
+    """Fields as (offset, type, name): the fixed part; the repeated block behind it, if the frame has one; and what is
+    optional behind the last block, once or for each channel.
+    """
 
     fixed: list[tuple[int, str, str]] = field(default_factory=list)
     block: list[tuple[int, str, str]] = field(default_factory=list)
     fixed_bytes: int = 0
     block_bytes: int = 0
     repeated: str = ""
+    tail: list[tuple[int, str, str]] = field(default_factory=list)
+    tail_bytes: int = 0
+    tail_repeated: bool = False
+
+    def places(self, blocks: int, tails: int) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
+        """(prefix of the names, offset, fields) of every part of a payload with so many blocks and tails."""
+        found = [("", 0, self.fixed)]
+        for i in range(blocks):
+            found.append((f"{self.repeated}[{i}].", self.fixed_bytes + i * self.block_bytes, self.block))
+        behind = self.fixed_bytes + blocks * self.block_bytes
+        for i in range(tails):
+            prefix = f"{self.repeated}[{i}]." if self.tail_repeated else ""
+            found.append((prefix, behind + i * self.tail_bytes, self.tail))
+        return found
 
 
 def width(kind: str) -> int:
@@ -91,6 +108,11 @@ def layout(name: str) -> Layout:
             result.repeated = repeated
             assert result.block_bytes == int(found[1])
             assert result.fixed_bytes == int(found[2])
+    found = APPENDED.search(text)
+    if found:
+        result.tail, result.tail_bytes = fields_of(table_after(found[3], "| offset | type |"))
+        result.tail_repeated = bool(found[2])
+        assert result.tail_bytes == int(found[1])
     return result
 
 
@@ -158,10 +180,15 @@ def decode(name: str, payload: bytes) -> dict[str, Value]:
     plan = layout(name)
     values: dict[str, Value] = {}
     blocks = (len(payload) - plan.fixed_bytes) // plan.block_bytes if plan.block else 0
-    assert len(payload) == plan.fixed_bytes + blocks * plan.block_bytes
-    places = [("", 0, plan.fixed)]
-    places += [(f"{plan.repeated}[{i}].", plan.fixed_bytes + i * plan.block_bytes, plan.block) for i in range(blocks)]
-    for prefix, base, fields in places:
+    counts = [offset for offset, _, field_name in plan.fixed if field_name == plan.repeated]
+    if counts:
+        blocks = payload[counts[0]]
+    tails = 0
+    behind = plan.fixed_bytes + blocks * plan.block_bytes
+    if plan.tail and len(payload) > behind:
+        tails = blocks if plan.tail_repeated else 1
+    assert len(payload) == behind + tails * plan.tail_bytes
+    for prefix, base, fields in plan.places(blocks, tails):
         for offset, kind, field_name in fields:
             if field_name == "reserved":
                 assert not any(payload[base + offset : base + offset + width(kind)])
@@ -173,10 +200,11 @@ def decode(name: str, payload: bytes) -> dict[str, Value]:
 def encode(name: str, values: dict[str, Value]) -> bytes:
     plan = layout(name)
     blocks = len({key.split(".")[0] for key in values if "." in key})
-    payload = bytearray(plan.fixed_bytes + blocks * plan.block_bytes)
-    places = [("", 0, plan.fixed)]
-    places += [(f"{plan.repeated}[{i}].", plan.fixed_bytes + i * plan.block_bytes, plan.block) for i in range(blocks)]
-    for prefix, base, fields in places:
+    tails = 0
+    if any(key.split(".")[-1] == field_name for key in values for _, _, field_name in plan.tail):
+        tails = blocks if plan.tail_repeated else 1
+    payload = bytearray(plan.fixed_bytes + blocks * plan.block_bytes + tails * plan.tail_bytes)
+    for prefix, base, fields in plan.places(blocks, tails):
         for offset, kind, field_name in fields:
             if field_name != "reserved":
                 value = values[prefix + field_name]
@@ -228,6 +256,10 @@ def test_no_payload_outgrows_the_frame() -> None:
         plan = layout(name)
         assert plan.fixed_bytes + most * plan.block_bytes <= MAX_PAYLOAD
     assert layout("HELLO").fixed_bytes + 30 * layout("HELLO").block_bytes > MAX_PAYLOAD
+    hello, sample = layout("HELLO"), layout("SAMPLE")
+    for ranges, fits in ((28, True), (29, False)):
+        assert (hello.fixed_bytes + ranges * hello.block_bytes + hello.tail_bytes <= MAX_PAYLOAD) == fits
+    assert sample.fixed_bytes + 32 * (sample.block_bytes + sample.tail_bytes) <= MAX_PAYLOAD
     assert len(frame_of(b"\xff" * MAX_PAYLOAD)) <= 1034
 
 
@@ -235,6 +267,8 @@ def test_frames_of_one_channel_are_as_short_as_stated() -> None:
     lengths = {name: len(bytes.fromhex(text)) for name, text, _ in reversed(EXAMPLES)}
     assert lengths["SAMPLE"] == 48
     assert lengths["COMMAND"] == 24
+    (with_sentinel,) = [text for _, text, values in EXAMPLES if "channels[0].sentinel_code" in values]
+    assert len(bytes.fromhex(with_sentinel)) == 52
 
 
 def test_check_value_of_the_crc() -> None:
@@ -265,6 +299,8 @@ def test_the_page_and_the_code_name_the_same_numbers() -> None:
     assert errors == {name.removeprefix("ERROR_"): code for name, code in enumeration("wire", "WireError").items()}
     status = {row[1]: int(row[0]) for row in table_after(PAGE, "| status bit | name |")}
     assert status == enumeration("types", "DeviceStatus")
+    features = dict(re.findall(r"\b(\d+), ([A-Z]+): ", section("HELLO")))
+    assert {name: int(bit) for bit, name in features.items()} == enumeration("wire", "HelloFeature")
 
 
 @pytest.mark.parametrize("name, text, values", EXAMPLES, ids=NAMES)
@@ -280,10 +316,13 @@ def test_the_compiled_coder_reads_and_writes_the_same_frames(name: str, text: st
 
 @pytest.mark.parametrize("text, values", [(text, values) for name, text, values in EXAMPLES if name == "SAMPLE"])
 def test_the_compiled_reader_finds_the_stated_values_of_a_sample(text: str, values: dict[str, Value]) -> None:
-    channels = wire.unpack_sample(payload_of(bytes.fromhex(text)))
+    payload, sentinel = payload_of(bytes.fromhex(text)), "channels[0].sentinel_code" in values
+    channels = wire.unpack_sample(payload, sentinel)
+    assert wire.pack_sample(channels, sentinel) == payload
     assert len(channels) == values["channels"]
     for number, channel in enumerate(channels):
-        stated = {key: values[key] for key in ("index", "device_time_us", "applied_index", "nonce")}
+        stated: dict[str, Value] = {"sentinel_code": 0}
+        stated |= {key: values[key] for key in ("index", "device_time_us", "applied_index", "nonce")}
         stated |= {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"channels[{number}].")}
         assert channel == stated
 
@@ -295,8 +334,8 @@ def test_the_compiled_reader_finds_the_stated_values_of_a_command() -> None:
     assert channel == {key: values[key] for key in ("index", "token", "nonce", "lease_ticks", "flags")}
 
 
-def test_the_host_takes_the_stated_calibration_from_the_example_hello() -> None:
-    text, values = next((text, values) for name, text, values in EXAMPLES if name == "HELLO")
+@pytest.mark.parametrize("text, values", [(text, values) for name, text, values in EXAMPLES if name == "HELLO"])
+def test_the_host_takes_the_stated_calibration_from_the_example_hello(text: str, values: dict[str, Value]) -> None:
     hello = parse_hello(payload_of(bytes.fromhex(text)))
     assert (hello.model, hello.serial) == (values["model"], values["serial"])
     assert hello.last_net_codes == values["last_net_codes"]
@@ -313,6 +352,9 @@ def test_the_host_takes_the_stated_calibration_from_the_example_hello() -> None:
         ("tick_s", "sample_period_ns", 1e-9),
     ):
         assert calibration[key] == pytest.approx(int(values[field_name]) * unit, rel=1e-15), key
+    sentinel_nv = int(values.get("sentinel_lsb_nv", 0))
+    assert calibration["sentinel_lsb_v"] == pytest.approx(sentinel_nv * 1e-9, rel=1e-15)
+    assert calibration["sentinel_offset_q16"] == values.get("sentinel_offset_q16", 0)
 
 
 class StrangersHost:

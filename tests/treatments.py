@@ -16,7 +16,7 @@ DEVICE = DeviceCapabilities(
     name="test",
     front_end=FrontEnd.CURRENT_SOURCE,
     compliance_v=24.0,
-    ranges=(CurrentRange(0.005, 2e-7, 0), CurrentRange(0.0002, 1e-8, 1)),
+    ranges=(CurrentRange(0.005, 2e-7, 0, 0.0, 0.00625), CurrentRange(0.0002, 1e-8, 1, 0.0, 0.00025)),
     tick_s=1e-3,
     lease_max_ticks=100,
 )

@@ -34,7 +34,8 @@ class Accuracy:
         at = np.arange(1, len(rows) + 1)
         since = at - np.maximum.accumulate(np.where(changed, at, -self._stood))
         self._last_a, self._stood = float(level[-1]), int(since[-1])
-        steady = (since >= SETTLE_TICKS) & (rows["phase"] == Phase.TREATMENT) & (rows["sample_fault"] == 0)
+        steady = (since >= SETTLE_TICKS) & (rows["phase"] == Phase.TREATMENT)
+        steady &= (level != 0.0) & (rows["sample_fault"] == 0)
         held, current = level[steady], rows["current_a"][steady]
         if not held.size:
             return

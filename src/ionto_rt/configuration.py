@@ -88,8 +88,13 @@ def tone_a(plan: Plan) -> float:
     return min(TONE_MAX_A, TONE_RATIO * min(levels)) if levels else 0.0
 
 
-def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: DeadlineProfile, token: int) -> dict[str, Any]:
-    """The tick's configuration for one session: nested dicts of ints and floats, as struct ControllerConfig."""
+def controller_config(
+    hello: Hello, limits: Limits, plan: Plan, profile: DeadlineProfile, token: int, *, skew_s: float = 0.0
+) -> dict[str, Any]:
+    """The tick's configuration for one session: nested dicts of ints and floats, as struct ControllerConfig.
+
+    skew_s: how much later than the current the device reads the voltage, s.
+    """
     assert limits.current_range is not None
     calibration = hello.calibration(limits.current_range.index)
     tick_s = hello.tick_s
@@ -109,9 +114,9 @@ def controller_config(hello: Hello, limits: Limits, plan: Plan, profile: Deadlin
         "voltage_noise_v": calibration["voltage_lsb_v"] / math.sqrt(12.0),
         "current_noise_a": lsb_a / math.sqrt(12.0),
         "mains_hz": MAINS_HZ,
-        "skew_s": 0.0,
         "output_time_s": 1.0 / (2.0 * math.pi * OUTPUT_STAGE_HZ),
         "ballast_ohm": 0.0 if current_source else calibration["ballast_ohm"],
+        "skew_s": skew_s,
         "open_ratio": OPEN_RATIO,
         "open_floor_a": open_floor_a,
         "open_voltage_v": OPEN_VOLTAGE_RATIO * compliance_v,

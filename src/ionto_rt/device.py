@@ -34,6 +34,9 @@ HELLO, LIMITS_READ_BACK, ARMED, DISARMED, COUNTERS, ERROR = 0x81, 0x82, 0x83, 0x
 
 _HELLO = struct.Struct("<BBBBBBHIIIIii16s16sIqqIB7x")
 _RANGE = struct.Struct("<IIiIiIhhI")
+_FEATURES = struct.Struct("<B3xIi")
+SENTINEL = 1
+"""Bit of the hello's features: a sentinel electrode is wired."""
 _LIMITS = struct.Struct("<BBHII")
 _CHANNEL_LIMITS = struct.Struct("<iiiq")
 _ARM = struct.Struct("<BBHI")
@@ -111,6 +114,9 @@ class Hello:
     last_samples: int
     last_range: int
     ranges: tuple[Range, ...]
+    sentinel_lsb_v: float = 0.0
+    """Of the sentinel electrode's reading; 0: none is wired."""
+    sentinel_offset_q16: int = 0
 
     @property
     def name(self) -> str:
@@ -137,6 +143,8 @@ class Hello:
             "compliance_v": self.compliance_v,
             "ballast_ohm": chosen.ballast_ohm,
             "tick_s": self.tick_s,
+            "sentinel_lsb_v": self.sentinel_lsb_v,
+            "sentinel_offset_q16": self.sentinel_offset_q16,
         }
 
     @property
@@ -210,7 +218,13 @@ def parse_hello(payload: bytes) -> Hello:
         found.append(
             Range(full * 1e-9, lsb * 1e-15, offset, lsb2 * 1e-15, offset2, output_lsb, low, high, ballast * 1e-3)
         )
+    features, sentinel_nv, sentinel_offset = 0, 0, 0
+    behind = _HELLO.size + ranges * _RANGE.size
+    if len(payload) >= behind + _FEATURES.size:
+        features, sentinel_nv, sentinel_offset = _FEATURES.unpack_from(payload, behind)
+    sentinel = bool(features & SENTINEL)
     problems = (
+        (sentinel and not sentinel_nv, "a sentinel electrode without a scale"),
         (not 1 <= channels <= 32, f"{channels} channels"),
         (front_end not in (0, 1), f"front-end {front_end}"),
         (not ranges, "no current range"),
@@ -249,6 +263,8 @@ def parse_hello(payload: bytes) -> Hello:
         samples,
         last_range,
         tuple(found),
+        sentinel_nv * 1e-9 if sentinel else 0.0,
+        sentinel_offset if sentinel else 0,
     )
 
 
@@ -466,6 +482,7 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
 
 VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "skin": ("skin", str),
+    "load": ("load", str),
     "seed": ("seed", int),
     "front-end": ("front_end", str),
     "rate": ("sample_rate_hz", float),
@@ -486,6 +503,8 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "jitter-us": ("jitter_us", float),
     "substeps": ("substeps", int),
     "noise": ("noise_codes", float),
+    "skew-us": ("skew_us", float),
+    "sentinel": ("sentinel", int),
     "dac-gain-error": ("dac_gain_error", float),
     "clock-error-ppm": ("clock_error_ppm", float),
     "serial": ("serial", str),

@@ -79,6 +79,7 @@ _UNITS = {
     "current_code": "code",
     "redundant_code": "code",
     "voltage_code": "code",
+    "sentinel_code": "code; 0 where no sentinel electrode is wired",
     "applied_code": "code",
     "output_code": "code",
     "status": "bits of DeviceStatus",

@@ -15,6 +15,7 @@ import numpy as np
 
 from ionto_rt.accuracy import Accuracy
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
+from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.certificate.loop import Plant
 from ionto_rt.certificate.margins import margins_at
@@ -173,7 +174,10 @@ class Session:
         host = self._prepare_host()
         profile = FIT if self.virtual_clock else deadline_profile(host)
         host["deadlines"] = profile.name
-        config = controller_config(hello, self.limits, self.plan, profile, token)
+        assert self.limits.current_range is not None
+        known = calibration_in_force(self.out_dir, hello, self.limits.current_range.index)
+        skew_s = known.skew_s if known is not None else 0.0
+        config = controller_config(hello, self.limits, self.plan, profile, token, skew_s=skew_s)
         calibration = config["calibration"]
         self._code_c: float = calibration["current_lsb_a"] * calibration["tick_s"] / 65536.0
         self.controller = Controller(config, self.plan.segments)
@@ -200,8 +204,10 @@ class Session:
                 "firmware": hello.firmware_version,
                 "pacing": self.pacing.name,
                 "front_end": hello.front_end.name,
+                "sentinel": hello.sentinel_lsb_v > 0.0,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
+            "calibration": known.as_record() if known is not None else None,
             "limits": self.limits.as_rows(),
             "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,

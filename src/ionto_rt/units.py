@@ -91,6 +91,18 @@ class Kind(Enum):
             "MΩ": Decimal(1000000),
         },
     )
+    CAPACITANCE = _Kind(
+        "capacitance",
+        "240 nF",
+        Decimal(1),
+        {
+            "nF": Decimal("1e-9"),
+            "uF": Decimal("1e-6"),
+            "µF": Decimal("1e-6"),
+            "pF": Decimal("1e-12"),
+            "F": Decimal(1),
+        },
+    )
     RAMP_RATE = _Kind(
         "ramp rate",
         "0.1 mA/s",

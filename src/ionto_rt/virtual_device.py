@@ -83,6 +83,7 @@ def make_device(
     serial: str | None = None,
     faults: Iterable[str] = (),
     pacing: str = "both",
+    load: str | tuple[float, float, float] | None = None,
     **options: Any,
 ) -> VirtualDevice:
     """A device in this process that remembers its last session in the file ``state``.
@@ -93,6 +94,7 @@ def make_device(
         serial: serial number, at most 15 characters; by default the state's, or ``VIRTUAL-0001``.
         faults: fault script, see `parse_fault`; put in the order of its times.
         pacing: real, lock-step or both: what the hello offers.
+        load: a dummy load instead of skin, as text (`ionto_rt.dummy_load`) or as `VirtualDevice` takes it.
         options: the other arguments of `ionto_rt.core.virtual_device.VirtualDevice`.
 
     Raises:
@@ -100,6 +102,10 @@ def make_device(
     """
     if pacing not in PACINGS:
         raise ValueError(f"pacing {pacing!r} is not known: use {', '.join(PACINGS)}")
+    if isinstance(load, str):
+        from ionto_rt.dummy_load import DummyLoad
+
+        load = DummyLoad.parse(load).elements
     path = None if state is None else Path(state).absolute()
     memory = None if path is None else read_state(path)
     if memory is not None and serial not in (None, memory["serial"]):
@@ -110,6 +116,7 @@ def make_device(
         pacing=PACINGS[pacing],
         truth_fd=truth_fd,
         state_path=path,
+        load=load,
         **options,
     )
     if memory is not None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ionto_rt.codes import Action, EndReason, OperatorCommand, Phase, SampleFault, SegmentKind
+from ionto_rt.codes import Action, EndReason, OperatorCommand, Phase, SampleFault, SegmentKind, Trip
 from ionto_rt.core.controller import Controller, empty_ticks
 from support import (
     LSB_A,
@@ -379,6 +379,19 @@ def test_any_fixed_load_is_bounded_and_settles(
     assert np.abs(current[settled] - level).max() <= 0.01 * level + tone + noise
     quiet = rows["close_relay"][:-2] == 0
     assert current[2:][quiet].max() <= 4.0 * noise
+
+
+def test_a_contact_area_that_doubles_under_a_voltage_source_latches_over_current() -> None:
+    """For the loop's delay no regulator can help; a current source does not notice."""
+    steps = '[[steps]]\ncurrent = "1 mA"\ntime = "4 s"\nramp = "2 s"'
+    found = {}
+    for front_end in ("voltage", "current"):
+        rows, _, _ = run_on_device(
+            steps, load=(100.0, 6e3, 1e-9), front_end=front_end, faults=["area=0.5@0", "area=1@5"]
+        )
+        found[front_end] = Trip(rows["trip"][-1])
+        assert np.abs(rows["current_a"]).max() < (1.9e-3 if front_end == "voltage" else 1.05e-3)
+    assert found == {"voltage": Trip.OVER_CURRENT, "current": Trip.NONE}
 
 
 @pytest.mark.parametrize("front_end", ["current", "voltage"])

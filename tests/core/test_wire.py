@@ -49,6 +49,7 @@ def samples(draw: st.DrawFn) -> list[dict[str, int]]:
             "voltage_code": signed(32),
             "applied_code": signed(32),
             "charge_codes": signed(64),
+            "sentinel_code": signed(32),
         }
     )
     return [header | one for one in draw(st.lists(own, min_size=1, max_size=32))]
@@ -179,10 +180,18 @@ def test_bytes_shorter_than_a_crc_are_no_payload(length: int, zeros: bool) -> No
     assert (reader.frames, reader.bad_frames) == (0, 1)
 
 
+def blind(sample: list[dict[str, int]]) -> list[dict[str, int]]:
+    """The sample as a device without sentinel electrodes sends it."""
+    return [channel | {"sentinel_code": 0} for channel in sample]
+
+
 @given(samples())
 def test_a_sample_arrives_as_it_was(sample: list[dict[str, int]]) -> None:
+    payload = pack_sample(sample, sentinel=True)
+    assert unpack_sample(FrameReader().feed(encode_frame(payload))[0], sentinel=True) == sample
+    assert len(payload) == 16 + 30 * len(sample)
     payload = pack_sample(sample)
-    assert unpack_sample(FrameReader().feed(encode_frame(payload))[0]) == sample
+    assert unpack_sample(FrameReader().feed(encode_frame(payload))[0]) == blind(sample)
     assert len(payload) == 16 + 26 * len(sample)
 
 
@@ -197,7 +206,8 @@ def test_a_command_arrives_as_it_was(command: list[dict[str, int]]) -> None:
 def test_unknown_trailing_bytes_are_ignored(
     sample: list[dict[str, int]], command: list[dict[str, int]], more: bytes
 ) -> None:
-    assert unpack_sample(pack_sample(sample) + more) == sample
+    assert unpack_sample(pack_sample(sample) + more) == blind(sample)
+    assert unpack_sample(pack_sample(sample, sentinel=True) + more, sentinel=True) == sample
     assert unpack_command(pack_command(command) + more, len(command)) == command
 
 

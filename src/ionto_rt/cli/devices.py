@@ -13,6 +13,8 @@ SKINS = ("typical", "dry", "hairy", "sweating", "wounded")
 
 VIRTUAL_HELP = {
     "skin": "Which skin is attached.",
+    "load": "A dummy load instead of skin: a resistor, 1k, or series resistor, parallel resistor and capacitor, "
+    "600,2k,240n.",
     "seed": "Of the subject, of noise and of the converters' errors; 0 is the nominal subject.",
     "front-end": "Output stage.",
     "rate": "Samples per second, 500 to 10000.",
@@ -33,6 +35,8 @@ VIRTUAL_HELP = {
     "jitter-us": "Jitter of the sample times, ± so many µs; at most half a sub-step (62.5 at 1000 samples per second).",
     "noise": "Standard deviation of a reading in codes.",
     "substeps": "Steps of the plant in one sample period, to 1000; 0: of at most 125 µs.",
+    "skew-us": "How much later than the currents the voltage is read, in microseconds.",
+    "sentinel": "1: a sentinel electrode beside the active pad is wired, and read too.",
     "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",

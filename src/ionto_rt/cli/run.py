@@ -204,13 +204,16 @@ def _remove_unused(made: list[Path]) -> None:
 @click.command("check", short_help="Validate a treatment and print its plan.")
 @click.argument("treatment", metavar="TREATMENT")
 @click.option("--device", "uri", metavar="URI", help="Check against the limits and sample rate of this device too.")
+@click.option("--out", "out_dir", default="sessions", metavar="DIR", show_default=True, help="Folder of sessions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object.")
 @limit_options
-def check_command(treatment: str, uri: str | None, as_json: bool, **limits: str | None) -> int:
+def check_command(treatment: str, uri: str | None, out_dir: str, as_json: bool, **limits: str | None) -> int:
     """Validate the treatment in the file TREATMENT and print its plan: steps, times, charge, expected drug, limits.
 
-    No current flows. Without --device the rows of the device are left out, and a sample period is 1 ms.
+    No current flows. Without --device the rows of the device are left out, and a sample period is 1 ms. With it, the
+    calibration that a run with this folder of sessions would go by is named.
     """
+    from ionto_rt.calibration_file import calibration_in_force
     from ionto_rt.catalogue import Catalogue
     from ionto_rt.cli.arguments import device_defaults, operator_limits
     from ionto_rt.device import open_device
@@ -223,14 +226,23 @@ def check_command(treatment: str, uri: str | None, as_json: bool, **limits: str 
     catalogue = Catalogue.load()
     found = resolve_limits(loaded, catalogue, None, operator)
     tick_s = 1e-3
+    known = None
     if uri is not None:
         defaults = device_defaults(loaded, uri, "real", Path())
         defaults.pop("state", None)
         with open_device(uri, defaults=defaults) as device:
             found = resolve_limits(loaded, catalogue, device.hello.capabilities, operator)
             tick_s = device.hello.tick_s
+            if found.current_range is not None:
+                known = calibration_in_force(Path(out_dir), device.hello, found.current_range.index)
     plan = compile_plan(loaded, found, tick_s)
-    click.echo(json.dumps(_plan_facts(plan), ensure_ascii=False) if as_json else format_plan(plan))
+    if as_json:
+        facts = _plan_facts(plan) | {"calibration": None if known is None else known.as_record()}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        click.echo(format_plan(plan))
+        if uri is not None:
+            click.echo(f"\ncalibration: {'none; see `ionto-rt calibrate`' if known is None else known.text}")
     return DONE
 
 

@@ -50,6 +50,7 @@ cdef struct ControllerState:
     uint32_t missing_ticks      # bad samples since the last good one
     ContactAreaState contact_area
     Segment segments[4096]
+    ImpedanceState sentinel     # of the active site alone, by the sentinel electrode's voltage
 
 cdef void controller_start(ControllerState* controller) noexcept nogil
 # One tick. *row receives every input and every term; *command is what must be sent.

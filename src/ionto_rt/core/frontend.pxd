@@ -65,6 +65,11 @@ cdef struct FrontEndState:
     double jitter_s             # samples are taken up to twice this before the boundary, evenly spread
     double before_a             # source_a and voltage_v, one sub-step before their present values
     double before_v
+    double output_time_s        # time constant of the output stage
+    uint32_t sentinel_lsb_nv    # stated calibration of the sentinel electrode's reading; 0: none is wired
+    int32_t sentinel_offset_q16
+    double sentinel_codes_per_v
+    double sentinel_offset
 
 # What happened during one sample period, unseen by the converters.
 cdef struct FrontEndPeriod:
@@ -89,3 +94,11 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
                        FrontEndPeriod* period) noexcept nogil
 # The converters at this instant, or up to a sub-step before it by the jitter: current, redundant current, voltage.
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil
+# A sentinel electrode is wired from here on; its converter has the scale of the voltage's, and errors of its own.
+cdef void frontend_wire_sentinel(FrontEndState* state) noexcept nogil
+# The sentinel electrode's converter at this instant.
+cdef int32_t frontend_read_sentinel(FrontEndState* state, const SkinState* skin) noexcept nogil
+# Voltage, and sentinel if one is wired, later_s after this instant (below a millisecond), with the output as it is set
+# now: stage and skin are run ahead on copies, so that only the converters' noise moves on.
+cdef void frontend_read_later(FrontEndState* state, const SkinState* skin, double later_s, int32_t* voltage_code,
+                              int32_t* sentinel_code) noexcept nogil

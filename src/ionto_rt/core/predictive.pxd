@@ -38,6 +38,7 @@ cdef struct PredictiveState:
     double disturbance          # what the model does not explain, A per tick
     double reference            # without the tone
     double tone
+    double carried              # what quantisation has left out so far, less than a code
     double output
     double probed_series_ohm    # of the model given: series and whole impedance, and time constant over their parallel
     double probed_whole_ohm

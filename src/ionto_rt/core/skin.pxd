@@ -110,6 +110,9 @@ cdef void skin_linear(SkinState* skin, double series_ohm, double parallel_ohm, d
 cdef double skin_series_ohm(const SkinState* skin) noexcept nogil
 # Terminal voltage at this instant if current_a flows through the skin.
 cdef double skin_voltage(const SkinState* skin, double current_a) noexcept nogil
+# Voltage of the active terminal against a sentinel electrode beside the pad: lead, half of what the electrodes
+# polarise, the site with its series part.
+cdef double skin_sentinel_voltage(const SkinState* skin, double current_a) noexcept nogil
 # Current at this instant from source_v behind source_ohm.
 cdef double skin_current(const SkinState* skin, double source_v, double source_ohm) noexcept nogil
 # A constant phase element Z = 1/(admittance (j omega)^exponent) per cm2 in the place of both sites' capacitance.

@@ -150,6 +150,7 @@ cdef struct Sample:
     int32_t voltage_code
     int32_t applied_code        # output code in force while this sample was taken
     int64_t charge_codes        # device's net charge: sum of current codes less offset, in 1/65536 code
+    int32_t sentinel_code       # voltage of the active terminal against the sentinel electrode; 0 without one
 
 cdef struct Command:
     uint32_t index              # the sample it answers
@@ -180,6 +181,8 @@ cdef struct Calibration:
     double compliance_v
     double ballast_ohm          # 0 on a current source
     double tick_s               # sample period
+    double sentinel_lsb_v       # of the sentinel electrode's reading; 0: none is wired
+    int32_t sentinel_offset_q16
 
 cdef struct Segment:
     int32_t kind                # SegmentKind
@@ -341,6 +344,11 @@ cdef struct Tick:
     double area_sigma           # deviation of its logarithm in one block
     uint32_t window_blocks      # blocks that Rs, Rp and C rest on
     int32_t area_alarm          # AreaAlarm
+    int32_t sentinel_code       # an input
+    double sentinel_v           # results; all 0 without a sentinel electrode
+    double active_series_ohm    # Rs, Rp, C of the active site alone
+    double active_parallel_ohm
+    double active_capacitance_f
 
 # Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.
 cdef struct Port:

@@ -2,7 +2,8 @@
 
 Order of one period k, which runs from boundary k-1 to boundary k:
   1. front-end and skin run the whole period on the command in force;
-  2. sample k is taken just before boundary k: its applied_index and applied_code are those in force during period k;
+  2. sample k is taken just before boundary k: its applied_index and applied_code are those in force during period k
+     (a voltage reading with skew comes that much after the boundary);
   3. at boundary k the newest accepted command comes into force, or the lease in force loses a tick.
 A command that answers sample k and arrives before boundary k+1 acts at boundary k+1, so that sample k+2 is the first
 that sees all of it: the loop's delay is two samples. One that arrives later acts at the next boundary and is counted
@@ -70,6 +71,7 @@ cdef struct VirtualDeviceState:
     uint16_t lease_most_ticks
     uint16_t relay_ticks        # from output zero to relay open after a lapse: 10 ms
     uint8_t pacing_offered      # Pacing bits
+    double skew_s               # how much later than the currents the voltage is read
     # limits in force
     int32_t phase               # DevicePhase
     uint8_t pacing              # chosen at arming

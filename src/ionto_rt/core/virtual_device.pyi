@@ -32,6 +32,8 @@ class VirtualDevice:
         motion_per_min: float = 0.0,
         electrode_mc_cm2: float = 0.0,
         half_cell_v: float = 0.0,
+        skew_us: float = 0.0,
+        sentinel: int = 0,
         substeps: int = 0,
         pacing: int = 5,
         clock_error_ppm: float = 0.0,

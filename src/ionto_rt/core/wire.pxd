@@ -8,6 +8,8 @@ cdef enum:
     MAX_FRAME = 1040            # MAX_PAYLOAD, CRC, COBS overhead and delimiter
     SAMPLE_HEADER_BYTES = 16
     SAMPLE_CHANNEL_BYTES = 26
+    SENTINEL_CHANNEL_BYTES = 4
+    HELLO_FEATURE_BYTES = 12
     COMMAND_HEADER_BYTES = 14
     COMMAND_CHANNEL_BYTES = 4
 
@@ -25,6 +27,9 @@ cdef enum FrameType:
     FRAME_SAMPLE = 0x85
     FRAME_COUNTERS = 0x86
     FRAME_ERROR = 0xFF
+
+cdef enum HelloFeature:         # bits behind the ranges of a hello
+    FEATURE_SENTINEL = 1        # a sentinel electrode is wired, and its reading is in the sample
 
 cdef enum WireError:            # codes of an ERROR frame
     WIRE_ERROR_UNDECODABLE = 1  # CRC, COBS or length
@@ -57,6 +62,9 @@ cdef size_t wire_receive(Receiver* receiver, const uint8_t* data, size_t length,
 # Payload builders and readers; channel 0..channels-1. Readers return 1 on success, 0 if the payload is too short.
 cdef size_t wire_put_sample(const Sample* samples, uint32_t channels, uint8_t* payload) noexcept nogil
 cdef int wire_get_sample(const uint8_t* payload, size_t length, Sample* samples, uint32_t* channels) noexcept nogil
+# The sentinel electrode's codes, behind the last channel. Whether they are there is in the hello, not in the frame.
+cdef size_t wire_put_sentinel(const Sample* samples, uint32_t channels, uint8_t* payload) noexcept nogil
+cdef int wire_get_sentinel(const uint8_t* payload, size_t length, Sample* samples, uint32_t channels) noexcept nogil
 cdef size_t wire_put_command(const Command* commands, uint32_t channels, uint8_t* payload) noexcept nogil
 cdef int wire_get_command(const uint8_t* payload, size_t length, Command* commands, uint32_t* channels) noexcept nogil
 
