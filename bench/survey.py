@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -379,16 +380,27 @@ def report(results: list[Result]) -> list[str]:
     return lines
 
 
+def write_section(page: Path, name: str, lines: list[str]) -> None:
+    """Put the lines between the page's marks `<!-- name -->` and `<!-- end of name -->`."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, rest = page.read_text().split(begin)
+    _, after = rest.split(end)
+    page.write_text(before + begin + "\n".join(lines) + "\n" + end + after)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loops", type=int, default=100_000, help="for each front-end")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--write", type=Path, help="a page that has the section `survey`")
     given = parser.parse_args()
     began = time.perf_counter()
     results = survey(given.loops, given.seed, given.processes)
-    print(f"{given.loops:,} loops for each front-end, seed {given.seed}, {time.perf_counter() - began:.0f} s\n")
-    print("\n".join(report(results)))
+    lines = [f"{given.loops:,} loops for each front-end, seed {given.seed}.", "", *report(results)]
+    print("\n".join(lines), f"\n\n{time.perf_counter() - began:.0f} s")
+    if given.write:
+        write_section(given.write, "survey", lines)
     missed = [bar for bar in bars(results) if not bar.kept]
     if missed:
         print("\nworst loops:")

@@ -15,8 +15,12 @@ from ionto_rt.core.constant_current import configure
 from ionto_rt.core.trial import Trial
 
 SOUND: dict[str, Any] = {
-    "front_end": "voltage", "tick_s": 1e-3, "full_scale_a": 4e-3, "compliance_v": 80.0, "ballast_ohm": 2e3,
-}  # fmt: skip
+    "front_end": "voltage",
+    "tick_s": 1e-3,
+    "full_scale_a": 4e-3,
+    "compliance_v": 80.0,
+    "ballast_ohm": 2e3,
+}
 
 
 class AnyLoop(RuleBasedStateMachine):

@@ -179,9 +179,12 @@ def test_with_the_true_model_the_current_is_the_reference_after_the_delay(load: 
 
 
 def at_rest(load: dict[str, Any], setpoint: float = 1e-3, **config: Any) -> tuple[Predictive, Plant]:
+    """Until the output stands; where the plant's zero is slow, long after the current does."""
     law, plant = Predictive({**PLAIN_LAW, **config}, load), Plant(**load)
-    for _ in range(400):
+    for _ in range(50_000):
         plant.answer(law.step(setpoint, plant.sample()))
+        if max(abs(each / law.state.output - 1.0) for each in plant.given) < 1e-13 and plant.current != 0.0:
+            break
     assert plant.current == pytest.approx(setpoint, rel=1e-9)
     return law, plant
 
@@ -192,10 +195,10 @@ def test_another_model_does_not_move_the_output(load: dict[str, Any], scale: flo
     law, plant = at_rest(load)
     before = law.state.output
     law.adopt({**load, "gain": load["gain"] * scale, "gain_before": load["gain_before"] * scale})
-    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-9)
+    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-7)
     law, plant = at_rest(load)
     law.adopt({**load, "pole": load["pole"] * slower})
-    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-9)
+    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-7)
 
 
 @settings(max_examples=50)
