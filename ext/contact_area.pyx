@@ -104,7 +104,9 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
     if state.blocks < config.start_blocks:
         state.blocks += 1
         for k in range(3):
-            state.baseline[k] += (y[k] - state.baseline[k]) / state.blocks
+            state.baseline[k] += (y[k] - state.baseline[k]) / (
+                config.moving_blocks if state.moving_left and config.moving_blocks < state.blocks else state.blocks
+            )
         if state.blocks == 1:
             for k in range(3):
                 state.baseline[k] = y[k]
@@ -127,7 +129,7 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
         variance = config.noise_floor * config.noise_floor
     sigma = sqrt(variance)
     z = log_area / sigma
-    drift = 0.5 * config.step / sigma
+    drift = (1.0 if state.moving_left else 0.5) * config.step / sigma
     state.threshold = threshold_of(drift, config.blocks_to_false_alarm)
     state.sum_lower = bounded(state.sum_lower - z - drift, state.threshold)
     state.sum_higher = bounded(state.sum_higher + z - drift, state.threshold)
@@ -143,8 +145,8 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
     state.log_area += gain if gain > 3.0 * sigma or gain < -3.0 * sigma else gain / MEAN_BLOCKS
     state.area_ratio = area_of(state.log_area, config.site_share)
     state.area_sigma = sigma
-    if state.alarm == AREA_STEADY and state.sum_lower < 0.5 * state.threshold \
-            and state.sum_higher < 0.5 * state.threshold:
+    if state.alarm == AREA_STEADY and (state.moving_left or (
+            state.sum_lower < 0.5 * state.threshold and state.sum_higher < 0.5 * state.threshold)):
         # Two sites of unlike skin look like one of another C when the current moves: only a sudden change counts then.
         gain = 1.0 / (config.moving_blocks if state.moving_left else config.baseline_blocks)
         for k in range(3):
@@ -214,7 +216,7 @@ cdef class ContactArea:
         return self.state
 
     def run(self, fits) -> tuple:
-        """Blocks as an array of shape (n, 9): Rs, Rp, C and the six covariances of struct LoadFit.
+        """Blocks as an array of shape (n, 11), as `ImpedanceEstimator.fits` gives them.
 
         Returns area ratio and alarm after each block, arrays of shape (n,).
         """
@@ -222,8 +224,8 @@ cdef class ContactArea:
         cdef Py_ssize_t n = given.shape[0], k
         cdef int j
         cdef LoadFit one
-        if given.shape[1] != 9:
-            raise ValueError("fits must have nine columns")
+        if given.shape[1] != 11:
+            raise ValueError("fits must have eleven columns")
         ratios, alarms = np.empty(n), np.empty(n, dtype=np.int32)
         cdef double[::1] ratio = ratios
         cdef int32_t[::1] alarm = alarms
@@ -235,7 +237,8 @@ cdef class ContactArea:
                 one.capacitance_f = given[k, 2]
                 for j in range(6):
                     one.covariance[j] = given[k, 3 + j]
-                contact_area_step(&self.state, &self.config, &one, 0, 0.0)
+                one.disturbed = given[k, 9] != 0.0
+                contact_area_step(&self.state, &self.config, &one, 0, given[k, 10])
                 ratio[k] = self.state.area_ratio
                 alarm[k] = self.state.alarm
         return ratios, alarms

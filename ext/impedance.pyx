@@ -20,7 +20,8 @@ from ionto_rt.core.types cimport CONTACT_GOOD, CONTACT_LOST, CONTACT_UNKNOWN, Es
 cdef enum:
     LOW = 0
     HIGH = 1
-    MAINS = 2
+    FIFTY = 2                   # hum of either mains
+    SIXTY = 3
     STEPS = 8                   # of Gauss and Newton at the most
     AWAY_BLOCKS = 3             # blocks in a row before tones are chosen anew
 
@@ -49,9 +50,15 @@ cdef inline uint32_t bin_of(const ImpedanceConfig* config, double hz) noexcept n
 
 
 cdef inline bint hums(const ImpedanceConfig* config, uint32_t tone) noexcept nogil:
-    """1: a harmonic of 50 or 60 Hz mains, or of mains_hz."""
-    cdef uint32_t fifty = bin_of(config, 50.0), sixty = bin_of(config, 60.0), own = bin_of(config, config.mains_hz)
-    return (fifty and tone % fifty == 0) or (sixty and tone % sixty == 0) or (own and tone % own == 0)
+    """1: a harmonic of 50 or 60 Hz mains."""
+    cdef uint32_t fifty = bin_of(config, 50.0), sixty = bin_of(config, 60.0)
+    return (fifty and tone % fifty == 0) or (sixty and tone % sixty == 0)
+
+
+cdef inline uint32_t hum_bin(const ImpedanceState* state, const ImpedanceConfig* config, double hz) noexcept nogil:
+    """Periods of the mains in a block, to be told from noise; 0 where they are not whole, or a tone lies there."""
+    cdef uint32_t own = bin_of(config, hz)
+    return 0 if 2 * own >= config.block_ticks or own == state.bins[LOW] or own == state.bins[HIGH] else own
 
 
 cdef inline uint32_t divisor(uint32_t a, uint32_t b) noexcept nogil:
@@ -81,6 +88,13 @@ cdef void set_phase(ImpedanceState* state, const ImpedanceConfig* config, int k,
         <double>((periods * state.phase_ticks) % config.block_ticks) / config.block_ticks,
         &state.cosine[k], &state.sine[k],
     )
+
+
+cdef void set_phases(ImpedanceState* state, const ImpedanceConfig* config) noexcept nogil:
+    set_phase(state, config, LOW, state.bins[LOW])
+    set_phase(state, config, HIGH, state.bins[HIGH])
+    set_phase(state, config, FIFTY, hum_bin(state, config, 50.0))
+    set_phase(state, config, SIXTY, hum_bin(state, config, 60.0))
 
 
 cdef inline void turn(ImpedanceState* state, int k) noexcept nogil:
@@ -132,12 +146,7 @@ cdef void impedance_choose_tones(ImpedanceState* state, const ImpedanceConfig* c
         return
     state.bins[LOW] = low
     state.bins[HIGH] = high
-    state.mains_bin = bin_of(config, config.mains_hz)
-    if 2 * state.mains_bin >= config.block_ticks or state.mains_bin == low or state.mains_bin == high:
-        state.mains_bin = 0
-    set_phase(state, config, LOW, low)
-    set_phase(state, config, HIGH, high)
-    set_phase(state, config, MAINS, state.mains_bin)
+    set_phases(state, config)
     state.estimate.low_tone_hz = low * spacing_hz
     state.estimate.high_tone_hz = high * spacing_hz
     state.blocks_kept = state.blocks_at = 0
@@ -152,10 +161,9 @@ cdef void impedance_follow(ImpedanceState* state, const ImpedanceState* leader) 
         return
     state.corner_hz = leader.corner_hz
     state.phase_ticks = leader.phase_ticks
-    state.mains_bin = leader.mains_bin
     for k in range(TONES):
         state.bins[k] = leader.bins[k]
-    for k in range(3):
+    for k in range(WAVES):
         state.cosine[k] = leader.cosine[k]
         state.sine[k] = leader.sine[k]
         state.turn_cosine[k] = leader.turn_cosine[k]
@@ -355,15 +363,13 @@ cdef bint start_of_fit(const ImpedanceState* state, const ImpedanceConfig* confi
     return isfinite(capacitance[0]) and capacitance[0] > 0.0
 
 
-cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, const double* z,
-                   const double* covariance, LoadFit* fit) noexcept nogil:
-    """Maximum likelihood of Rs, Rp, C by their logarithms, from both tones; zeros where they are not seen."""
-    cdef double lower[16]
+cdef bint refine(const ImpedanceState* state, const ImpedanceConfig* config, const double* z, const double* lower,
+                 double* at, LoadFit* fit) noexcept nogil:
+    """Gauss-Newton on the logarithms of Rs, Rp, C from `at`; 0: no minimum within its steps, or not seen there."""
     cdef double normal[6]
     cdef double inverse[6]
     cdef double right[3]
     cdef double step[3]
-    cdef double at[3]
     cdef double turns[2]
     cdef double here[4]
     cdef double above[4]
@@ -371,11 +377,8 @@ cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, c
     cdef double slope[12]
     cdef double keep, longest = 1.0
     cdef int j, k, m, n_
-    memset(fit, 0, sizeof(fit[0]))
     turns[0] = <double>state.bins[LOW] / config.block_ticks
     turns[1] = <double>state.bins[HIGH] / config.block_ticks
-    if not factor(covariance, lower) or not start_of_fit(state, config, z, covariance, &at[0], &at[1], &at[2]):
-        return
     for n_ in range(STEPS):
         model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
         for k in range(4):
@@ -404,34 +407,72 @@ cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, c
                 )
                 m += 1
         if not invert(normal, inverse):
-            return
+            return False
         step[0] = inverse[0] * right[0] + inverse[1] * right[1] + inverse[2] * right[2]
         step[1] = inverse[1] * right[0] + inverse[3] * right[1] + inverse[4] * right[2]
         step[2] = inverse[2] * right[0] + inverse[4] * right[1] + inverse[5] * right[2]
         longest = 0.0
         for j in range(3):
             if not isfinite(step[j]):
-                return
+                return False
             step[j] = 1.0 if step[j] > 1.0 else -1.0 if step[j] < -1.0 else step[j]
             at[j] *= exact_exp(step[j])
             longest = fabs(step[j]) if fabs(step[j]) > longest else longest
         if longest < 1e-7:
             break
     if longest > 1e-2 or not (inverse[0] < SEEN and inverse[3] < SEEN and inverse[5] < SEEN):
-        return
+        return False
     model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
     for k in range(4):
         here[k] = z[k] - here[k]
     whiten(lower, here)
     keep = sqrt(square(here[0]) + square(here[1]) + square(here[2]) + square(here[3]))
     if not (isfinite(keep) and isfinite(at[0]) and isfinite(at[1]) and isfinite(at[2])):
-        return
+        return False
     fit.series_ohm = at[0]
     fit.parallel_ohm = at[1]
     fit.capacitance_f = at[2]
     fit.misfit = keep
     for k in range(6):
         fit.covariance[k] = inverse[k]
+    return True
+
+
+cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, const double* z,
+                   const double* covariance, LoadFit* fit) noexcept nogil:
+    """Maximum likelihood of Rs, Rp, C by their logarithms, from both tones; zeros where they are not seen."""
+    cdef double lower[16]
+    cdef double at[3]
+    cdef double turns[2]
+    cdef double with_[4]
+    cdef double without[4]
+    cdef double undone[4]
+    cdef double re, im
+    cdef ImpedanceConfig plain
+    cdef int k
+    memset(fit, 0, sizeof(fit[0]))
+    if not factor(covariance, lower):
+        return
+    if start_of_fit(state, config, z, covariance, &at[0], &at[1], &at[2]) \
+            and refine(state, config, z, lower, at, fit):
+        return
+    if not (config.output_time_s > 0.0 or config.skew_s != 0.0):
+        return
+    # Output stage and skew turn the phasors, by what hardly depends on the load: undone for another start.
+    plain = config[0]
+    plain.output_time_s = plain.skew_s = 0.0
+    turns[0] = <double>state.bins[LOW] / config.block_ticks
+    turns[1] = <double>state.bins[HIGH] / config.block_ticks
+    re = sqrt(square(z[0]) + square(z[1]))
+    im = 1.0 / (2.0 * M_PI * state.corner_hz * re)
+    model_at(config, 1e-3 * re, re, im, turns, state.turn_cosine, state.turn_sine, with_)
+    model_at(&plain, 1e-3 * re, re, im, turns, state.turn_cosine, state.turn_sine, without)
+    for k in range(TONES):
+        divide(without[2 * k], without[2 * k + 1], with_[2 * k], with_[2 * k + 1], &re, &im)
+        undone[2 * k] = z[2 * k] * re - z[2 * k + 1] * im
+        undone[2 * k + 1] = z[2 * k] * im + z[2 * k + 1] * re
+    if start_of_fit(state, &plain, undone, covariance, &at[0], &at[1], &at[2]):
+        refine(state, config, z, lower, at, fit)
 
 
 cdef bint ratio_of(const ImpedanceState* state, const ImpedanceConfig* config, const BlockPhasors* sum_, double blocks,
@@ -445,7 +486,7 @@ cdef bint ratio_of(const ImpedanceState* state, const ImpedanceConfig* config, c
     cdef double shared_v[4]
     cdef double shared_i[4]
     cdef int j, k
-    for k in range(3):
+    for k in range(WAVES):
         spread -= (square(state.t_cosine[k]) + square(state.t_sine[k])) * 2.0 / n
     spread = 2.0 / (n * sqrt(spread))
     memset(covariance, 0, 16 * sizeof(double))
@@ -519,11 +560,11 @@ cdef void block_phasors(ImpedanceState* state, const ImpedanceConfig* config, Bl
     """Joint least squares of one block. The tones are orthogonal to 1 and to each other; t is made so."""
     cdef double n = <double>config.block_ticks, half = 0.5 * n
     cdef double spread = (n * n - 1.0) / (12.0 * n)
-    cdef double slope_v = state.sum_vt, slope_i = state.sum_it, vc, vs, ic, is_
+    cdef double slope_v = state.sum_vt, slope_i = state.sum_it, vc, vs, ic, is_, hum_v
     cdef double noise_v = state.sum_vv - state.sum_v * state.sum_v / n
     cdef double noise_i = state.sum_ii - state.sum_i * state.sum_i / n
     cdef int k
-    for k in range(3):
+    for k in range(WAVES):
         spread -= (square(state.t_cosine[k]) + square(state.t_sine[k])) / half
         slope_v -= (state.t_cosine[k] * state.sum_vc[k] + state.t_sine[k] * state.sum_vs[k]) / half
         slope_i -= (state.t_cosine[k] * state.sum_ic[k] + state.t_sine[k] * state.sum_is[k]) / half
@@ -531,23 +572,27 @@ cdef void block_phasors(ImpedanceState* state, const ImpedanceConfig* config, Bl
     slope_i /= spread
     noise_v -= slope_v * state.sum_vt
     noise_i -= slope_i * state.sum_it
-    for k in range(3):
+    for k in range(WAVES):
         vc = (state.sum_vc[k] - slope_v * state.t_cosine[k]) / half
         vs = (state.sum_vs[k] - slope_v * state.t_sine[k]) / half
         ic = (state.sum_ic[k] - slope_i * state.t_cosine[k]) / half
         is_ = (state.sum_is[k] - slope_i * state.t_sine[k]) / half
         noise_v -= vc * state.sum_vc[k] + vs * state.sum_vs[k]
         noise_i -= ic * state.sum_ic[k] + is_ * state.sum_is[k]
-        if k == MAINS:
+        if k == FIFTY:
             state.estimate.hum_v = sqrt(vc * vc + vs * vs)
+        elif k == SIXTY:
+            hum_v = sqrt(vc * vc + vs * vs)
+            if hum_v > state.estimate.hum_v:
+                state.estimate.hum_v = hum_v
         else:
             # The real part of (re + j im) exp(j phase) is c cos + s sin.
             block.voltage_re[k] = vc
             block.voltage_im[k] = -vs
             block.current_re[k] = ic
             block.current_im[k] = -is_
-    noise_v /= n - 8.0
-    noise_i /= n - 8.0
+    noise_v /= n - 10.0
+    noise_i /= n - 10.0
     block.voltage_noise = noise_v if noise_v > square(config.voltage_noise_v) else square(config.voltage_noise_v)
     block.current_noise = noise_i if noise_i > square(config.current_noise_a) else square(config.current_noise_a)
     # Where a model reading has no noise at all, the fit still needs weights.
@@ -609,7 +654,7 @@ cdef void forget_load(Estimate* estimate) noexcept nogil:
 
 
 cdef void close_block(ImpedanceState* state, const ImpedanceConfig* config, int32_t tone_on) noexcept nogil:
-    """A bounded fit: at most two times eight Gauss-Newton steps of a few hundred operations, once a block."""
+    """A bounded fit: at most four times eight Gauss-Newton steps of a few hundred operations, once a block."""
     cdef Estimate* estimate = &state.estimate
     cdef BlockPhasors block
     cdef BlockPhasors total
@@ -713,7 +758,7 @@ cdef void open_block(ImpedanceState* state, double current_a, double voltage_v) 
     state.first_v = voltage_v
     state.first_i = current_a
     state.sum_v = state.sum_i = state.sum_vt = state.sum_it = state.sum_vv = state.sum_ii = 0.0
-    for k in range(3):
+    for k in range(WAVES):
         state.sum_vc[k] = state.sum_vs[k] = state.sum_ic[k] = state.sum_is[k] = 0.0
         half = 0.5 * state.turn_sine[k] / (1.0 - state.turn_cosine[k])
         state.t_cosine[k] = -0.5 * state.cosine[k] + half * state.sine[k]
@@ -746,7 +791,7 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
         state.sum_i += i
         state.sum_vt += v * t
         state.sum_it += i * t
-        for k in range(3):
+        for k in range(WAVES):
             state.sum_vc[k] += v * state.cosine[k]
             state.sum_vs[k] += v * state.sine[k]
             state.sum_ic[k] += i * state.cosine[k]
@@ -760,12 +805,12 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
             least = config.open_floor_a * config.block_ticks
             if i > least or -i > least:
                 close_block(state, config, tone_on)
-    for k in range(3):
+    for k in range(WAVES):
         turn(state, k)
     state.phase_ticks += 1
     if state.phase_ticks >= config.block_ticks:
         state.phase_ticks = 0
-        for k in range(3):
+        for k in range(WAVES):
             if state.turn_cosine[k] != 0.0 or state.turn_sine[k] != 0.0:
                 state.cosine[k] = 1.0
                 state.sine[k] = 0.0
@@ -777,9 +822,7 @@ cdef void impedance_break(ImpedanceState* state, const ImpedanceConfig* config, 
     drop_block(state, config)
     if ticks:
         state.phase_ticks = (state.phase_ticks + ticks % config.block_ticks) % config.block_ticks
-        set_phase(state, config, LOW, state.bins[LOW])
-        set_phase(state, config, HIGH, state.bins[HIGH])
-        set_phase(state, config, MAINS, state.mains_bin)
+        set_phases(state, config)
 
 
 def assign_tones(corners_hz, *, double tick_s, int block_ticks=0):
@@ -839,7 +882,6 @@ cdef class ImpedanceEstimator:
         skew_s: how much later than the current the voltage is sampled, s. Uncalibrated it adds skew_s / C to Rs.
         electrode_emf_v: one standard deviation of the unknown electrode potential (V), in the chord's uncertainty.
         voltage_noise_v, current_noise_a: noise floor of one sample; above it the noise is measured.
-        mains_hz: hum of this frequency is not taken for noise; 0: none.
         open_ratio, open_floor_a, open_voltage_v, open_any_voltage, open_ticks, good_ticks: the verdict on contact.
 
     Raises:
@@ -851,12 +893,12 @@ cdef class ImpedanceEstimator:
     def __init__(self, *, double tick_s, double tone_a=0.0, double corner_hz=200.0, double retune_factor=1.6,
                  int block_ticks=0, bins=None, str current_between_samples="held", double output_time_s=0.0,
                  double ballast_ohm=0.0, double skew_s=0.0, double electrode_emf_v=0.5, double voltage_noise_v=0.0,
-                 double current_noise_a=0.0, double mains_hz=50.0, double open_ratio=0.1, double open_floor_a=1e-6,
+                 double current_noise_a=0.0, double open_ratio=0.1, double open_floor_a=1e-6,
                  double open_voltage_v=0.0, bint open_any_voltage=False, int open_ticks=3, int good_ticks=3):
         for name, value in (("tick_s", tick_s), ("open_floor_a", open_floor_a), ("corner_hz", corner_hz)):
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"{name} = {value}: must be above 0")
-        for name, value in (("tone_a", tone_a), ("electrode_emf_v", electrode_emf_v), ("mains_hz", mains_hz),
+        for name, value in (("tone_a", tone_a), ("electrode_emf_v", electrode_emf_v), 
                             ("voltage_noise_v", voltage_noise_v), ("current_noise_a", current_noise_a),
                             ("open_ratio", open_ratio), ("open_voltage_v", open_voltage_v),
                             ("output_time_s", output_time_s), ("ballast_ohm", ballast_ohm)):
@@ -880,7 +922,7 @@ cdef class ImpedanceEstimator:
         self.config = {
             "tick_s": tick_s, "tone_a": tone_a, "corner_hz": corner_hz, "retune_factor": retune_factor,
             "electrode_emf_v": electrode_emf_v, "voltage_noise_v": voltage_noise_v, "current_noise_a": current_noise_a,
-            "mains_hz": mains_hz, "skew_s": skew_s, "output_time_s": output_time_s, "ballast_ohm": ballast_ohm,
+            "skew_s": skew_s, "output_time_s": output_time_s, "ballast_ohm": ballast_ohm,
             "open_ratio": open_ratio, "open_floor_a": open_floor_a, "open_voltage_v": open_voltage_v,
             "smooth": current_between_samples == "smooth", "open_any_voltage": open_any_voltage,
             "open_ticks": open_ticks, "good_ticks": good_ticks, "block_ticks": block_ticks, "low_bin": low,
@@ -939,6 +981,37 @@ cdef class ImpedanceEstimator:
                 if isfinite(currents[k]) and isfinite(voltages[k]):
                     impedance_step(&self.state, &self.config, currents[k], voltages[k], setpoints[k], tone_on)
         return self.state.estimate
+
+    def fits(self, current_a, voltage_v):
+        """`step` for arrays of shape (n,), tones on: the fits of the blocks that closed, shape (blocks, 11).
+
+        Columns: Rs, Rp, C, the six covariances of struct LoadFit, disturbed, mean current (A).
+        """
+        cdef double[::1] currents = np.ascontiguousarray(current_a, dtype=np.float64)
+        cdef double[::1] voltages = np.ascontiguousarray(voltage_v, dtype=np.float64)
+        cdef Py_ssize_t n = currents.shape[0], k, closed = 0
+        cdef int j
+        cdef uint32_t before
+        if voltages.shape[0] != n:
+            raise ValueError("current_a and voltage_v must have one shape")
+        result = np.zeros((n // self.config.block_ticks + 1, 11))
+        cdef double[:, ::1] rows = result
+        cdef const Estimate* estimate = &self.state.estimate
+        with nogil:
+            for k in range(n):
+                before = estimate.block
+                if isfinite(currents[k]) and isfinite(voltages[k]):
+                    impedance_step(&self.state, &self.config, currents[k], voltages[k], 0.0, 1)
+                if estimate.block != before:
+                    rows[closed, 0] = estimate.latest.series_ohm
+                    rows[closed, 1] = estimate.latest.parallel_ohm
+                    rows[closed, 2] = estimate.latest.capacitance_f
+                    for j in range(6):
+                        rows[closed, 3 + j] = estimate.latest.covariance[j]
+                    rows[closed, 9] = estimate.latest.disturbed
+                    rows[closed, 10] = estimate.mean_a
+                    closed += 1
+        return result[:closed]
 
     @property
     def estimate(self) -> dict:

@@ -19,7 +19,7 @@ from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "src/ionto_rt/core"
-STAGES = ["wire", "impedance", "programme", "regulator", "guard", "ledger"]
+STAGES = ["wire", "impedance", "contact_area", "recursive", "programme", "regulator", "guard", "ledger"]
 BARE_REGULATOR = {
     "predictive": {"types", "elementary"},
     "probe": {"types", "elementary"},
@@ -158,7 +158,7 @@ def test_the_core_knows_nothing_of_the_python_layer() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_knows_only_the_shared_types(stage: str) -> None:
+def test_a_stage_knows_only_the_shared_types_and_arithmetic(stage: str) -> None:
     known = imported_modules(ROOT / "ext" / f"{stage}.pyx") | imported_modules(CORE / f"{stage}.pxd")
     assert known <= {"ionto_rt.core.types", "ionto_rt.core.elementary", f"ionto_rt.core.{stage}"}
 

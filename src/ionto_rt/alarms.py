@@ -103,8 +103,8 @@ _TRIPS = {
         True,
         Action.RAMP_DOWN,
         "A pad has lost contact area",
-        "press both pads down and look under their edges (which of them it is was not measured), wet or renew them, then"
-        " start again",
+        "press both pads down and look under their edges (which of them it is was not measured), wet or renew them,"
+        " then start again",
     ),
     Trip.DENSITY: Alarm(
         "density",
@@ -315,7 +315,8 @@ _ENDS = {
         True,
         Action.OFF,
         "Contact check: the response is not that of skin under two pads",
-        f"check leads and pads and keep still, then start again; if it stays so, {_SERVICE}; only probe current has flowed",
+        f"check leads and pads and keep still, then start again; if it stays so, {_SERVICE};"
+        " only probe current has flowed",
     ),
     EndReason.TRIP: Alarm(
         "trip",
@@ -417,7 +418,7 @@ def alarm_for_trip(trip: int) -> Alarm:
 
 
 def alarm_for_pause(trip: int) -> Alarm:
-    """The row of a pause that the guard asks for: H25 and H26 clear by themselves, H09 and H24 wait for the operator."""
+    """The row of a pause that the guard asks for: H25, H26 clear by themselves, H09 and H24 wait for the operator."""
     alarm = alarm_for_trip(trip)
     advice = alarm.advice.replace(", then start again", "")
     latched = trip in (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)

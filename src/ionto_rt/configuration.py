@@ -13,7 +13,6 @@ from ionto_rt.device import Hello
 from ionto_rt.plan import Plan
 from ionto_rt.safety import GUARD_RATIO, Limits
 
-MAINS_HZ = 50.0
 TONE_MAX_A = 19e-6
 """Peak of each of the two probe tones: the smaller one measured on people, 38 uA p-p (Khadka 2015)."""
 TONE_RATIO = 0.0045
@@ -113,7 +112,6 @@ def controller_config(
         "electrode_emf_v": ELECTRODE_EMF_V,
         "voltage_noise_v": calibration["voltage_lsb_v"] / math.sqrt(12.0),
         "current_noise_a": lsb_a / math.sqrt(12.0),
-        "mains_hz": MAINS_HZ,
         "output_time_s": 1.0 / (2.0 * math.pi * OUTPUT_STAGE_HZ),
         "ballast_ohm": 0.0 if current_source else calibration["ballast_ohm"],
         "skew_s": skew_s,

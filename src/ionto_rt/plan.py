@@ -82,8 +82,8 @@ class Plan:
 
     Attributes: `segments` for the programme; `polarity` +1 (the active electrode is the anode) or -1; `prescribed_c`
     and `max_level_a` as magnitudes; `nominal_duration_s` from arming to the end, without derating or pauses of the
-    operator; `tick_s`; `service_s` of self-test and contact check; `steps` for people; `drug_mass_kg` least and greatest mass expected, or None; `notes` for the
-    operator.
+    operator; `tick_s`; `service_s` of self-test and contact check; `steps` for people; `drug_mass_kg` least and
+    greatest mass expected, or None; `notes` for the operator.
     """
 
     title: str

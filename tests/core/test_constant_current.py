@@ -28,9 +28,9 @@ class AnyLoop(RuleBasedStateMachine):
 
     Where the current's cap holds: a current source never passes the largest setpoint of its loop's delay by more than
     3 %, at samples and between. A voltage source keeps 15 % at the samples while neither load nor contact changes (the
-    survey has the percentiles; this is the hard end) and 6 % on ramps; a step on a load of half the probed impedance may
-    reach twice the setpoint. For the d + 2 samples after its load fell, or its
-    lead came back, the current is what the circuit makes of the output in force, and no regulator's doing.
+    survey has the percentiles; this is the hard end) and 6 % on ramps; a step on a load of half the probed impedance
+    may reach twice the setpoint. For the d + 2 samples after its load fell, or its lead came back, the current is what
+    the circuit makes of the output in force, and no regulator's doing.
     """
 
     @initialize(seed=st.integers(0, 2**32), front_end=st.sampled_from(["voltage", "current"]))

@@ -126,7 +126,7 @@ def test_for_any_samples_at_all(story: list[Any], polarity: float, ticks: int) -
     table, guard = rig.table(), config["guard"]
     assert np.abs(table["output_code"]).max() <= 1.25 * 4e-3 / LSB_A + 1
     assert np.isfinite(table["setpoint_a"]).all()
-    highest = config["programme"]["level_limit_a"] + config["impedance"]["tone_a"]
+    highest = config["programme"]["level_limit_a"] + 2.0 * config["impedance"]["tone_a"]
     assert np.abs(table["setpoint_a"]).max() <= highest * (1.0 + 1e-12)
 
     tripped = np.flatnonzero(table["trip"])
@@ -203,7 +203,12 @@ BAD = st.one_of(
 )
 
 
-@given(st.integers(1, 260) | st.integers(CHECKED, CHECKED + 200), BAD, st.integers(0, 0xFFFF), st.integers(-(1 << 63), (1 << 63) - 1))
+@given(
+    st.integers(1, 260) | st.integers(CHECKED, CHECKED + 200),
+    BAD,
+    st.integers(0, 0xFFFF),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+)
 def test_a_bad_sample_changes_no_state(after: int, bad: dict[str, int], status: int, claimed: int) -> None:
     """Nor is what it says of status and charge believed; the last command is renewed."""
     config, segments = quick()
@@ -272,8 +277,9 @@ def test_the_tone_is_in_the_setpoint_and_not_in_the_level() -> None:
     rig = Rig(config, segments)
     rig.run(CHECKED + 50)
     tones = [row["setpoint_a"] - row["level_a"] for row in rig.rows if row["phase"] == Phase.TREATMENT]
-    assert max(tones) == pytest.approx(config["impedance"]["tone_a"], rel=1e-6)
-    assert min(tones) == pytest.approx(-config["impedance"]["tone_a"], rel=1e-6)
+    # Two of them, each of this peak.
+    assert config["impedance"]["tone_a"] < max(map(abs, tones)) <= 2.0 * config["impedance"]["tone_a"]
+    assert sum(tones[:16]) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_feed_forward_takes_the_gain_that_the_contact_check_saw() -> None:

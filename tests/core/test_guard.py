@@ -3,11 +3,12 @@
 Each test runs the whole tick with every other limit out of reach, so that what trips is what the test is about.
 """
 
+import ctypes
 import math
 
 import pytest
 
-from ionto_rt.codes import Action, DeviceStatus, OperatorCommand, Phase, Trip
+from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, OperatorCommand, Phase, Trip
 from support import (
     LSB_A,
     LSB_V,
@@ -16,6 +17,8 @@ from support import (
     assert_safe_from_here,
     changed,
     endless,
+    fill,
+    function,
     memory_of,
     planned,
     same_bits,
@@ -98,6 +101,38 @@ def test_h01_never_trusts_a_setpoint_beyond_the_prescription_limit() -> None:
     assert calm(made)
     made.run(2, redundant_code=4353)
     assert_safe_from_here(made, Trip.OVER_CURRENT, Action.OFF)
+
+
+def test_h09_contact_area() -> None:
+    """An alarm below 0.7 of the baseline pauses and waits for the operator; below 0.5 the current ramps down. A ratio
+    without an alarm, and a larger area, do nothing."""
+    step = function("guard", "guard_step", None, *[ctypes.c_void_p] * 4)
+    checksum = function("guard", "guard_checksum", ctypes.c_uint32, ctypes.c_void_p)
+    config, _ = planned()
+    limits = fill(struct("GuardLimits")(), {**config["guard"], **OUT_OF_REACH})
+    limits.checksum = checksum(ctypes.byref(limits))
+
+    def verdict(alarm: AreaAlarm, ratio: float, operator: int = 0) -> tuple[int, int, int]:
+        given = fill(
+            struct("GuardInput")(),
+            {"sample_good": 1, "ticks": 1, "finite": 1, "area_alarm": alarm, "area_ratio": ratio,
+             "operator_command": operator},
+        )  # fmt: skip
+        out = struct("Verdict")()
+        step(ctypes.byref(state), ctypes.byref(limits), ctypes.byref(given), ctypes.byref(out))
+        return out.trip, out.pause, out.action
+
+    state = struct("GuardState")()
+    assert verdict(AreaAlarm.STEADY, 0.1) == (0, 0, 0)
+    assert verdict(AreaAlarm.LARGER, 0.1) == (0, 0, 0)
+    assert verdict(AreaAlarm.SMALLER, 0.7) == (0, 0, 0)
+    assert verdict(AreaAlarm.SMALLER, math.nextafter(0.7, 0.0)) == (0, Trip.CONTACT_AREA, Action.PAUSE)
+    for _ in range(5000):
+        assert verdict(AreaAlarm.STEADY, 1.0)[1] == Trip.CONTACT_AREA, "it waits for the operator"
+    assert verdict(AreaAlarm.STEADY, 1.0, OperatorCommand.RESUME) == (0, 0, 0)
+    assert verdict(AreaAlarm.SMALLER, 0.5)[1] == Trip.CONTACT_AREA
+    assert verdict(AreaAlarm.SMALLER, math.nextafter(0.5, 0.0))[0] == Trip.CONTACT_AREA
+    assert verdict(AreaAlarm.STEADY, 1.0)[0] == Trip.CONTACT_AREA, "latched"
 
 
 def test_h05_open_lead() -> None:

@@ -17,12 +17,12 @@ from ionto_rt.certificate.discs import Array, Complex, Disc, interval
 from ionto_rt.certificate.envelope import (
     BANDWIDTH_RATIO_MIN,
     PARALLEL_RATIO_MIN,
-    TICK_RATIO_MIN,
     Case,
     CurrentCase,
     Range,
     VoltageCase,
 )
+from ionto_rt.certificate.loop import Tuning
 
 OMEGA_MIN = 1e-5
 """Radians per tick. Below it |L| > 1 is shown in closed form (`least_gain`)."""
@@ -34,25 +34,22 @@ _CAP_RATIO_LEAST = 14.0
 _EXPONENT_MAX = 700.0
 
 
-def problems(
-    case: Case, model_delay_ticks: int, delay_ticks: int, tracking_pole: float, integral_pole_most: float
-) -> list[Problem]:
+def problems(case: Case, model_delay_ticks: int, delay_ticks: int, tuning: Tuning) -> list[Problem]:
     """The sets of loops that make up a case at one pair of delays; together they are connected."""
     delays = _Delays(delay_ticks, model_delay_ticks)
-    edge = -math.log(integral_pole_most)
-    sets: list[_CurrentSource | _SlowLoads | _FastLoads | _Resistances] = (
-        [_CurrentSource(case, delays, tracking_pole)]
-        if isinstance(case, CurrentCase)
-        else [
-            _SlowLoads(case, (TICK_RATIO_MIN, edge), delays, tracking_pole, integral_pole_most),
-            _FastLoads(case, (edge, TICK_RATIO_CAP), delays, tracking_pole),
-            _Resistances(case, delays, tracking_pole),
-        ]
-    )
-    for loops in sets:
-        if not loops.least_gain() > OMEGA_MIN:
-            raise ValueError(f"{case.name}: |L| > 1 is not shown below {OMEGA_MIN:g} radians per tick; lower OMEGA_MIN")
-    return list(sets)
+    if isinstance(case, CurrentCase):
+        return [_checked(_CurrentSource(case, delays, tuning))]
+    edge = -math.log(tuning.integral_pole_most)
+    least = case.tick_ratio_min
+    slow = [_checked(_SlowLoads(case, (least, edge), delays, tuning))] if least < edge else []
+    fast = _checked(_FastLoads(case, (max(edge, least), TICK_RATIO_CAP), delays, tuning))
+    return [*slow, fast, _checked(_Resistances(case, delays, tuning))]
+
+
+def _checked(loops: "_Loops") -> Problem:
+    if not loops.least_gain() > OMEGA_MIN:
+        raise ValueError(f"|L| > 1 is not shown below {OMEGA_MIN:g} radians per tick; lower OMEGA_MIN")
+    return loops
 
 
 class _Delays(NamedTuple):
@@ -77,9 +74,9 @@ class _Frequency(NamedTuple):
         return np.asarray(-np.expm1(-1j * self.omega), dtype=np.complex128)
 
     def lag_slope(self) -> Disc:
-        """d ln e / d ln omega = (omega/2)(cot(omega/2) + j); up to pi its own slope is below 1."""
+        """d ln e / d ln omega = (omega/2)(cot(omega/2) - j); up to pi its own slope is below 1."""
         half = 0.5 * self.omega
-        return Disc(half / np.tan(half) + 1j * half, self.reach)
+        return Disc(half / np.tan(half) - 1j * half, self.reach)
 
     def held(self, ticks: int) -> tuple[Complex, Disc]:
         """ln z^-ticks, and its derivative to ln omega."""
@@ -214,10 +211,10 @@ class _Loops:
     """What the sets have in common. The first coordinate is ln omega; `spans` are the ranges of the others, not yet
     logarithms."""
 
-    def __init__(self, spans: Sequence[Range], delays: _Delays, tracking_pole: float):
+    def __init__(self, spans: Sequence[Range], delays: _Delays, tuning: Tuning):
         self.low, self.high = np.log(np.array([(OMEGA_MIN, math.pi), *spans])).T
         self.delays = delays
-        self.rest = 1.0 - tracking_pole
+        self.rest = 1.0 - tuning.tracking_pole
 
     def least_gain(self) -> float:
         """A lower bound of |L| omega for all omega up to OMEGA_MIN."""
@@ -225,6 +222,9 @@ class _Loops:
 
     def outside(self, centre: Array, half: Array) -> npt.NDArray[np.bool_]:
         return np.zeros(centre.shape[1], dtype=np.bool_)
+
+    def enclose(self, centre: Array, half: Array) -> Enclosure:
+        raise NotImplementedError
 
     def _filter(self, frequency: _Frequency) -> tuple[Complex, Disc]:
         """ln(-z^-d Lm z^dm) and its derivative to ln omega, for poles of the model up to integral_pole_most.
@@ -248,12 +248,12 @@ class _Loops:
 class _Resistances(_Loops):
     """Loads and models above the cap. Coordinates: ln omega, ln of the model's Rs' + Rp over the load's."""
 
-    def __init__(self, case: VoltageCase, delays: _Delays, tracking_pole: float):
+    def __init__(self, case: VoltageCase, delays: _Delays, tuning: Tuning):
         least = case.capacitance[0] * case.series[0] * min(1.0, case.parallel[0] / case.series[1])
         if TICK_RATIO_CAP * least < _CAP_RATIO_LEAST:
             raise ValueError(f"{case.name}: the mismatch is too large for TICK_RATIO_CAP")
         low, high = min(case.series[0], case.parallel[0]), max(case.series[1], case.parallel[1])
-        super().__init__([(low, high)], delays, tracking_pole)
+        super().__init__([(low, high)], delays, tuning)
         self.lowest = low
 
     def least_gain(self) -> float:
@@ -271,12 +271,12 @@ class _CurrentSource(_Loops):
     Every pole of the model is below exp(-BANDWIDTH_RATIO_MIN), hence below integral_pole_most.
     """
 
-    def __init__(self, case: CurrentCase, delays: _Delays, tracking_pole: float):
+    def __init__(self, case: CurrentCase, delays: _Delays, tuning: Tuning):
         ratios = (BANDWIDTH_RATIO_MIN, _EXPONENT_MAX)
         span = _EXPONENT_MAX / BANDWIDTH_RATIO_MIN
         bandwidth = (max(case.bandwidth[0], 1.0 / span), min(case.bandwidth[1], span))
         self.gain = case.gain
-        super().__init__([ratios, bandwidth, case.gain], delays, tracking_pole)
+        super().__init__([ratios, bandwidth, case.gain], delays, tuning)
 
     def least_gain(self) -> float:
         # |1 + w| <= 1 + 2 s.
@@ -312,13 +312,13 @@ class _CurrentSource(_Loops):
 class _VoltageSource(_Loops):
     """Coordinates: ln omega; of the model ln x and ln(Rp/Rs'); ln of model over load of Rs', Rp and C."""
 
-    def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, tracking_pole: float):
+    def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, tuning: Tuning):
         self.case = case
         most = case.parallel[1] / case.series[0] if case.either_side else 1.0
         self.limit = math.log(case.parallel_ratio_most)
         top = case.parallel_ratio_most * max(1.0, most)
         super().__init__(
-            [ratios, (PARALLEL_RATIO_MIN, top), case.series, case.parallel, case.capacitance], delays, tracking_pole
+            [ratios, (PARALLEL_RATIO_MIN, top), case.series, case.parallel, case.capacitance], delays, tuning
         )
 
     def outside(self, centre: Array, half: Array) -> npt.NDArray[np.bool_]:
@@ -360,12 +360,10 @@ class _SlowLoads(_VoltageSource):
     L = z^-d mu_s Q X / ((1 - a)(r_m + w_m) e V), with polynomials V and X in z^-1, coefficients polynomials in a.
     """
 
-    def __init__(
-        self, case: VoltageCase, ratios: Range, delays: _Delays, tracking_pole: float, integral_pole_most: float
-    ):
-        self.slowest = 1.0 - integral_pole_most
-        self.own, self.gain = regulator_in_pole(delays.model, tracking_pole, integral_pole_most)
-        super().__init__(case, ratios, delays, tracking_pole)
+    def __init__(self, case: VoltageCase, ratios: Range, delays: _Delays, tuning: Tuning):
+        self.slowest = 1.0 - tuning.integral_pole_most
+        self.own, self.gain = regulator_in_pole(delays.model, tuning)
+        super().__init__(case, ratios, delays, tuning)
 
     def least_gain(self) -> float:
         # X(1) = (1 - beta)(1 - t), since T(1) = 1; the rest by the triangle inequality, with a <= 1.
@@ -395,28 +393,31 @@ class _SlowLoads(_VoltageSource):
         model_to_lag = model.lag.value.times(model.zero())
         # d a / d ln x = -a x.
         pole_slope = Disc(-pole * ratio, pole * ratio_reach + pole_reach * (ratio + ratio_reach))
-        in_pole = gain.to_pole.minus(own.to_pole).times(pole_slope)
         # d ln((1 - a)(r + w)) / d ln x, with a/(1 - a) = s.
         in_model = _complement(model_to_lag).times(model.lag.slope).minus(Disc(ratio, ratio_reach))
+        without_own = [
+            load.to_lag()
+            .minus(model_to_lag)
+            .minus(_one(ratio))
+            .times(frequency.lag_slope())
+            .plus(held_slope)
+            .plus(frequency.times_omega(gain.to_omega)),
+            load.to_ratio().plus(gain.to_pole.times(pole_slope)).minus(in_model),
+            pair.to_model_parallel(),
+            *pair.to_mismatch(),
+        ]
         # V may vanish on the unit circle: with a small integral_pole_most the regulator alone need not be stable.
-        transfer = load.share.plus(load.lag.value).times(load.lag.inverse()).times(gain.value)
-        divisor = _complement(Disc(pole, pole_reach)).times(model.share.plus(model.lag.value)).times(own.value)
-        lag_most = np.abs(frequency.lag) + frequency.reach
-        least = np.exp(centre[3] - half[3]) * transfer.least() / (divisor.most() * lag_most)
-        return _enclosure(
-            value,
-            [
-                load.to_lag()
-                .minus(model_to_lag)
-                .minus(_one(ratio))
-                .times(frequency.lag_slope())
-                .plus(held_slope)
-                .plus(frequency.times_omega(gain.to_omega.minus(own.to_omega))),
-                load.to_ratio().plus(in_pole).minus(in_model),
-                pair.to_model_parallel(),
-                *pair.to_mismatch(),
-            ],
-        )._replace(least=least)
+        reach = np.zeros_like(ratio)
+        for slope, side in zip(without_own, half, strict=True):
+            reach += (np.abs(slope.centre.real) + slope.radius) * side
+        least = np.exp((value + np.log(own.value.centre)).real - reach) / own.value.most()
+        in_omega, in_ratio, *others = without_own
+        gradient = [
+            in_omega.minus(frequency.times_omega(own.to_omega)),
+            in_ratio.minus(own.to_pole.times(pole_slope)),
+            *others,
+        ]
+        return _enclosure(value, gradient)._replace(least=least)
 
 
 class _OverPole(NamedTuple):
@@ -443,13 +444,12 @@ class _OverPole(NamedTuple):
         return cls(value, in_omega.times(inverse), to_pole.times(inverse))
 
 
-def regulator_in_pole(
-    delay_ticks: int, tracking_pole: float, integral_pole_most: float
-) -> tuple[list[Array], list[Array]]:
+def regulator_in_pole(delay_ticks: int, tuning: Tuning) -> tuple[list[Array], list[Array]]:
     """V and X above integral_pole_most: per power of z^-1 the coefficients in the model's pole, lowest power first.
 
     As `loop.regulator_polynomials` has them for one pole: own = (1 - z^-1) V, gain = X.
     """
+    tracking_pole, integral_pole_most = tuning
     pull = np.array([tracking_pole, -1.0])
     powers = [poly.polymul(pull, np.eye(1, index + 1, index)[0]) for index in range(delay_ticks)]
     carry = np.array([1.0])

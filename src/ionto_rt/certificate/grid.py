@@ -10,7 +10,6 @@ import numpy as np
 from ionto_rt.certificate.envelope import (
     BANDWIDTH_RATIO_MIN,
     PARALLEL_RATIO_MIN,
-    TICK_RATIO_MIN,
     Case,
     CurrentCase,
     Range,
@@ -19,6 +18,7 @@ from ionto_rt.certificate.envelope import (
 from ionto_rt.certificate.loop import (
     Array,
     Plant,
+    Tuning,
     characteristic_polynomial,
     current_source,
     jury_stable,
@@ -79,7 +79,7 @@ def _parts(case: Case) -> Iterator[Array]:
     parallel = _axis((PARALLEL_RATIO_MIN, max(top, case.parallel_ratio_most)), POINTS["parallel_ratio"])
     parallel = np.union1d(parallel, [case.parallel_ratio_most])
     mismatch = [_axis(span, points) for span in (case.series, case.parallel, case.capacitance)]
-    for ratios in np.array_split(_axis((TICK_RATIO_MIN, TICK_RATIO_MAX), POINTS["tick_ratio"]), _PARTS):
+    for ratios in np.array_split(_axis((case.tick_ratio_min, TICK_RATIO_MAX), POINTS["tick_ratio"]), _PARTS):
         flat = np.stack([axis.reshape(-1) for axis in np.meshgrid(ratios, parallel, *mismatch, indexing="ij")])
         limit = case.parallel_ratio_most * (1.0 + 1e-9)
         yield flat[:, (flat[1] <= limit) | (case.either_side & (flat[1] * flat[2] / flat[3] <= limit))]
@@ -97,15 +97,13 @@ def loops(case: Case, at: Array) -> tuple[Plant, Plant]:
     return voltage_source(series, resistance, capacitance, 1.0), voltage_source(*model, 1.0)
 
 
-def search(
-    case: Case, model_delay_ticks: int, delay_ticks: int, tracking_pole: float, integral_pole_most: float
-) -> GridResult:
+def search(case: Case, model_delay_ticks: int, delay_ticks: int, tuning: Tuning) -> GridResult:
     """Try a case at one pair of delays."""
 
     def polynomial(at: Array, gain: float) -> Array:
         load, model = loops(case, at)
         more = Plant(load.pole, load.gain * gain, load.gain_before * gain)
-        return characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, tracking_pole, integral_pole_most)
+        return characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, tuning)
 
     tests = unstable = 0
     worst, least = None, math.inf
@@ -155,8 +153,7 @@ def remaining_gain(
     case: VoltageCase,
     model_delay_ticks: int,
     delay_ticks: int,
-    tracking_pole: float,
-    integral_pole_most: float,
+    tuning: Tuning,
 ) -> Array:
     """Least gain factor over the corners of a case's mismatch at which a loop becomes unstable; shape of the inputs.
 
@@ -170,9 +167,7 @@ def remaining_gain(
     for _ in range(14):
         middle = np.sqrt(low * high)
         more = Plant(load.pole, load.gain * middle, load.gain_before * middle)
-        stable = jury_stable(
-            characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, tracking_pole, integral_pole_most)
-        )
+        stable = jury_stable(characteristic_polynomial(more, model, delay_ticks, model_delay_ticks, tuning))
         low, high = np.where(stable, middle, low), np.where(stable, high, middle)
     least: Array = low.reshape(base[0].shape).min(axis=-1)
     return least

@@ -4,12 +4,13 @@ Everything broadcasts: a load or a model may hold scalars or arrays. Polynomials
 first axis, highest power of z first. The derivations are in docs/control.md, sections 1 to 3.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST, TRACKING_POLE
+from ionto_rt.core.constant_current import configure
 
 Array = npt.NDArray[np.float64]
 Number = float | Array
@@ -25,6 +26,30 @@ class Plant(NamedTuple):
     pole: Number
     gain: Number
     gain_before: Number
+
+
+class Tuning(NamedTuple):
+    """What the regulator's stability depends on besides its model: keys of struct PredictiveConfig."""
+
+    tracking_pole: float
+    integral_pole_most: float
+
+
+@cache
+def running(delay_ticks: int) -> Tuning:
+    """The tuning of the regulator that runs in the tick, at the delay that it is told."""
+    made = configure(
+        front_end="voltage",
+        tick_s=1e-3,
+        full_scale_a=1e-3,
+        compliance_v=1.0,
+        current_lsb_a=1e-8,
+        output_lsb=1e-5,
+        output_min=-1.0,
+        output_max=1.0,
+        delay_ticks=delay_ticks,
+    )["regulator"]
+    return Tuning(made["tracking_pole"], made["integral_pole_most"])
 
 
 def voltage_source(series_ohm: Number, parallel_ohm: Number, capacitance_f: Number, tick_s: Number) -> Plant:
@@ -68,14 +93,14 @@ def _stack(*coefficients: Number) -> Array:
 def regulator_polynomials(
     model: Plant,
     delay_ticks: int,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Tuning | None = None,
 ) -> tuple[Array, Array]:
     """The regulator between samples y and w = (gain - gain_before z^-1) u, in powers of z^-1: own(z) w = -gain(z) y.
 
     `own` has the length delay_ticks + 1, `gain` 2. What the reference model adds does not belong to stability.
     """
     pole = np.asarray(model.pole, dtype=np.float64)
+    tracking_pole, integral_pole_most = tuning or running(delay_ticks)
     beta = np.minimum(pole, integral_pole_most)
     steps = np.arange(delay_ticks - 1).reshape(-1, *([1] * pole.ndim))
     powers = pole**steps
@@ -96,15 +121,14 @@ def characteristic_polynomial(
     model: Plant,
     delay_ticks: int,
     model_delay_ticks: int,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Tuning | None = None,
 ) -> Array:
     """Characteristic polynomial of the loop of `load` and the regulator that believes `model`.
 
     The regulator divides by (gain - gain_before z^-1) of its model; these factors are kept, so that no mode is hidden.
     Shape (n + 1, ...) with n = max(delays) + 2; the leading coefficient is model.gain, above zero.
     """
-    own, gain = regulator_polynomials(model, model_delay_ticks, tracking_pole, integral_pole_most)
+    own, gain = regulator_polynomials(model, model_delay_ticks, tuning)
     shared = _times(_stack(1.0, -np.asarray(load.pole)), _stack(model.gain, -np.asarray(model.gain_before)))
     free = _times(shared, own)
     fed = _times(_stack(load.gain, -np.asarray(load.gain_before)), gain)
@@ -148,10 +172,7 @@ def predict_stable(
     model: Plant,
     delay_ticks: int,
     model_delay_ticks: int,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Tuning | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Whether the loops of loads and models, element by element, are stable."""
-    return jury_stable(
-        characteristic_polynomial(load, model, delay_ticks, model_delay_ticks, tracking_pole, integral_pole_most)
-    )
+    return jury_stable(characteristic_polynomial(load, model, delay_ticks, model_delay_ticks, tuning))

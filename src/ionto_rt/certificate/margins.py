@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.certificate.loop import Array, Number, Plant, regulator_polynomials
-from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST, TRACKING_POLE
+from ionto_rt.certificate.loop import Array, Number, Plant, Tuning, regulator_polynomials, running
 
 Complex = npt.NDArray[np.complex128]
 _FREQUENCIES = 1024
@@ -34,15 +33,15 @@ def complementary_sensitivity(
     model: Plant,
     delay_ticks: int,
     omega: Number,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Tuning | None = None,
 ) -> Complex:
     """T at `omega` (radians per tick, 0 to pi), for a model that is exact; broadcasts."""
-    beta = np.minimum(model.pole, integral_pole_most)
-    _, gain = regulator_polynomials(model, delay_ticks, tracking_pole, integral_pole_most)
+    tuning = tuning or running(delay_ticks)
+    beta = np.minimum(model.pole, tuning.integral_pole_most)
+    _, gain = regulator_polynomials(model, delay_ticks, tuning)
     back = np.exp(-1j * np.asarray(omega))
     answer: Complex = (
-        back**delay_ticks * (gain[0] + gain[1] * back) / ((1.0 - beta * back) * (1.0 - tracking_pole * back))
+        back**delay_ticks * (gain[0] + gain[1] * back) / ((1.0 - beta * back) * (1.0 - tuning.tracking_pole * back))
     )
     return answer
 
@@ -63,13 +62,12 @@ def _crossings(value: Callable[[Array], Array], omega: Array) -> Array:
 def margins_at(
     model: Plant,
     delay_ticks: int,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Tuning | None = None,
 ) -> Margins:
     """Margins of the loop of one load (scalars) and its exact model, from L = T/(1 - T). Takes some milliseconds."""
 
     def loop(omega: Array) -> Complex:
-        closed = complementary_sensitivity(model, delay_ticks, omega, tracking_pole, integral_pole_most)
+        closed = complementary_sensitivity(model, delay_ticks, omega, tuning)
         return closed / (1.0 - closed)
 
     # Below 1e-6 the integral action rules and |L| is above 1 by orders of magnitude.
@@ -91,7 +89,7 @@ def margins_at(
     )
 
 
-def gain_limit(delay_ticks: int, tracking_pole: float = TRACKING_POLE) -> float:
+def gain_limit(delay_ticks: int, tracking_pole: float) -> float:
     """Largest factor rho by which the loop's gain may rise, for poles of the model up to integral_pole_most; exact.
 
     The loop has the poles of z^d - t z^(d-1) + (rho - 1)(1 - t), stable if and only if 0 < rho < rho_max
@@ -115,14 +113,14 @@ def gain_limit(delay_ticks: int, tracking_pole: float = TRACKING_POLE) -> float:
 
 def largest_sensitivity(
     delay_ticks: int,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Tuning | None = None,
 ) -> float:
     """Mt, the largest |T| over all frequencies and poles of the model, on a grid of 400 poles and 1000 frequencies.
 
     It is 1 for poles up to integral_pole_most, whatever the delay.
     """
-    poles = 1.0 - (1.0 - integral_pole_most) * np.geomspace(1e-4, 1.0, 400)
+    tuning = tuning or running(delay_ticks)
+    poles = 1.0 - (1.0 - tuning.integral_pole_most) * np.geomspace(1e-4, 1.0, 400)
     model = Plant(poles[:, None], 1.0 + 0.0 * poles[:, None], 0.0 * poles[:, None])
     omega = np.geomspace(1e-3, math.pi, 1000)
-    return float(np.abs(complementary_sensitivity(model, delay_ticks, omega, tracking_pole, integral_pole_most)).max())
+    return float(np.abs(complementary_sensitivity(model, delay_ticks, omega, tuning)).max())

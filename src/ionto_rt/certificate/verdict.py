@@ -14,9 +14,9 @@ from ionto_rt.certificate.cells import UNMODELLED, exclude
 from ionto_rt.certificate.enclosures import problems
 from ionto_rt.certificate.envelope import CASES, DELAYS_TICKS, Case, VoltageCase
 from ionto_rt.certificate.grid import POINTS, GridResult, delay_pairs, search
-from ionto_rt.certificate.loop import Plant
+from ionto_rt.certificate.loop import Plant, Tuning, running
 from ionto_rt.certificate.margins import Margins, gain_limit, largest_sensitivity, margins_at
-from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST, SETPOINT_POLE, TRACKING_POLE
+from ionto_rt.core.constant_current import PARALLEL_RATIO_MOST
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -66,6 +66,7 @@ class DelayResult:
     """
 
     delay_ticks: int
+    tuning: Tuning
     fast: Margins
     slow: Margins
     gain_limit: float
@@ -76,8 +77,6 @@ class DelayResult:
 class Certificate:
     """`certified` is the verdict: no loop of any grid unstable, and every cell between them proven."""
 
-    tracking_pole: float
-    integral_pole_most: float
     delays: tuple[DelayResult, ...]
     cases: tuple[CaseResult, ...]
     seconds: float
@@ -92,11 +91,6 @@ class Certificate:
             "format": FORMAT,
             "version": ionto_rt.__version__,
             "certified": self.certified,
-            "constants": {
-                "tracking_pole": self.tracking_pole,
-                "setpoint_pole": SETPOINT_POLE,
-                "integral_pole_most": self.integral_pole_most,
-            },
             "envelope": {
                 "sample_rates_hz": envelope.SAMPLE_RATES_HZ,
                 "delays_ticks": [result.delay_ticks for result in self.delays],
@@ -104,13 +98,13 @@ class Certificate:
                 "ballast_ohm": envelope.BALLAST_OHM,
                 "parallel_ohm": envelope.PARALLEL_OHM,
                 "capacitance_f": envelope.CAPACITANCE_F,
-                "parallel_ratio": (envelope.PARALLEL_RATIO_MIN, envelope.PARALLEL_RATIO_MOST),
+                "parallel_ratio": (envelope.PARALLEL_RATIO_MIN, PARALLEL_RATIO_MOST),
                 "tick_ratio_min": envelope.TICK_RATIO_MIN,
                 "bandwidth_min_hz": envelope.BANDWIDTH_MIN_HZ,
             },
             "grid_points": POINTS,
             "unmodelled": UNMODELLED,
-            "delays": [_plain(dataclasses.asdict(_named(result))) for result in self.delays],
+            "delays": [_plain(_named(result)) for result in self.delays],
             "cases": [
                 {
                     **_plain(dataclasses.asdict(result.case)),
@@ -126,10 +120,11 @@ class Certificate:
         }
 
 
-def _named(result: DelayResult) -> Any:
-    """Margins with their names, which asdict drops."""
-    fields = {name: value._asdict() if isinstance(value, Margins) else value for name, value in vars(result).items()}
-    return dataclasses.make_dataclass("_", fields)(**fields)
+def _named(result: DelayResult) -> dict[str, Any]:
+    """A delay's result by names, those of its parts too, which `asdict` would drop."""
+    return {
+        name: value._asdict() if isinstance(value, (Margins, Tuning)) else value for name, value in vars(result).items()
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -141,17 +136,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def at_delay(
-    delay_ticks: int,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
-) -> DelayResult:
+def at_delay(delay_ticks: int, tuning: Tuning | None = None) -> DelayResult:
     """Margins and closed forms at one delay."""
-    fast = margins_at(Plant(0.0, 1.0, 0.0), delay_ticks, tracking_pole, integral_pole_most)
-    poles = 1.0 - (1.0 - integral_pole_most) * np.geomspace(1e-3, 1.0, _SLOW_POLES)
-    slow = [margins_at(Plant(pole, 1.0, 0.0), delay_ticks, tracking_pole, integral_pole_most) for pole in poles]
+    tuning = tuning or running(delay_ticks)
+    fast = margins_at(Plant(0.0, 1.0, 0.0), delay_ticks, tuning)
+    poles = 1.0 - (1.0 - tuning.integral_pole_most) * np.geomspace(1e-3, 1.0, _SLOW_POLES)
+    slow = [margins_at(Plant(pole, 1.0, 0.0), delay_ticks, tuning) for pole in poles]
     return DelayResult(
         delay_ticks=delay_ticks,
+        tuning=tuning,
         fast=fast,
         slow=Margins(
             gain=min(margins.gain for margins in slow),
@@ -159,25 +152,20 @@ def at_delay(
             delay_ticks=min(margins.delay_ticks for margins in slow),
             sensitivity=max(margins.sensitivity for margins in slow),
         ),
-        gain_limit=gain_limit(delay_ticks, tracking_pole),
-        small_gain=1.0 / max(1.0, largest_sensitivity(delay_ticks, tracking_pole, integral_pole_most)),
+        gain_limit=gain_limit(delay_ticks, tuning.tracking_pole),
+        small_gain=1.0 / max(1.0, largest_sensitivity(delay_ticks, tuning)),
     )
 
 
-def try_case(
-    case: Case,
-    delays: Sequence[int],
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
-) -> CaseResult:
-    """Grid and proof of one case at those of `delays` that it has."""
+def try_case(case: Case, delays: Sequence[int], tuning: Callable[[int], Tuning] = running) -> CaseResult:
+    """Grid and proof of one case at those of `delays` that it has; `tuning` is the regulator's, by its delay."""
     pairs = []
     for model_delay, delay in delay_pairs(case, tuple(delays)):
         begun = time.perf_counter()
-        grid = search(case, model_delay, delay, tracking_pole, integral_pole_most)
+        grid = search(case, model_delay, delay, tuning(model_delay))
         proven, cells = None, 0
         if grid.unstable == 0:
-            parts = [exclude(part) for part in problems(case, model_delay, delay, tracking_pole, integral_pole_most)]
+            parts = [exclude(part) for part in problems(case, model_delay, delay, tuning(model_delay))]
             proven, cells = min(part.proven for part in parts), sum(part.cells for part in parts)
         pairs.append(PairResult(model_delay, delay, grid, proven, cells, round(time.perf_counter() - begun, 3)))
     return CaseResult(case, tuple(pairs))
@@ -186,23 +174,22 @@ def try_case(
 def certify(
     delays: Sequence[int] = DELAYS_TICKS,
     cases: Sequence[Case] = CASES,
-    tracking_pole: float = TRACKING_POLE,
-    integral_pole_most: float = INTEGRAL_POLE_MOST,
+    tuning: Callable[[int], Tuning] = running,
     tell: Callable[[CaseResult], None] = lambda result: None,
 ) -> Certificate:
     """Try the envelope at `delays` (ticks); `tell` is called with each case as it is done.
 
-    `tracking_pole` is in (0, 1). Half a minute for all delays.
+    `tuning` is the regulator's, by the delay that it is told; both poles in (0, 1). Half a minute for all delays.
     """
     begun = time.perf_counter()
     results = []
     for case in cases:
-        result = try_case(case, delays, tracking_pole, integral_pole_most)
+        result = try_case(case, delays, tuning)
         if result.pairs:
             results.append(result)
             tell(result)
-    at_delays = tuple(at_delay(ticks, tracking_pole, integral_pole_most) for ticks in delays)
-    return Certificate(tracking_pole, integral_pole_most, at_delays, tuple(results), time.perf_counter() - begun)
+    at_delays = tuple(at_delay(ticks, tuning(ticks)) for ticks in delays)
+    return Certificate(at_delays, tuple(results), time.perf_counter() - begun)
 
 
 def mismatch_names(case: Case) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from ionto_rt.cli import DONE, SHORT, say
 from ionto_rt.errors import RefusedError
 
 if TYPE_CHECKING:
+    from ionto_rt.certificate.margins import Margins
     from ionto_rt.certificate.verdict import CaseResult, Certificate
 
 _HEAD = f"{'':31}{'delay':>6}{'loops':>10}{'unstable':>9}{'least gain':>11}{'proven':>8}{'cells':>10}{'':4}worst at"
@@ -39,21 +40,25 @@ def certify_command(delays: tuple[int, ...], tracking_pole: float | None, plot: 
     Takes half a minute. Exit code 0 if all of it is certified, 1 if not.
     """
     from ionto_rt.certificate.envelope import DELAYS_TICKS
+    from ionto_rt.certificate.loop import Tuning, running
     from ionto_rt.certificate.verdict import certify
-    from ionto_rt.core.constant_current import TRACKING_POLE
 
     if plot is not None and not plot.endswith(".png"):
         raise RefusedError("not a name of a picture", key="--plot", value=plot, remedy="end it in .png")
     chosen = tuple(sorted(set(delays))) or DELAYS_TICKS
-    pole = TRACKING_POLE if tracking_pole is None else tracking_pole
+
+    def tuning(delay_ticks: int) -> Tuning:
+        made = running(delay_ticks)
+        return made if tracking_pole is None else made._replace(tracking_pole=tracking_pole)
+
     if plot is not None:
         from ionto_rt.certificate.picture import draw
 
-        draw(plot, chosen, pole)
+        draw(plot, chosen, tuning)
     if not as_json:
-        _say_what_is_tried(pole)
+        _say_what_is_tried()
         say(_HEAD)
-    certificate = certify(chosen, tracking_pole=pole, tell=(lambda result: None) if as_json else _say_case)
+    certificate = certify(chosen, tuning=tuning, tell=(lambda result: None) if as_json else _say_case)
     if as_json:
         say(json.dumps(certificate.as_dict(), ensure_ascii=False, allow_nan=False))
     else:
@@ -63,15 +68,14 @@ def certify_command(delays: tuple[int, ...], tracking_pole: float | None, plot: 
     return DONE if certificate.certified else SHORT
 
 
-def _say_what_is_tried(pole: float) -> None:
+def _say_what_is_tried() -> None:
     from ionto_rt.certificate import envelope
-    from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST
+    from ionto_rt.core.constant_current import PARALLEL_RATIO_MOST
 
     low, high = envelope.SAMPLE_RATES_HZ
-    most = INTEGRAL_POLE_MOST
-    say(f"regulator tracking pole {pole:g}, integral pole up to {most:g}; {low:g} to {high:g} Hz")
+    say(f"rates     {low:g} to {high:g} Hz")
     say(
-        f"loads     voltage source: Rp up to {envelope.PARALLEL_RATIO_MOST:g} Rs' (ballast included), "
+        f"loads     voltage source: Rp up to {PARALLEL_RATIO_MOST:g} Rs' (ballast included), "
         f"time constant up to {1.0 / envelope.TICK_RATIO_MIN:g} ticks"
     )
     say(
@@ -106,25 +110,26 @@ def _say_case(result: "CaseResult") -> None:
 
 def _say_margins(certificate: "Certificate") -> None:
     from ionto_rt.certificate.cells import UNMODELLED
-    from ionto_rt.core.constant_current import INTEGRAL_POLE_MOST
 
     say("")
-    say(f"{'exact model':14}{'gain':>8}{'phase':>8}{'delay':>8}{'Ms':>7}{'rho_max':>9}{'|G/Gm-1|':>10}")
+    say(f"{'exact model':24}{'gain':>7}{'phase':>8}{'delay':>8}{'Ms':>7}{'rho_max':>9}{'|G/Gm-1|':>10}")
     for result in certificate.delays:
-        for label, margins in (("fast", result.fast), ("slow", result.slow)):
-            closed = (
-                f"{result.gain_limit:>9.3f}{1.0:>10.2f}" if label == "fast" else f"{'':9}{result.small_gain:>10.2f}"
-            )
-            say(
-                f"delay {result.delay_ticks}, {label:6}{margins.gain:>8.2f}{margins.phase_deg:>7.1f}°"
-                f"{margins.delay_ticks:>8.2f}{margins.sensitivity:>7.2f}{closed}"
-            )
+        tuning = result.tuning
+        say(
+            f"delay {result.delay_ticks}, poles to {tuning.integral_pole_most:<6g}{_margins(result.fast)}"
+            f"{result.gain_limit:>9.3f}{1.0:>10.2f}   tracking pole {tuning.tracking_pole:g}"
+        )
+        say(f"{'':9}slower, least   {_margins(result.slow)}{'':9}{result.small_gain:>10.2f}")
     tests = sum(pair.grid.tests for case in certificate.cases for pair in case.pairs)
     unstable = sum(pair.grid.unstable for case in certificate.cases for pair in case.pairs)
     cells = sum(pair.cells for case in certificate.cases for pair in case.pairs)
     say("")
-    say(f"fast: poles up to {INTEGRAL_POLE_MOST:g}, slow: the least above it. Gain, delay (ticks): what may be added.")
+    say("gain, phase, delay (ticks): what may be added; |G/Gm-1|: the least difference that could make it unstable.")
     say("least gain: the factor by which the gain may still rise at the worst point; mismatches are model over load.")
     say(f"proven: every loop between the points too, with {100.0 * UNMODELLED:g} % left for what is not modelled.")
     verdict = "certified" if certificate.certified else "NOT certified"
     say(f"{verdict}: {tests:,} loops tried, {unstable:,} unstable; {cells:,} cells; {certificate.seconds:.0f} s")
+
+
+def _margins(margins: "Margins") -> str:
+    return f"{margins.gain:>7.2f}{margins.phase_deg:>7.1f}°{margins.delay_ticks:>8.2f}{margins.sensitivity:>7.2f}"

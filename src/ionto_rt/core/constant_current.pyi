@@ -14,8 +14,15 @@ OPEN_OHM: float
 RECONTACT_RATIO: float
 JUMP_RATIO: float
 RESCALE_MOST: float
+PROBE_LEAST_S: float
+PROBE_LEAST_PERIODS: int
+PROBE_MOST_S: float
+SCHEDULE_RATIO: float
+SCHEDULE_S: float
 VERDICTS: dict[int, str]
 
+def probe_periods(tick_s: float) -> int: ...
+def nominal_probe_ticks(tick_s: float) -> int: ...
 def configure(
     *,
     front_end: str,

@@ -9,6 +9,7 @@ from ionto_rt.core.types cimport Estimate, LoadFit
 cdef enum:
     WINDOW_BLOCKS = 10          # blocks whose phasors are added up, coherently
     TONES = 2                   # low and high
+    WAVES = 4                   # and hum of 50 and of 60 Hz, which is no noise
 
 cdef struct ImpedanceConfig:
     double tick_s
@@ -18,7 +19,6 @@ cdef struct ImpedanceConfig:
     double electrode_emf_v      # one standard deviation of the unknown electrode potential
     double voltage_noise_v      # converter noise floor, one standard deviation
     double current_noise_a
-    double mains_hz             # hum of this frequency is no noise; 0: none known
     double skew_s               # how much later than the current the voltage is sampled
     double output_time_s        # time constant of the output stage; 0: it follows at once
     double ballast_ohm          # of a voltage source; 0: a current source
@@ -50,26 +50,25 @@ cdef struct ImpedanceState:
     uint32_t good_run
     int32_t tone_on             # of the sample before
     uint32_t bins[2]            # periods per block, low and high; 0: not chosen yet
-    uint32_t mains_bin          # 0: none
     uint32_t away_run           # blocks in a row whose corner asks for other tones
     uint32_t blind_run          # blocks in a row that showed no load
     double corner_hz            # of the load that the tones are for
-    double cosine[3]            # of both tones and the mains, at phase_ticks
-    double sine[3]
-    double turn_cosine[3]       # what one tick turns them by
-    double turn_sine[3]
-    double t_cosine[3]          # sums over this block of t cos and t sin
-    double t_sine[3]
+    double cosine[4]            # of the WAVES, at phase_ticks; zeros: not there
+    double sine[4]
+    double turn_cosine[4]       # what one tick turns them by
+    double turn_sine[4]
+    double t_cosine[4]          # sums over this block of t cos and t sin
+    double t_sine[4]
     double first_v              # sums count from the block's first sample
     double first_i
     double sum_v
     double sum_i
     double sum_vt
     double sum_it
-    double sum_vc[3]
-    double sum_vs[3]
-    double sum_ic[3]
-    double sum_is[3]
+    double sum_vc[4]
+    double sum_vs[4]
+    double sum_ic[4]
+    double sum_is[4]
     double sum_vv
     double sum_ii
     BlockPhasors blocks[10]     # the last WINDOW_BLOCKS

@@ -1,7 +1,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 def assign_tones(corners_hz: Iterable[float], *, tick_s: float, block_ticks: int = 0) -> list[tuple[int, int]]: ...
 
@@ -22,7 +23,6 @@ class ImpedanceEstimator:
         electrode_emf_v: float = 0.5,
         voltage_noise_v: float = 0.0,
         current_noise_a: float = 0.0,
-        mains_hz: float = 50.0,
         open_ratio: float = 0.1,
         open_floor_a: float = 1e-6,
         open_voltage_v: float = 0.0,
@@ -40,6 +40,7 @@ class ImpedanceEstimator:
     def run(
         self, current_a: ArrayLike, voltage_v: ArrayLike, setpoint_a: ArrayLike | None = None, tone_on: bool = True
     ) -> dict[str, Any]: ...
+    def fits(self, current_a: ArrayLike, voltage_v: ArrayLike) -> NDArray[np.float64]: ...
     @property
     def estimate(self) -> dict[str, Any]: ...
     @property
