@@ -20,7 +20,9 @@ PROBE_LEAST_PERIODS = 4
 PROBE_MOST_S = 2.0
 TRACKING_POLE = 0.6
 SETPOINT_POLE = 0.25
-INTEGRAL_POLE_MOST = 0.7
+INTEGRAL_SHARE = 0.6
+"""The disturbance filter's pole is at most 1 - share/(delay + 1). A faster one recovers sooner; this one stays stable with a
+delay that is one tick off its model's, whatever the load (docs/control.md)."""
 TRIM_RATIO = 0.03
 """A current source is off by its gain error, and that is measured: beyond 3 % the loop would hide a fault."""
 TRIM_FLOOR_RATIO = 0.001
@@ -115,7 +117,8 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
             "periods_most": max(periods, 2 * math.floor(PROBE_MOST_S / (2 * PROBE_PERIOD * tick_s))),
         },
         "regulator": {
-            "tracking_pole": TRACKING_POLE, "setpoint_pole": SETPOINT_POLE, "integral_pole_most": INTEGRAL_POLE_MOST,
+            "tracking_pole": TRACKING_POLE, "setpoint_pole": SETPOINT_POLE,
+            "integral_pole_most": 1.0 - INTEGRAL_SHARE / (delay_ticks + 1.0),
             "output_min": output_min, "output_max": output_max, "output_lsb": output_lsb, "slew_per_tick": 0.0,
             "spike_a": 0.0,
             "trim_ratio": 0.0 if voltage else TRIM_RATIO, "trim_floor": TRIM_FLOOR_RATIO * full_scale_a,

@@ -94,6 +94,7 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
 
 cdef void frontend_hum(FrontEndState* state, double hum_v, double hum_hz) noexcept nogil:
     state.hum_v = hum_v
+    state.hum_hz = hum_hz
     state.hum_cos = 1.0
     state.hum_sin = 0.0
     state.hum_turn_cos = cos(TWO_PI * hum_hz * state.period_s)
@@ -282,8 +283,8 @@ cdef void frontend_read_later(FrontEndState* state, const SkinState* skin, doubl
     stage.substeps = 1
     stage.pole = exp(-later_s / state.output_time_s)
     stage.pole_mean = (1.0 - stage.pole) * state.output_time_s / later_s
-    stage.hum_turn_cos = cos(TWO_PI * HUM_HZ * later_s)
-    stage.hum_turn_sin = sin(TWO_PI * HUM_HZ * later_s)
+    stage.hum_turn_cos = cos(TWO_PI * state.hum_hz * later_s)
+    stage.hum_turn_sin = sin(TWO_PI * state.hum_hz * later_s)
     # The comparator acts in the period itself, which is still to come.
     frontend_run(&stage, &load, 1e9, &period)
     voltage_code[0] = convert_voltage(&stage)

@@ -868,7 +868,8 @@ cdef class VirtualDevice:
         dac_gain_error, dac_offset_codes: of the output converter, which nothing calibrates.
         noise_codes: standard deviation of a reading.
         hum_v, hum_hz: peak of the mains on the voltage reading, and its frequency, 40-70 Hz.
-        jitter_us: samples are taken up to twice this before their boundary, evenly spread; at most half a sub-step.
+        jitter_us: samples are taken up to twice this before their boundary, evenly spread; at most half a sub-step. Not
+            for a voltage that is read later than the currents, nor for a sentinel.
         cpe_exponent: of a constant phase element in the place of the skin's capacitance, 0.75-0.98; it has the same
             admittance at 16 Hz. 0: none.
         hydration, electroporation, sweat, motion_per_min, electrode_mc_cm2: slow processes, see

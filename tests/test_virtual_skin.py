@@ -1,21 +1,23 @@
 """What the options of a virtual device make of its skin, through the port of an armed device and its truth."""
 
+import cmath
 import csv
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ionto_rt.core.virtual_device import FAULT_KINDS, FAULT_VALUES, VirtualDevice
+from ionto_rt.core.wire import FrameReader
 from ionto_rt.device import VIRTUAL_OPTIONS, open_device, virtual_arguments
 from ionto_rt.errors import RefusedError
 from ionto_rt.virtual_device import SimPort, parse_fault
 
 
-def truth(tmp_path: Path, seconds: float, uri: str) -> list[dict[str, float]]:
-    """Rows of the truth of a device that is armed and left alone, its relay open."""
-    path = tmp_path / "truth.csv"
-    with open_device(f"sim:{uri}&truth={path}") as device:
+def left_alone(seconds: float, uri: str) -> bytes:
+    """What a device sends that is armed and gets no command, its relay open."""
+    with open_device(f"sim:{uri}") as device:
         hello = device.hello
         code = round(1.25 * hello.ranges[2].full_scale_a / hello.ranges[2].current_lsb_a)
         device.push_limits(
@@ -24,7 +26,15 @@ def truth(tmp_path: Path, seconds: float, uri: str) -> list[dict[str, float]]:
             charge_cap_codes=1 << 60,
         )  # fmt: skip
         device.arm(4, 7)  # type: ignore[arg-type]
-        device.port.sim.device.advance(round(seconds * 1000))  # type: ignore[attr-defined]
+        virtual: VirtualDevice = device.port.sim.device  # type: ignore[attr-defined]
+        virtual.advance(round(seconds * 1000))
+        return virtual.transmit()
+
+
+def truth(tmp_path: Path, seconds: float, uri: str) -> list[dict[str, float]]:
+    """Rows of the truth of a device that is left alone."""
+    path = tmp_path / "truth.csv"
+    left_alone(seconds, f"{uri}&truth={path}")
     with path.open() as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
@@ -114,3 +124,15 @@ def test_area_and_movement_multiply(tmp_path: Path) -> None:
     halved = [row["contact_fraction"] for row in truth(tmp_path, 20.0, "?motion=20&seed=5&fault=area=0.5@0")]
     # The truth has six digits.
     assert halved == pytest.approx([0.5 * share for share in plain], rel=1e-5)
+
+
+@pytest.mark.parametrize("hum_hz", [50.0, 60.0])
+def test_hum_is_as_far_ahead_in_a_voltage_read_later_as_its_frequency_says(hum_hz: float) -> None:
+    later_s, phasors = 400e-6, []
+    for skew_us in (0.0, 1e6 * later_s):
+        sent = left_alone(0.5, f"?hum=1&hum-hz={hum_hz}&noise=0&skew-us={skew_us}")
+        samples = [payload for payload in FrameReader().feed(sent) if payload[0] == 0x85][:500]
+        assert len(samples) == 500
+        codes = [struct.unpack_from("<i", payload, 24)[0] for payload in samples]
+        phasors.append(sum(code * cmath.exp(-2j * cmath.pi * hum_hz * k / 1000) for k, code in enumerate(codes)))
+    assert cmath.phase(phasors[1] / phasors[0]) == pytest.approx(2.0 * cmath.pi * hum_hz * later_s, rel=0.01)

@@ -65,6 +65,7 @@ cdef struct FrontEndState:
     double jitter_s             # samples are taken up to twice this before the boundary, evenly spread
     double before_a             # source_a and voltage_v, one sub-step before their present values
     double before_v
+    double hum_hz
     double output_time_s        # time constant of the output stage
     uint32_t sentinel_lsb_nv    # stated calibration of the sentinel electrode's reading; 0: none is wired
     int32_t sentinel_offset_q16
