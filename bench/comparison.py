@@ -192,8 +192,9 @@ OWN: dict[str, tuple[Callable[[Loop, Trial], dict[str, Any]] | None, dict[str, A
 def measures(
     loop: Loop, step: NDArray[np.float64], area: NDArray[np.float64], back: NDArray[np.float64]
 ) -> list[float]:
-    """Unstable or 5 % off, N, overshoot in %, IAE over that of a deadbeat regulator that knows all (delay samples of the
-    setpoint), N after area x2, reconnect peak.
+    """Unstable or 5 % off, N, overshoot in %, IAE, N after area x2, reconnect peak.
+
+    IAE is over that of a deadbeat regulator that knows all: nothing can flow for `delay` samples.
     """
     setpoint, delay = loop["setpoint_a"], loop["delay_ticks"]
     return [
