@@ -24,7 +24,7 @@ from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 cdef enum:
     SCHEDULE_TICKS = 16         # between two looks
 
-cdef double POLE_SEEN = 0.2     # below it, pole over gain_before is no measure of the series impedance
+cdef double POLE_SEEN = 0.35    # below it, pole over gain_before is no measure of the series impedance
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
 
 
