@@ -10,7 +10,7 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench coverage sanitize clean install hooks build pytest strict false-alarms bench-estimator
+.PHONY: help demo test lint bench survey alarms accuracy coverage sanitize clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -36,10 +36,14 @@ lint: $(VENV)/.test strict ## ruff, cython-lint, mypy --strict, and a build that
 bench: $(VENV)/.test build ## costs of tick, wire, loop and record beside their peers and floors
 	$(BIN)/python -m pytest bench --benchmark-only
 
-false-alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
+survey: $(VENV)/.test build ## the regulator on 200,000 random loops, and beside others: docs/regulator.md (slow)
+	$(BIN)/python bench/survey.py --write docs/regulator.md
+	$(BIN)/python bench/comparison.py --write docs/regulator.md
+
+alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py
 
-bench-estimator: $(VENV)/.test build ## impedance estimator beside its Cramer-Rao bound and an offline fit
+accuracy: $(VENV)/.test build ## impedance estimator beside its Cramer-Rao bound and an offline fit
 	$(BIN)/python bench/estimator.py
 
 coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/coverage/htmlcov (slow)

@@ -14,7 +14,6 @@ import pytest
 from bench_support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
 
 from ionto_rt.core.controller import Controller, empty_ticks
-from ionto_rt.core.impedance import tone_table
 from ionto_rt.device import open_device
 
 RESULT = HERE.parent / "build/bench.json"
@@ -81,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """From the arithmetic outwards, which is also the order of the table."""
-    order = ["tick", "loop", "record", "session", "real_time", "start_up"]
+    order = ["tick", "regulator", "loop", "record", "session", "real_time", "start_up"]
     items.sort(key=lambda item: order.index(item.path.stem.removeprefix("test_")))
 
 
@@ -137,7 +136,7 @@ def transcription(built: Path, recording: Any) -> Transcription:
     """transcription.c on the same input. Every term of every tick must have the bits of the core's."""
     library = compile_c(HERE / "transcription.c", built / "transcription.so", "-shared", "-fPIC", "-lm")
     controller = recording.controller
-    made = Transcription(library, controller.config, recording.given(), tone_table())
+    made = Transcription(library, controller.config, recording.given())
     for name in TERMS:
         core = recording.replayed[name].astype(made.rows[name].dtype)
         bits = f"u{core.itemsize}"

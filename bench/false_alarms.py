@@ -1,5 +1,5 @@
 """False alarms of the contact-area test over hours of virtual skin: every tick through the estimator, every block
-through the test. `make false-alarms`, or `python bench/false_alarms.py HOURS`.
+through the test. `make alarms`, or `python bench/false_alarms.py HOURS`.
 
 The skin: Rs + (Rp || C) at 1 kHz and 1 mA. Rp wanders by 20 % and C by 5 % within minutes (hydration), both flicker by
 1 % from tenth to tenth of a second, the electrodes drift by 5 mV/s either way. The converters: 2.44 mV and 0.12 uA, one
@@ -100,7 +100,7 @@ def wear(load: tuple[float, float, float], hours: float, seed: int) -> Wear:
 
 def main() -> None:
     hours = float(sys.argv[1]) if len(sys.argv) > 1 else 102.0
-    print(f"{'load':>12} {'hours':>7} {'blocks seen':>12} {'ln(C) in a block':>17} {'ratio, least and most':>22} {'alarms':>7}")
+    print("        load   hours  blocks seen  ln(C) in a block  ratio, least and most  alarms")
     total_hours, total = 0.0, 0
     for seed, (name, load) in enumerate(LOADS.items()):
         began = time.monotonic()

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,7 +162,8 @@ def reconnect(loop: Loop, k: int, *, short: bool = False, **changes: Any) -> Val
     if short:
         samples = int(rng.integers(1, delay + 3))
     else:
-        samples = int(10 ** rng.uniform(np.log10(delay + 3) if loop["front_end"] == "voltage" else 0.0, np.log10(500.0)))
+        least = delay + 3 if loop["front_end"] == "voltage" else 1
+        samples = int(10 ** rng.uniform(np.log10(least), np.log10(500.0)))
     trial.open()
     trial.run(np.full(samples, setpoint))
     trial.close()
@@ -284,10 +287,11 @@ def survey(loops: int, seed: int, processes: int = 1) -> list[Result]:
         for scenario, each in SCENARIOS.items():
             count = max(1, round(loops * each.share))
             edges = np.linspace(0, count, min(count, 8 * processes) + 1).astype(int)
-            slices = [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+            slices = [range(low, high) for low, high in pairwise(edges.tolist())]
             for front_end in each.front_ends:
                 if processes == 1:
-                    results.append(Result(scenario, front_end, seed, run_slice(scenario, front_end, seed, range(count))))
+                    values = run_slice(scenario, front_end, seed, range(count))
+                    results.append(Result(scenario, front_end, seed, values))
                 else:
                     futures = [pool.submit(run_slice, scenario, front_end, seed, numbers) for numbers in slices]
                     pending.append((scenario, front_end, slices, futures))
@@ -376,16 +380,27 @@ def report(results: list[Result]) -> list[str]:
     return lines
 
 
+def write_section(page: Path, name: str, lines: list[str]) -> None:
+    """Put the lines between the page's marks `<!-- name -->` and `<!-- end of name -->`."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, rest = page.read_text().split(begin)
+    _, after = rest.split(end)
+    page.write_text(before + begin + "\n".join(lines) + "\n" + end + after)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loops", type=int, default=100_000, help="for each front-end")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--write", type=Path, help="a page that has the section `survey`")
     given = parser.parse_args()
     began = time.perf_counter()
     results = survey(given.loops, given.seed, given.processes)
-    print(f"{given.loops:,} loops for each front-end, seed {given.seed}, {time.perf_counter() - began:.0f} s\n")
-    print("\n".join(report(results)))
+    lines = [f"{given.loops:,} loops for each front-end, seed {given.seed}.", "", *report(results)]
+    print("\n".join(lines), f"\n\n{time.perf_counter() - began:.0f} s")
+    if given.write:
+        write_section(given.write, "survey", lines)
     missed = [bar for bar in bars(results) if not bar.kept]
     if missed:
         print("\nworst loops:")

@@ -21,8 +21,8 @@ PROBE_MOST_S = 2.0
 TRACKING_POLE = 0.6
 SETPOINT_POLE = 0.25
 INTEGRAL_SHARE = 0.6
-"""The disturbance filter's pole is at most 1 - share/(delay + 1). A faster one recovers sooner; this one stays stable with a
-delay that is one tick off its model's, whatever the load (docs/control.md)."""
+"""The disturbance filter's pole is at most 1 - share/(delay + 1). A faster one recovers sooner; this one stays stable
+with a delay that is one tick off its model's, whatever the load (docs/control.md)."""
 TRIM_RATIO = 0.03
 """A current source is off by its gain error, and that is measured: beyond 3 % the loop would hide a fault."""
 TRIM_FLOOR_RATIO = 0.001

@@ -29,8 +29,8 @@ cdef double threshold_of(double drift, double blocks) noexcept nogil:
     """
     cdef double least = 2.0 * drift * drift * 2.0 * blocks
     cdef double x = exact_log(1.0 + least)
-    cdef int n_
-    for n_ in range(8):
+    cdef int _n
+    for _n in range(8):
         x = exact_log(1.0 + x + least)
     x = x / (2.0 * drift) - 1.166
     return x if x > 0.5 else 0.5
@@ -162,7 +162,7 @@ cdef class ContactArea:
     """The test for contact area of the tick, on the fits of an `ImpedanceEstimator` (`estimate["latest"]`).
 
     Args:
-        site_share: share of the watched pad in the total 1/C, (0, 1]: of two pads on like skin, A_other / (A + A_other).
+        site_share: share of the watched pad in the total 1/C, (0, 1]; of two pads on like skin A_other / (A + A_other).
             1 where a sentinel electrode shows the pad alone. Without one the alarm is unlocalised: the ratio is what
             this pad would have to have.
         series_share: share of Rs that scales with the area, [0, 1]: leads and body do not.
@@ -190,7 +190,8 @@ cdef class ContactArea:
         for name, value, least, most in (
             ("site_share", site_share, 1e-3, 1.0), ("series_share", series_share, 0.0, 1.0),
             ("series_spread", series_spread, 0.0, 10.0), ("noise_floor", noise_floor, 1e-4, 1.0),
-            ("sigma_most", sigma_most, 1e-4, 1.0), ("step", step, 0.01, 2.0), ("blocks_to_false_alarm", blocks_to_false_alarm, 10.0, 1e12),
+            ("sigma_most", sigma_most, 1e-4, 1.0), ("step", step, 0.01, 2.0),
+            ("blocks_to_false_alarm", blocks_to_false_alarm, 10.0, 1e12),
             ("baseline_blocks", baseline_blocks, 2.0, 1e9), ("moving_blocks", moving_blocks, 1.0, 1e9),
             ("moving_ratio", moving_ratio, 1e-6, 1e9), ("start_blocks", start_blocks, 1, 1000),
             ("moving_hold_blocks", moving_hold_blocks, 0, 1000),
@@ -207,7 +208,7 @@ cdef class ContactArea:
         contact_area_reset(&self.state)
 
     def step(self, dict fit, int tone=0, double current_a=0.0) -> dict:
-        """One block's fit (a dict of struct LoadFit) and mean current (A); the state, as a dict of struct ContactAreaState.
+        """One block's fit (a dict of struct LoadFit) and mean current (A); the state as a dict.
 
         `tone`: a number that changes with the tones; then the baseline is taken anew.
         """

@@ -104,7 +104,7 @@ cdef inline void turn(ImpedanceState* state, int k) noexcept nogil:
 
 
 cdef uint32_t settling(const ImpedanceState* state, const ImpedanceConfig* config) noexcept nogil:
-    """Ticks in which a load of the chosen corner forgets: eight time constants and the loop's delay; at most a block."""
+    """Ticks in which a load of the chosen corner forgets: eight time constants and the delay; at most a block."""
     cdef double ticks = 4.0 + 8.0 / (2.0 * M_PI * state.corner_hz * config.tick_s)
     return <uint32_t>ticks if ticks < config.block_ticks else config.block_ticks
 
@@ -117,7 +117,7 @@ cdef void drop_block(ImpedanceState* state, const ImpedanceConfig* config) noexc
 cdef void impedance_choose_tones(ImpedanceState* state, const ImpedanceConfig* config, double corner_hz) noexcept nogil:
     cdef double spacing_hz = 1.0 / (config.tick_s * config.block_ticks)
     cdef double most = HIGH_SHARE * config.block_ticks
-    cdef uint32_t low = config.low_bin, high = config.high_bin, near, step
+    cdef uint32_t low = config.low_bin, high = config.high_bin, near, step, _step
     if not corner_hz > spacing_hz:
         corner_hz = spacing_hz
     if corner_hz > 0.5 / config.tick_s:
@@ -133,7 +133,7 @@ cdef void impedance_choose_tones(ImpedanceState* state, const ImpedanceConfig* c
             low = high // 3
         if low < 2:
             low = 2
-        for step in range(3):
+        for _step in range(3):
             if hums(config, low) and low > 2:
                 low -= 1
         near = high
@@ -314,8 +314,8 @@ cdef bint start_of_fit(const ImpedanceState* state, const ImpedanceConfig* confi
     cdef double right[3]
     cdef double row[3]
     cdef double weight, s_re, s_im, big = 0.0, r0, product, tau, share = 1.0
-    cdef int k, part, j, pass_
-    for pass_ in range(2):
+    cdef int k, part, j, _pass
+    for _pass in range(2):
         memset(normal, 0, sizeof(normal))
         memset(right, 0, sizeof(right))
         for k in range(TONES):
@@ -376,10 +376,10 @@ cdef bint refine(const ImpedanceState* state, const ImpedanceConfig* config, con
     cdef double below[4]
     cdef double slope[12]
     cdef double keep, longest = 1.0
-    cdef int j, k, m, n_
+    cdef int j, k, m, _n
     turns[0] = <double>state.bins[LOW] / config.block_ticks
     turns[1] = <double>state.bins[HIGH] / config.block_ticks
-    for n_ in range(STEPS):
+    for _n in range(STEPS):
         model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
         for k in range(4):
             here[k] = z[k] - here[k]
@@ -471,7 +471,14 @@ cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, c
         divide(without[2 * k], without[2 * k + 1], with_[2 * k], with_[2 * k + 1], &re, &im)
         undone[2 * k] = z[2 * k] * re - z[2 * k + 1] * im
         undone[2 * k + 1] = z[2 * k] * im + z[2 * k + 1] * re
-    if start_of_fit(state, &plain, undone, covariance, &at[0], &at[1], &at[2]):
+    if start_of_fit(state, &plain, undone, covariance, &at[0], &at[1], &at[2]) \
+            and refine(state, config, z, lower, at, fit):
+        return
+    # Where even that lies on no Rs + (Rp || C): the corner that the tones are for.
+    at[0] = 0.5 * z[2]
+    at[1] = z[0] - at[0]
+    if at[0] > 0.0 and at[1] > 0.0:
+        at[2] = 1.0 / (2.0 * M_PI * state.corner_hz * at[1])
         refine(state, config, z, lower, at, fit)
 
 
@@ -619,7 +626,8 @@ cdef bint is_disturbed(ImpedanceState* state, const ImpedanceConfig* config, con
     return noise > limit
 
 
-cdef void retune(ImpedanceState* state, const ImpedanceConfig* config, const LoadFit* fit, double low_re) noexcept nogil:
+cdef void retune(ImpedanceState* state, const ImpedanceConfig* config, const LoadFit* fit,
+                 double low_re) noexcept nogil:
     """Other tones where the corner has moved for several blocks, or where these have shown no load for a window."""
     cdef double corner_hz, factor_
     if not config.retune_factor > 1.0:
@@ -826,7 +834,7 @@ cdef void impedance_break(ImpedanceState* state, const ImpedanceConfig* config, 
 
 
 def assign_tones(corners_hz, *, double tick_s, int block_ticks=0):
-    """Tones for several channels on one body, none of them another's, a harmonic of mains, or another's double or triple.
+    """Tones for several channels on one body, none of them another's, its double or triple, or a harmonic of mains.
 
     corners_hz: corner frequency of each channel's load, Hz. Returns a list of (low, high) in periods per block, to be
     given as `bins`. ValueError if there are more channels than free bins.
@@ -898,7 +906,7 @@ cdef class ImpedanceEstimator:
         for name, value in (("tick_s", tick_s), ("open_floor_a", open_floor_a), ("corner_hz", corner_hz)):
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"{name} = {value}: must be above 0")
-        for name, value in (("tone_a", tone_a), ("electrode_emf_v", electrode_emf_v), 
+        for name, value in (("tone_a", tone_a), ("electrode_emf_v", electrode_emf_v),
                             ("voltage_noise_v", voltage_noise_v), ("current_noise_a", current_noise_a),
                             ("open_ratio", open_ratio), ("open_voltage_v", open_voltage_v),
                             ("output_time_s", output_time_s), ("ballast_ohm", ballast_ohm)):

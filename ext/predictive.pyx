@@ -24,7 +24,7 @@ from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 cdef enum:
     SCHEDULE_TICKS = 16         # between two looks
 
-cdef double POLE_SEEN = 0.2     # below it, pole over gain_before is no measure of the series impedance
+cdef double POLE_SEEN = 0.35    # below it, pole over gain_before is no measure of the series impedance
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
 
 
@@ -374,7 +374,8 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         low = high = within(state.manual_output, config.output_min, config.output_max)
     # What a code cannot express is carried on, so that the mean of the output is not quantised.
     output = quantised(within(wanted + state.carried, low, high), config.output_lsb)
-    carried = state.carried + wanted - output
+    # A voltage source's code is worth more current than its reading: there it would be heard.
+    carried = state.carried + wanted - output if not config.voltage_source else 0.0
     if not (carried < config.output_lsb and carried > -config.output_lsb):
         carried = 0.0
     if wanted > high or wanted < low:

@@ -27,7 +27,7 @@ cdef enum:
     EVALUATIONS_PER_TICK = 2
     COARSE = 24
     REFINED = 16
-    NULL_TRIES = 24
+    NULL_TRIES = 100
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -460,13 +460,8 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     if state.ticks <= <uint32_t>config.delay_ticks + 2:
         return
     if fabs(current) > 0.1 * config.current_a and state.tries < NULL_TRIES:
-        if state.tries == 0:
-            state.null_ohm = least_ohm
-        elif config.voltage_source and fabs(current) > 0.5 * fabs(state.nulled_a):
-            # Less than half of it went: twice the step does not pass zero.
-            state.null_ohm *= 2.0
-        state.nulled_a = current
-        state.centre = quantised(state.centre - current * state.null_ohm, config.output_lsb)
+        # A step through the least impedance never passes zero, and what is only hum moves little.
+        state.centre = quantised(state.centre - current * least_ohm, config.output_lsb)
         state.tries += 1
         state.ticks = 0
         return

@@ -13,9 +13,10 @@ from ionto_rt.core.constant_current cimport (
     ConstantCurrentConfig, ConstantCurrentState, constant_current_begin, constant_current_step,
 )
 from ionto_rt.core.constant_current import PROBE_RATIO, VERDICTS, configure
+from ionto_rt.core.predictive cimport predictive_reset
 from ionto_rt.core.probe cimport PROBE_NULL
 from ionto_rt.core.skin cimport noise_next, noise_normal
-from ionto_rt.core.types cimport RegulatorTerms
+from ionto_rt.core.types cimport PROBE_GOOD, PlantModel, RegulatorTerms
 
 cdef enum:
     QUEUE = 16
@@ -45,7 +46,7 @@ cdef class Trial:
     cdef double queue[16]
     cdef int32_t at, delay, voltage_source, is_open
     cdef uint64_t noise
-    cdef double a, pole
+    cdef double a, pole, output_lsb
 
     def __init__(self, *, front_end, double series_ohm, double parallel_ohm, double capacitance_f, double tick_s,
                  int delay_ticks, double setpoint_a, double full_scale_a, double compliance_v=80.0,
@@ -66,10 +67,11 @@ cdef class Trial:
         for _ in range(4):
             noise_next(&self.noise)
         self.hum_phase = 6.283185307179586 * <double>(noise_next(&self.noise) >> 11) / 9007199254740992.0
+        self.output_lsb = self.lsb if front_end == "current" else self.voltage_lsb
         output_max = 1.25 * full_scale_a if front_end == "current" else compliance_v
         given = configure(
             front_end=front_end, tick_s=tick_s, full_scale_a=full_scale_a, compliance_v=compliance_v,
-            current_lsb_a=self.lsb, output_lsb=self.lsb if front_end == "current" else self.voltage_lsb,
+            current_lsb_a=self.lsb, output_lsb=self.output_lsb,
             output_min=-output_max, output_max=output_max, delay_ticks=told_ticks or delay_ticks,
             ballast_ohm=self.rb, probe_a=PROBE_RATIO * abs(setpoint_a))
         given["regulator"].update(options or {})
@@ -139,7 +141,8 @@ cdef class Trial:
         measured[0] = self.convert(self.current, self.lsb, self.hum_lsb * cos(self.hum_phase))
         voltage = self.convert(self.voltage, self.voltage_lsb, 0.0)
         constant_current_step(&self.state, &self.config, setpoint, tone, measured[0], voltage, &self.terms)
-        self.queue[self.at] = self.terms.output
+        # The stage's converter has its codes, whether the regulator knows them or not.
+        self.queue[self.at] = self.output_lsb * rint(self.terms.output / self.output_lsb)
         self.at = (self.at + 1) & (QUEUE - 1)
 
     def run(self, setpoint_a, tone_a=None):
@@ -174,6 +177,14 @@ cdef class Trial:
                     peak = now if now > peak else peak
                 n += 1
         return VERDICTS[self.state.probe.verdict], n, peak
+
+    def assume(self, dict model):
+        """Regulate from here on by a model, a dict of struct PlantModel, whatever the probe found."""
+        cdef PlantModel given = model
+        self.state.probe.verdict = PROBE_GOOD
+        self.state.regulating = 1
+        predictive_reset(&self.state.regulator, &self.config.regulator, &given, self.terms.output,
+                         self.state.probe.found.null_output, self.current)
 
     def load(self, *, series=1.0, parallel=1.0, capacitance=1.0):
         """Multiply the load's parts; contact area times f is series=1/f, parallel=1/f, capacitance=f."""

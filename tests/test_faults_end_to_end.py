@@ -59,7 +59,8 @@ def seconds_on_after_last_command(truth: Truth) -> float:
 
 
 def true_dose_mamin(truth: Truth) -> float:
-    return float(abs(truth["charge_c"][-1])) / COULOMB_PER_MAMIN
+    """In the direction of these treatments, whose active electrode is the cathode: the probe flows both ways."""
+    return -float(truth["charge_c"][-1]) / COULOMB_PER_MAMIN
 
 
 STALLS = {"LOST_SAMPLES", "STALE_DATA", "DEADLINES"}

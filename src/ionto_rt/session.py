@@ -44,6 +44,8 @@ RING_S = 8.0
 DRAIN_ROWS = 512
 LATE_ALARM_SHARE = 0.01
 SHOWN_ALARMS = 8
+PAUSES_TO_RESUME = (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)
+"""Pauses of the guard that wait for a person."""
 CONTACT_REASONS = (
     EndReason.CONTACT_OPEN,
     EndReason.CONTACT_SHORT,
@@ -380,7 +382,7 @@ class Session:
             self._show(happening.alarm)
         self.progress.messages.append(happening.kind)
         del self.progress.messages[:-8]
-        latched = happening.kind == "guard-pause" and happening.fields["code"] == Trip.LOST_SAMPLES
+        latched = happening.kind == "guard-pause" and happening.fields["code"] in PAUSES_TO_RESUME
         if latched and not self.attended and not self._stop_sent:
             self._stop_sent = True
             self._folder.events.write(

@@ -158,9 +158,7 @@ def test_a_disturbed_block_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("sigma", "least"), [(0.02, 0.0), (0.06, 0.4)])
-def test_false_alarms_of_normal_noise_come_at_the_stated_rate_or_less(
-    sigma: float, least: float
-) -> None:
+def test_false_alarms_of_normal_noise_come_at_the_stated_rate_or_less(sigma: float, least: float) -> None:
     """One in 2000 blocks asked for, counted over a million; less where the step is many deviations."""
     blocks = 1_000_000
     rng = np.random.default_rng(8)
@@ -174,7 +172,9 @@ def test_false_alarms_of_normal_noise_come_at_the_stated_rate_or_less(
     assert least <= count / (blocks / 2000.0) < 1.6
 
 
-def walked(before: Load, after: Load, at_s: float, seconds: float, hum_v: float = 0.0, drift_v_per_s: float = 0.0) -> Any:
+def walked(
+    before: Load, after: Load, at_s: float, seconds: float, hum_v: float = 0.0, drift_v_per_s: float = 0.0
+) -> Any:
     """Time of the first alarm after the change (s), and the last state: ticks at 5 kHz through estimator and test."""
     rng = np.random.default_rng(9)
     level = min(1e-3, 20.0 / (before[0] + before[1]))
@@ -226,7 +226,7 @@ def test_skin_hum_and_drift_raise_no_alarm(load: Load, factor: float, hum_v: flo
 
 
 def test_an_hour_of_wear_raises_no_alarm() -> None:
-    """A slice of what `make false-alarms` runs for a hundred hours."""
+    """A slice of what `make alarms` runs for a hundred hours."""
     worn = wear(LOADS["conditioned"], 1.0, seed=77)
     assert worn.hours >= 0.9 and worn.alarms == 0
     assert (worn.fits[:, 1] > 0.0).mean() > 0.95

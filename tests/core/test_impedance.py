@@ -338,7 +338,7 @@ def test_a_skew_between_the_readings_adds_its_length_over_c_to_rs(load: Load, sk
 
 @pytest.mark.parametrize("ballast_ohm", [0.0, BALLAST_OHM])
 def test_a_skew_of_a_held_output_is_known_too(ballast_ohm: float) -> None:
-    """The current is held; the voltage, sampled 10 us earlier than it, is that of 10 us before the period's end."""
+    """The output is held; a voltage sampled 10 us earlier than the current is that of 10 us before the period's end."""
     load, skew_s = BAR[0], -10e-6
     own = estimator(load, skew_s=skew_s, ballast_ohm=ballast_ohm)
     drive = wave(bins_of(own), LONG) * (sum(load[:2]) + ballast_ohm if ballast_ohm else 1.0)
@@ -352,6 +352,22 @@ def test_a_skew_of_a_held_output_is_known_too(ballast_ohm: float) -> None:
     earlier = gain * drive + (end - gain * drive) * math.exp(-skew_s / tau)
     late = (drive - earlier) / total if ballast_ohm else current
     assert found(own.run(current, load[0] * late + earlier)) == pytest.approx(load, rel=1e-6)
+
+
+@pytest.mark.parametrize("ballast_ohm", [0.0, BALLAST_OHM])
+def test_a_voltage_read_after_the_current_is_read_under_the_next_value(ballast_ohm: float) -> None:
+    load, skew_s = BAR[0], 10e-6
+    own = estimator(load, skew_s=skew_s, ballast_ohm=ballast_ohm)
+    drive = wave(bins_of(own), LONG + 1) * (sum(load[:2]) + ballast_ohm if ballast_ohm else 1.0)
+    current, voltage = held(load, drive, ballast_ohm=ballast_ohm)
+    total = load[0] + ballast_ohm
+    tau, gain = load[1] * load[2], load[1]
+    if ballast_ohm:
+        tau, gain = tau * total / (load[1] + total), load[1] / (load[1] + total)
+    end, after = (voltage - load[0] * current)[:-1], gain * drive[1:]
+    later = after + (end - after) * math.exp(-skew_s / tau)
+    flow = (drive[1:] - later) / total if ballast_ohm else current[1:]
+    assert found(own.run(current[:-1], load[0] * flow + later)) == pytest.approx(load, rel=1e-6)
 
 
 def test_channels_with_tones_of_their_own_do_not_hear_each_other() -> None:
@@ -421,12 +437,8 @@ def judged(own: ImpedanceEstimator, ticks: int, current: float, voltage: float, 
 def test_contact_is_lost_at_its_tick_and_not_at_its_limits(sign: float, ticks: int) -> None:
     own = ImpedanceEstimator(**{**EXACT, **OPEN, "open_ticks": ticks})
     setpoint = sign * LEVEL_A
-    assert judged(own, 50, sign * 0.125 * LEVEL_A, sign * 60.0, setpoint) == UNKNOWN, (
-        "at the share of the setpoint"
-    )
-    assert judged(own, 50, sign * BELOW, sign * math.nextafter(54.0, 0.0), setpoint) == UNKNOWN, (
-        "below the voltage"
-    )
+    assert judged(own, 50, sign * 0.125 * LEVEL_A, sign * 60.0, setpoint) == UNKNOWN, "at the share of the setpoint"
+    assert judged(own, 50, sign * BELOW, sign * math.nextafter(54.0, 0.0), setpoint) == UNKNOWN, "below the voltage"
     if ticks > 1:
         assert judged(own, ticks - 1, sign * BELOW, sign * 54.0, setpoint) == UNKNOWN
     assert judged(own, 1, sign * 0.2 * LEVEL_A, sign * 54.0, setpoint) == UNKNOWN

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from regulator_support import PLAIN_LAW, Plant, Predictive, voltage_source_model
 
 signals = st.floats(-10.0, 10.0)
@@ -31,7 +32,11 @@ def loads(draw: st.DrawFn) -> dict[str, Any]:
     series = 10.0 ** draw(st.floats(2.3, 4.0))
     parallel = series * 10.0 ** draw(st.floats(-1.0, math.log10(19.0)))
     capacitance = 10.0 ** draw(st.floats(-9.0, -5.7))
-    return voltage_source_model(series, parallel, capacitance, 10.0 ** draw(st.floats(-4.0, -2.7)), draw(st.integers(1, 4)))
+    tick, delay = 10.0 ** draw(st.floats(-4.0, -2.7)), draw(st.integers(1, 4))
+    load = voltage_source_model(series, parallel, capacitance, tick, delay)
+    # Where the zero is slow, so is the output's way to rest.
+    assume(load["gain_before"] < 0.97 * load["gain"])
+    return load
 
 
 class Transcription:
@@ -41,7 +46,7 @@ class Transcription:
         self.config = config
         self.a, self.b0, self.b1, self.d = (model[name] for name in ("pole", "gain", "gain_before", "delay_ticks"))
         self.u = [0.0] * 16
-        self.y1 = self.q = self.m = self.tone = 0.0
+        self.y1 = self.q = self.m = self.tone = self.carried = 0.0
         self.started = False
 
     def step(self, r: float, y: float, tone: float) -> float:
@@ -63,10 +68,12 @@ class Transcription:
         if c.get("slew_per_tick"):
             high = min(max(u[0], 0.0) + c["slew_per_tick"], high)
             low = max(min(u[0], 0.0) - c["slew_per_tick"], low)
-        output = min(max(wanted, low), high)
+        output = min(max(wanted + self.carried, low), high)
         lsb = c.get("output_lsb", 0.0)
         if lsb:
             output = lsb * (int(output / lsb + 0.5) if output >= 0.0 else -int(0.5 - output / lsb))
+        carried = self.carried + wanted - output
+        self.carried = carried if -lsb < carried < lsb and low <= wanted <= high else 0.0
         if wanted > high or wanted < low:
             m = a * p + b0 * output - b1 * u[0] + self.q - tone
         self.m, self.tone, self.y1, self.started = m, tone, y, True
@@ -177,9 +184,12 @@ def test_with_the_true_model_the_current_is_the_reference_after_the_delay(load: 
 
 
 def at_rest(load: dict[str, Any], setpoint: float = 1e-3, **config: Any) -> tuple[Predictive, Plant]:
+    """Until the output stands; where the plant's zero is slow, long after the current does."""
     law, plant = Predictive({**PLAIN_LAW, **config}, load), Plant(**load)
-    for _ in range(400):
+    for _ in range(3000):
         plant.answer(law.step(setpoint, plant.sample()))
+        if max(abs(each / law.state.output - 1.0) for each in plant.given) < 1e-13 and plant.current != 0.0:
+            break
     assert plant.current == pytest.approx(setpoint, rel=1e-9)
     return law, plant
 
@@ -190,10 +200,10 @@ def test_another_model_does_not_move_the_output(load: dict[str, Any], scale: flo
     law, plant = at_rest(load)
     before = law.state.output
     law.adopt({**load, "gain": load["gain"] * scale, "gain_before": load["gain_before"] * scale})
-    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-9)
+    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-7)
     law, plant = at_rest(load)
     law.adopt({**load, "pole": load["pole"] * slower})
-    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-9)
+    assert law.step(1e-3, plant.sample()) == pytest.approx(before, rel=1e-7)
 
 
 @settings(max_examples=50)
@@ -202,7 +212,7 @@ def test_from_manual_to_automatic_without_a_jump(load: dict[str, Any], share: fl
     law, plant = at_rest(load)
     held = law.state.output * share
     law.state.manual, law.state.manual_output = 1, held
-    for _ in range(3000):
+    for _ in range(1500):
         current = plant.sample()
         plant.answer(law.step(1e-3, current))
         assert law.state.output == held

@@ -84,7 +84,6 @@ cdef struct ProbeState:
     Fit static_fit
     Fit fits[4]
     Identified found
-    double null_ohm             # of the nulling step
 
 # From the output in force; current_a bounds the probe.
 cdef void probe_begin(ProbeState* state, double output) noexcept nogil
