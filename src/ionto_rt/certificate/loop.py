@@ -128,6 +128,8 @@ def characteristic_polynomial(
     The regulator divides by (gain - gain_before z^-1) of its model; these factors are kept, so that no mode is hidden.
     Shape (n + 1, ...) with n = max(delays) + 2; the leading coefficient is model.gain, above zero.
     """
+    spread = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (*load, *model)))
+    load, model = Plant(*spread[:3]), Plant(*spread[3:])
     own, gain = regulator_polynomials(model, model_delay_ticks, tuning)
     shared = _times(_stack(1.0, -np.asarray(load.pole)), _stack(model.gain, -np.asarray(model.gain_before)))
     free = _times(shared, own)
