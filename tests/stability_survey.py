@@ -80,6 +80,7 @@ def simulate(rng: np.random.Generator) -> Simulated | None:
         tick_s=1.0 / _log_uniform(rng, 500.0, 10e3),
         delay_ticks=delay,
         told_ticks=told_ticks,
+        output_bits=48,
         setpoint_a=setpoint_a,
         full_scale_a=2.0 * setpoint_a,
         ballast_ohm=ballast,

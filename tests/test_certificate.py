@@ -28,7 +28,7 @@ from ionto_rt.certificate.loop import (
     spectral_radius,
     voltage_source,
 )
-from ionto_rt.certificate.margins import complementary_sensitivity, gain_limit, margins_at
+from ionto_rt.certificate.margins import complementary_sensitivity, gain_limit, largest_sensitivity, margins_at
 from ionto_rt.certificate.verdict import certify, try_case
 from ionto_rt.codes import FrontEnd
 from ionto_rt.core.constant_current import INTEGRAL_SHARE, PARALLEL_RATIO_MOST, TRACKING_POLE, configure
@@ -157,6 +157,19 @@ def test_margins_are_those_of_python_control(delay, pole):
     assert 1.0 / margins.sensitivity == pytest.approx(sensitivity, rel=1e-3)
     if pole <= 0.9:
         assert margins.gain == pytest.approx(gain_limit(delay, 0.6), rel=1e-9)
+
+
+def test_on_slow_loads_the_filter_raises_the_sensitivity_by_the_same_term_for_every_delay():
+    """docs/control.md, section 4: T = z^-d F (1 + k (1 - z^-1)/(1 - beta z^-1))."""
+    back = np.exp(-1j * np.linspace(1e-3, math.pi, 4000))
+    for delay in DELAYS:
+        pole, beta = running(delay)
+        share = (1.0 - beta) * (1.0 / (1.0 - pole) + delay - 1.0)
+        assert share == pytest.approx(INTEGRAL_SHARE * (delay + 1.5) / (delay + 1.0))
+        limit = (1.0 - pole) / (1.0 - pole * back) * (1.0 + share * (1.0 - back) / (1.0 - beta * back))
+        exact = complementary_sensitivity(Plant(1.0, 1.0, 0.0), delay, -np.angle(back))
+        assert exact == pytest.approx(limit * back**delay, abs=1e-12)
+        assert largest_sensitivity(delay) == pytest.approx(np.abs(limit).max(), rel=1e-4)
 
 
 def test_more_gain_than_the_margin_is_unstable_and_less_is_not():
