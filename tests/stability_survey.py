@@ -88,13 +88,14 @@ def simulate(rng: np.random.Generator) -> Simulated | None:
         hum_lsb=0.0,
         bandwidth_hz=_log_uniform(rng, 1e3, 5e3),
         seed=int(rng.integers(1, 2**31)),
-        # The linear loop alone: no contact logic, no rescaling, no trim limit, no quantised output, no schedule.
+        # The linear loop alone: no contact logic, jumps, trim limit, codes, schedule or quick filter.
         options={
             "contact_floor_a": 1e9,
             "jump_ratio": 0.0,
             "trim_ratio": 0.0,
             "output_lsb": 0.0,
             "schedule_ticks": 0,
+            "surprise_ratio": 0.0,
         },
     )
     if trial.probe()[0] != "good":

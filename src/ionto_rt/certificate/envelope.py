@@ -47,7 +47,7 @@ class VoltageCase:
     `parallel_ratio_most` and `tick_ratio_min` limit the model's Rp/Rs' and Ts/tau_p. With `either_side`,
     a load within the limit of Rp/Rs' is certified too when its model is beyond it. `delays` are those that the
     regulator is told and tuned for; its model's differ from them by `found_errors`, where the probe finds another, and
-    the true ones from the model's by `delay_errors`.
+    the true ones from the model's by `delay_errors`. `quick` is the loop while its filter is quick after a surprise.
     """
 
     name: str
@@ -60,6 +60,7 @@ class VoltageCase:
     tick_ratio_min: float = TICK_RATIO_MIN
     either_side: bool = False
     found_errors: tuple[int, ...] = (0,)
+    quick: bool = False
     front_end: FrontEnd = field(default=FrontEnd.VOLTAGE_SOURCE, init=False)
 
 
@@ -75,6 +76,7 @@ class CurrentCase:
     delay_errors: tuple[int, ...] = (0,)
     delays: tuple[int, ...] = DELAYS_TICKS
     found_errors: tuple[int, ...] = (0,)
+    quick: bool = False
     front_end: FrontEnd = field(default=FrontEnd.CURRENT_SOURCE, init=False)
 
 
@@ -83,6 +85,7 @@ Case = VoltageCase | CurrentCase
 CASES: tuple[Case, ...] = (
     VoltageCase("Rs', Rp, C each within 1.3", *_each(1.3), either_side=True),
     VoltageCase("the same, told another delay", *_each(1.3), either_side=True, found_errors=(-1, 1, 2)),
+    VoltageCase("the same, quick after a surprise", *_each(1.3), either_side=True, quick=True),
     VoltageCase("delay one off, 1.3, to 50 ticks", *_each(1.3), delay_errors=(-1, 1), tick_ratio_min=1 / 50),
     VoltageCase("delay one off, 1.2", *_each(1.2), delay_errors=(-1, 1)),
     VoltageCase("Z between 1/1.5 and 1.2", (1 / 1.5, 1.2), (1 / 1.5, 1.2), (1 / 1.2, 1.5), either_side=True),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.core.constant_current import configure
+from ionto_rt.core.constant_current import QUICK_POLE_MOST, configure
 
 Array = npt.NDArray[np.float64]
 Number = float | Array
@@ -50,6 +50,11 @@ def running(delay_ticks: int) -> Tuning:
         delay_ticks=delay_ticks,
     )["regulator"]
     return Tuning(made["tracking_pole"], made["integral_pole_most"])
+
+
+def quick(tuning: Tuning) -> Tuning:
+    """The tuning while the disturbance filter is quick after a surprise."""
+    return tuning._replace(integral_pole_most=min(tuning.integral_pole_most, QUICK_POLE_MOST))
 
 
 def voltage_source(series_ohm: Number, parallel_ohm: Number, capacitance_f: Number, tick_s: Number) -> Plant:

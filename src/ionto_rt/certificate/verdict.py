@@ -14,7 +14,7 @@ from ionto_rt.certificate.cells import UNMODELLED, exclude
 from ionto_rt.certificate.enclosures import problems
 from ionto_rt.certificate.envelope import CASES, DELAYS_TICKS, Case, VoltageCase
 from ionto_rt.certificate.grid import POINTS, GridResult, delays_of, search
-from ionto_rt.certificate.loop import Plant, Tuning, running
+from ionto_rt.certificate.loop import Plant, Tuning, quick, running
 from ionto_rt.certificate.margins import Margins, gain_limit, largest_sensitivity, margins_at
 from ionto_rt.core.constant_current import PARALLEL_RATIO_MOST
 
@@ -164,10 +164,11 @@ def try_case(case: Case, delays: Sequence[int], tuning: Callable[[int], Tuning] 
     pairs = []
     for told, model_delay, delay in delays_of(case, delays):
         begun = time.perf_counter()
-        grid = search(case, model_delay, delay, tuning(told))
+        tuned = quick(tuning(told)) if case.quick else tuning(told)
+        grid = search(case, model_delay, delay, tuned)
         proven, cells = None, 0
         if grid.unstable == 0:
-            parts = [exclude(part) for part in problems(case, model_delay, delay, tuning(told))]
+            parts = [exclude(part) for part in problems(case, model_delay, delay, tuned)]
             proven, cells = min(part.proven for part in parts), sum(part.cells for part in parts)
         seconds = round(time.perf_counter() - begun, 3)
         pairs.append(PairResult(model_delay, delay, grid, proven, cells, seconds, told))
