@@ -15,6 +15,8 @@ static double exact_exp(double x) {
     double r = x * 0.0009765625, total = r, term = r;
     for (int k = 2; k < 20; k++) {
         term = term * r / k;
+        if (total + term == total)
+            break;
         total += term;
     }
     for (int k = 0; k < 10; k++)
@@ -122,12 +124,12 @@ static void choose_tones(ImpedanceState *s, const ImpedanceConfig *g, double cor
     drop_block(s, g);
 }
 
-/* A held current that settles with output_time_s, sampled at the end of its period. */
-static void model(const ImpedanceConfig *g, const ImpedanceState *s, double rs, double rp, double c, double *z) {
-    double tau = rp * c, a = exact_exp(-g->tick_s / tau), p = 0.0, lag = 0.0;
+/* A held current that settles by the pole p, sampled at the end of its period. */
+static void model(const ImpedanceConfig *g, double p, const ImpedanceState *s, double rs, double rp, double c,
+                  double *z) {
+    double tau = rp * c, a = exact_exp(-g->tick_s / tau), lag = 0.0;
     if (g->output_time_s > 0.0) {
         double ratio = tau / g->output_time_s - 1.0;
-        p = exact_exp(-g->tick_s / g->output_time_s);
         lag = fabs(ratio) < 1e-6 ? a * g->tick_s / g->output_time_s : (a - p) / ratio;
     }
     for (int k = 0; k < TONES; k++) {
@@ -217,20 +219,20 @@ static int start(const ImpedanceConfig *g, const ImpedanceState *s, const double
     return isfinite(at[2]) && at[2] > 0.0;
 }
 
-static int refine(const ImpedanceConfig *g, const ImpedanceState *s, const double *z, const double *l, double *at,
-                  LoadFit *o) {
+static int refine(const ImpedanceConfig *g, double pole, const ImpedanceState *s, const double *z, const double *l,
+                  double *at, LoadFit *o) {
     double here[4], above[4], below[4], slope[12], normal[6], inverse[6], right[3], step[3], longest = 1.0;
     for (int n = 0; n < STEPS; n++) {
-        model(g, s, at[0], at[1], at[2], here);
+        model(g, pole, s, at[0], at[1], at[2], here);
         for (int k = 0; k < 4; k++)
             here[k] = z[k] - here[k];
         whiten(l, here);
         for (int j = 0; j < 3; j++) {
             double keep = at[j];
             at[j] = keep * (1.0 + 1e-4);
-            model(g, s, at[0], at[1], at[2], above);
+            model(g, pole, s, at[0], at[1], at[2], above);
             at[j] = keep * (1.0 - 1e-4);
-            model(g, s, at[0], at[1], at[2], below);
+            model(g, pole, s, at[0], at[1], at[2], below);
             at[j] = keep;
             for (int k = 0; k < 4; k++)
                 slope[4 * j + k] = (above[k] - below[k]) / (2.0 * 1e-4);
@@ -263,7 +265,7 @@ static int refine(const ImpedanceConfig *g, const ImpedanceState *s, const doubl
     }
     if (longest > 1e-2 || !(inverse[0] < 0.25 && inverse[3] < 0.25 && inverse[5] < 0.25))
         return 0;
-    model(g, s, at[0], at[1], at[2], here);
+    model(g, pole, s, at[0], at[1], at[2], here);
     for (int k = 0; k < 4; k++)
         here[k] = z[k] - here[k];
     whiten(l, here);
@@ -280,27 +282,28 @@ static int refine(const ImpedanceConfig *g, const ImpedanceState *s, const doubl
 
 static void fit(const ImpedanceConfig *g, const ImpedanceState *s, const double *z, const double *p, LoadFit *o) {
     double l[16], at[3], with[4], without[4], undone[4], re, im, size;
+    double pole = g->output_time_s > 0.0 ? exact_exp(-g->tick_s / g->output_time_s) : 0.0;
     ImpedanceConfig plain = *g;
     memset(o, 0, sizeof *o);
-    if (!factor(p, l) || (start(g, s, z, p, at) && refine(g, s, z, l, at, o)) || !(g->output_time_s > 0.0))
+    if (!factor(p, l) || (start(g, s, z, p, at) && refine(g, pole, s, z, l, at, o)) || !(g->output_time_s > 0.0))
         return;
     plain.output_time_s = 0.0;
     size = sqrt(square(z[0]) + square(z[1]));
     at[2] = 1.0 / (2.0 * M_PI * s->corner_hz * size);
-    model(g, s, 1e-3 * size, size, at[2], with);
-    model(&plain, s, 1e-3 * size, size, at[2], without);
+    model(g, pole, s, 1e-3 * size, size, at[2], with);
+    model(&plain, 0.0, s, 1e-3 * size, size, at[2], without);
     for (int k = 0; k < TONES; k++) {
         divide(without[2 * k], without[2 * k + 1], with[2 * k], with[2 * k + 1], &re, &im);
         undone[2 * k] = z[2 * k] * re - z[2 * k + 1] * im;
         undone[2 * k + 1] = z[2 * k] * im + z[2 * k + 1] * re;
     }
-    if (start(&plain, s, undone, p, at) && refine(g, s, z, l, at, o))
+    if (start(&plain, s, undone, p, at) && refine(g, pole, s, z, l, at, o))
         return;
     at[0] = 0.5 * z[2];
     at[1] = z[0] - at[0];
     if (at[0] > 0.0 && at[1] > 0.0) {
         at[2] = 1.0 / (2.0 * M_PI * s->corner_hz * at[1]);
-        refine(g, s, z, l, at, o);
+        refine(g, pole, s, z, l, at, o);
     }
 }
 
