@@ -195,6 +195,22 @@ cdef class ConstantCurrentRegulator:
         constant_current_step(&self.state, &self.config, setpoint_a, tone_a, measured_a, voltage_v, &self.last)
         return self.last.output
 
+    def manual(self, double output):
+        """Hold `output` (A or V); the reference follows what flows, so that `automatic` takes over without a jump.
+
+        ValueError if it is not finite, or before the load is identified.
+        """
+        if not math.isfinite(output):
+            raise ValueError(f"output = {output}: must be finite")
+        if not self.state.regulating:
+            raise ValueError(f"output = {output}: the load is not identified yet (verdict {self.verdict})")
+        self.state.regulator.manual_output = output
+        self.state.regulator.manual = 1
+
+    def automatic(self):
+        """Regulate again, from the output in force."""
+        self.state.regulator.manual = 0
+
     @property
     def verdict(self) -> str:
         """running, good, open, short, outside (of the certified region) or unclear."""

@@ -18,7 +18,7 @@ from libc.math cimport fabs, sqrt
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from ionto_rt.core.elementary cimport exact_exp, exact_log, exact_turn
+from ionto_rt.core.elementary cimport cholesky_solve, exact_exp, exact_log, exact_turn, next_of_127
 from ionto_rt.core.types cimport (
     PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, PlantModel,
 )
@@ -45,12 +45,11 @@ cdef double sequence[127]
 
 
 cdef void fill_sequence() noexcept nogil:
-    """x^7 + x^6 + 1."""
     cdef uint32_t register = 127
     cdef int32_t k
     for k in range(PROBE_PERIOD):
         sequence[k] = 1.0 if register & 1 else -1.0
-        register = (register >> 1) | (((register ^ (register >> 1)) & 1) << 6)
+        register = next_of_127(register)
 
 
 fill_sequence()
@@ -73,34 +72,6 @@ cdef inline double quantised(double output, double lsb) noexcept nogil:
 
 cdef inline double fraction(double turns) noexcept nogil:
     return turns - <int32_t>turns
-
-
-cdef bint solve(double* matrix, double* right, int32_t n) noexcept nogil:
-    """Symmetric positive definite n x n system (row length TERMS) in place, by Cholesky; False if it is singular."""
-    cdef int32_t i, j, k
-    cdef double total
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[i * TERMS + j]
-            for k in range(j):
-                total -= matrix[i * TERMS + k] * matrix[j * TERMS + k]
-            if i == j:
-                if not total > 0.0:
-                    return False
-                matrix[i * TERMS + i] = sqrt(total)
-            else:
-                matrix[i * TERMS + j] = total / matrix[j * TERMS + j]
-    for i in range(n):
-        total = right[i]
-        for k in range(i):
-            total -= matrix[i * TERMS + k] * right[k]
-        right[i] = total / matrix[i * TERMS + i]
-    for i in range(n - 1, -1, -1):
-        total = right[i]
-        for k in range(i + 1, n):
-            total -= matrix[k * TERMS + i] * right[k]
-        right[i] = total / matrix[i * TERMS + i]
-    return True
 
 
 cdef void evaluate(const ProbeState* state, const double* response, int32_t delay, double pole, bint zero,
@@ -141,7 +112,7 @@ cdef void evaluate(const ProbeState* state, const double* response, int32_t dela
     fit.pole = pole
     fit.cost = total
     fit.gain = fit.after = fit.start = 0.0
-    if not solve(matrix, right, terms):
+    if not cholesky_solve(matrix, right, terms, TERMS):
         return
     fit.gain = right[0]
     fit.start = right[1]
@@ -249,7 +220,7 @@ cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double*
             for k in range(SHAPES):
                 matrix[i * TERMS + k] = kept[i * SHAPES + k]
             matrix[i * TERMS + i] *= 1.0 + 1e-12
-        if not solve(matrix, column, SHAPES):
+        if not cholesky_solve(matrix, column, SHAPES, TERMS):
             return False
         for i in range(SHAPES):
             covariance[i * SHAPES + j] = variance * column[i]

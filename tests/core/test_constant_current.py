@@ -216,6 +216,23 @@ def test_it_probes_and_then_follows_the_setpoint() -> None:
     }  # fmt: skip
 
 
+def test_the_hand_takes_over_and_gives_back_without_a_jump() -> None:
+    regulator = ConstantCurrentRegulator(**SOUND)
+    with pytest.raises(ValueError, match="not identified yet"):
+        regulator.manual(3.0)
+    follow(regulator, np.full(2000, 1e-3), 5e3)
+    regulator.manual(math.copysign(regulator.terms["output"], 1.0))
+    held = 1.1 * regulator.terms["output"]
+    regulator.manual(held)
+    current = held / (5e3 + SOUND["ballast_ohm"])
+    outputs = [regulator.step(1e-3, current, current * 5e3) for _ in range(50)]
+    assert outputs == [held] * 50, "whatever the setpoint"
+    regulator.automatic()
+    assert regulator.step(current, current, current * 5e3) == pytest.approx(held, rel=1e-3)
+    first = regulator.step(1e-3, current, current * 5e3)
+    assert 0.9 * held < first < held, "and goes towards the setpoint from there"
+
+
 @settings(max_examples=20)
 @given(st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 3), st.integers(0, 1500))
 def test_a_non_finite_input_changes_no_state_at_any_time(bad: float, which: int, ticks: int) -> None:
