@@ -24,6 +24,7 @@ from ionto_rt.certificate.loop import (
     characteristic_polynomial,
     jury_stable,
     predict_stable,
+    quick,
     running,
     spectral_radius,
     voltage_source,
@@ -242,6 +243,15 @@ def test_a_regulator_that_is_too_fast_is_refused():
 def test_the_tuning_is_that_of_the_tick_for_each_delay():
     for delay in DELAYS:
         assert running(delay) == Tuning(TRACKING_POLE, 1.0 - INTEGRAL_SHARE / (delay + 1.0))
+
+
+@pytest.mark.parametrize("error", [-1, 1])
+@pytest.mark.parametrize("model_delay", DELAYS[1:])
+def test_a_wrong_delay_on_a_slow_load_is_stable_but_for_the_ticks_when_the_filter_is_quick(model_delay, error):
+    slow = voltage_source(1.0, 5.0, 1200.0, 1.0)
+    tuning = running(model_delay)
+    assert predict_stable(slow, slow, model_delay + error, model_delay, tuning)
+    assert not predict_stable(slow, slow, model_delay + error, model_delay, quick(tuning))
 
 
 def test_every_delay_error_that_the_probe_may_leave_is_tried():
