@@ -97,6 +97,8 @@ class AnyLoop(RuleBasedStateMachine):
         rest = self.loop["parallel_ohm"] * self.parallel * parallel / (self.area * area)
         if self.voltage and rest > PARALLEL_RATIO_MOST * series:
             return
+        if self.loop["setpoint_a"] * (series + rest) > 0.9 * self.loop["compliance_v"]:
+            return
         self.area *= area
         self.parallel *= parallel
         self.largest = self.level
