@@ -23,6 +23,7 @@ from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 
 cdef enum:
     SCHEDULE_TICKS = 16         # between two looks
+    QUICK_TURNS = 2
 
 cdef double POLE_SEEN = 0.35    # below it, pole over gain_before is no measure of the series impedance
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
@@ -226,6 +227,30 @@ cdef void believe_jump(PredictiveState* state, const PredictiveConfig* config, d
     state.jump_rest = 20 + 4 * <uint32_t>state.model.delay_ticks
 
 
+cdef uint32_t heed_surprise(PredictiveState* state, const PredictiveConfig* config, double surprise) noexcept nogil:
+    """Ticks for which the disturbance filter is quick, its rest included.
+
+    A load that has changed surprises in one direction. What turns over and over is a loop whose delay is not the
+    model's: it would grow as long as the filter is quick, so the second turn ends that.
+    """
+    cdef double least = config.surprise_ratio * least_reference(state)
+    cdef int32_t sign = 1 if surprise > 0.0 else -1
+    cdef uint32_t left = state.quick_left
+    if left == 0:
+        if fabs(surprise) > least and least >= config.surprise_ratio * config.contact_floor_a:
+            left = config.quick_ticks + config.quick_rest_ticks
+            state.quick_sign = sign
+            state.quick_turns = 0
+        return left
+    left -= 1
+    if left > config.quick_rest_ticks and fabs(surprise) > 0.5 * least and sign != state.quick_sign:
+        state.quick_sign = sign
+        state.quick_turns += 1
+        if state.quick_turns >= QUICK_TURNS:
+            left = config.quick_rest_ticks
+    return left
+
+
 cdef double safe_output(const PredictiveState* state, const PredictiveConfig* config, double setpoint) noexcept nogil:
     """While contact is lost: enough to see it come back, little enough to do no harm then.
 
@@ -340,11 +365,8 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     if state.started and not limited:
         surprise = unforeseen(state, model, measured_a)
         filter_pole = config.integral_pole_most
-        if quick_left > 0:
-            quick_left -= 1
-        elif config.surprise_ratio > 0.0 and fabs(surprise - disturbance) > config.surprise_ratio * fabs(
-                least_reference(state)) and least_reference(state) >= config.contact_floor_a:
-            quick_left = config.quick_ticks + config.quick_rest_ticks
+        if config.surprise_ratio > 0.0:
+            quick_left = heed_surprise(state, config, surprise - disturbance)
         if quick_left > config.quick_rest_ticks and config.quick_pole_most < filter_pole:
             filter_pole = config.quick_pole_most
         filter_pole = a if a < filter_pole else filter_pole

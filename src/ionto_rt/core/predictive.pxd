@@ -51,6 +51,8 @@ cdef struct PredictiveState:
     double mean_measured
     double mean_setpoint
     uint32_t schedule_at
+    int32_t quick_sign          # of the last surprise while the filter is quick
+    uint32_t quick_turns        # how often it has changed
     uint32_t quick_left         # ticks until the disturbance filter is slow again, the rest included
     double rescaled             # gain in force over the adopted model's
     uint32_t jump_rest          # ticks until another jump is believed
