@@ -1,8 +1,8 @@
 """What the benches share: their C and Cython parts, an armed device with its loop, and times beside a peer's."""
 
-import ctypes
 import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sysconfig
@@ -29,6 +29,9 @@ HERE = Path(__file__).parent
 TREATMENT = HERE.parent / "examples/dexamethasone-40.toml"
 SHORT_TREATMENT = HERE / "short.toml"
 FLAGS = ["-O2", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off"]
+HARNESS = ["harness.pyx", "transcription.h", "transcription.c", "estimator.c", "predictive.c"]
+SHARED = ["types", "ledger", "impedance", "predictive", "probe"]
+"""Modules of the core whose structs the transcription takes, in the order in which they need each other."""
 RING_ROWS = 8192
 CHUNK_TICKS = 1000
 """Ticks between two heartbeats of a bench; the guard waits for 2000."""
@@ -41,14 +44,35 @@ def compile_c(source: Path, target: Path, *switches: str) -> Path:
     return target
 
 
+def core_header() -> str:
+    """The structs that the transcription shares with the core, and the numbers of types.pxd, as C."""
+    folder = Path(ionto_rt.__file__).parent / "core"
+    text = "\n".join((folder / f"{name}.pxd").read_text() for name in SHARED)
+    structs = re.findall(r"^cdef struct (\w+):\n((?:    .*\n|\n)+)", text, re.M)
+    numbers = re.findall(r"^    ([A-Z]\w+ = \w+)", (folder / "types.pxd").read_text(), re.M)
+    typed = "".join(
+        "typedef struct {\n" + re.sub(r"^    (\w+ \w+(?:\[\d+\])?).*$", r"    \1;", fields.rstrip(), flags=re.M)
+        + f"\n}} {name};\n"
+        for name, fields in structs
+        if name not in ("Tick", "TickInput", "Port")
+    )  # fmt: skip
+    return f"#include <stdint.h>\nenum {{ {', '.join(numbers)} }};\n{typed}"
+
+
 def build_harness(folder: Path) -> Any:
-    """The module harness.pyx, translated and compiled into `folder`."""
+    """The module harness.pyx, translated and compiled with transcription.c into `folder`."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    source = folder / "harness.pyx"
-    source.write_bytes((HERE / "harness.pyx").read_bytes())
-    extension = Extension("harness", [str(source)], extra_compile_args=[*FLAGS, "-fno-math-errno"])
+    for source in HARNESS:
+        (folder / source).write_bytes((HERE / source).read_bytes())
+    (folder / "core.h").write_text(core_header())
+    extension = Extension(
+        "harness",
+        [str(folder / "harness.pyx"), str(folder / "transcription.c")],
+        include_dirs=[str(folder)],
+        extra_compile_args=[*FLAGS, "-fno-math-errno"],
+    )
     directives = {"language_level": "3", "boundscheck": False, "wraparound": False, "cdivision": True}
     include = str(Path(ionto_rt.__file__).parent.parent)
     made = cythonize([extension], include_path=[include], compiler_directives=directives, quiet=True)
@@ -167,68 +191,3 @@ class PingPong:
         self.process.stdin.close()
         self.process.wait(5.0)
         self.process.stdout.close()
-
-
-class Transcription:
-    """transcription.c as a library, on the input of a recording."""
-
-    def __init__(self, library: Path, config: dict[str, Any], given: list[tuple[Any, ...]], tones: Any) -> None:
-        self.library = ctypes.CDLL(str(library))
-        self.config = np.zeros(1, _config_dtype())
-        for part in ("regulator", "impedance", "calibration"):
-            for name in self.config.dtype[part].names:
-                self.config[part][name] = config[part][name]
-        self.config["tone_cos"], self.config["tone_sin"] = tones
-        self.given = np.array(given, _INPUT)
-        self.rows = np.zeros(len(given), _OUTPUT)
-        self.last = np.zeros(1, _OUTPUT)
-        for name, array in (("config", self.config), ("input", self.given), ("output", self.rows)):
-            size = getattr(self.library, f"{name}_bytes")
-            size.restype = ctypes.c_size_t
-            assert size() == array.itemsize, f"{name}: {size()} bytes in C, {array.itemsize} here"
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (self.config, self.given, self.rows, self.last)]
-        self._config, self._given, self._rows, self._last = pointers
-        self._n = ctypes.c_size_t(len(given))
-        self.library.run_ticks(self._config, self._given, self._n, self._rows, 1)
-
-    def tick(self) -> None:
-        """One pass over all ticks; `last` takes the terms of the last one."""
-        self.library.run_ticks(self._config, self._given, self._n, self._last, 0)
-
-    def stage(self, name: str) -> None:
-        """One pass of a single stage: ledger, estimator or regulator."""
-        getattr(self.library, f"run_{name}")(self._config, self._given, self._n, self._rows, self._last)
-
-
-def _record(spec: str) -> np.dtype:
-    """An aligned dtype from "type name name; type name"."""
-    fields = [(name, kind) for kind, *names in (part.split() for part in spec.split(";")) for name in names]
-    return np.dtype(fields, align=True)
-
-
-_INPUT = _record(
-    "i8 device_charge_codes; f8 setpoint_a contact_setpoint_a feed_forward; i4 current_code voltage_code;"
-    "u4 lost_ticks; i4 tone regulating hold"
-)
-_OUTPUT = _record(
-    "i8 net_codes absolute_codes; f8 current_a voltage_v resistance_ohm resistance_sigma_ohm series_ohm"
-    " series_sigma_ohm parallel_ohm parallel_sigma_ohm capacitance_f capacitance_sigma_f proportional integral"
-    " derivative feed_forward unlimited output; u4 estimate_block; i4 contact saturated"
-)
-
-
-def _config_dtype() -> np.dtype:
-    regulator = _record(
-        "f8 tick_s kp ki kd derivative_filter_s setpoint_weight derivative_weight output_min output_max slew_per_tick"
-        " tracking_s; i4 delay_ticks integration anti_windup free_fall"
-    )
-    impedance = _record(
-        "f8 tick_s tone_a electrode_emf_v nonlinearity voltage_noise_v current_noise_a open_ratio open_floor_a"
-        " open_voltage_v; i4 open_any_voltage; u4 open_ticks good_ticks tone_period_ticks block_ticks"
-    )
-    calibration = _record("f8 current_lsb_a voltage_lsb_v; i4 current_offset_q16 voltage_offset_q16 code_limit")
-    parts = [("regulator", regulator), ("impedance", impedance), ("calibration", calibration)]
-    return np.dtype([*parts, ("tone_cos", "f8", 1024), ("tone_sin", "f8", 1024)], align=True)
-
-
-TERMS: tuple[str, ...] = _OUTPUT.names or ()

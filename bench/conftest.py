@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from bench_support import HERE, SHORT_TREATMENT, TERMS, Transcription, arm, build_harness, compile_c
+from bench_support import HERE, SHORT_TREATMENT, arm, build_harness
 
 from ionto_rt.core.controller import Controller, empty_ticks
 from ionto_rt.device import open_device
@@ -109,10 +108,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recording(built: Path) -> Any:
+def harness(built: Path) -> Any:
+    return build_harness(built)
+
+
+@pytest.fixture(scope="session")
+def recording(harness: Any) -> Any:
     """A short treatment on `sim:`, from the first tick to the last, as harness.Recording.
 
-    The replay must give the bits of the live run, or there is nothing to measure.
+    The replay must give the bits of the live run, and the transcription those of the replay, or there is nothing to
+    measure.
     """
     with open_device("sim:") as device:
         armed = arm(device, SHORT_TREATMENT)
@@ -125,25 +130,9 @@ def recording(built: Path) -> Any:
             count += len(batch)
         rows = rows[:count]
         controller = Controller(armed.controller.config, armed.controller.segments)
-    made = build_harness(built).Recording(controller, rows)
+    made = harness.Recording(controller, rows)
     for name in rows.dtype.names:
         assert rows[name].tobytes() == made.replayed[name].tobytes(), f"{name}: the replay differs from the live run"
-    return made
-
-
-@pytest.fixture(scope="session")
-def transcription(built: Path, recording: Any) -> Transcription:
-    """transcription.c on the same input. Every term of every tick must have the bits of the core's."""
-    library = compile_c(HERE / "transcription.c", built / "transcription.so", "-shared", "-fPIC", "-lm")
-    controller = recording.controller
-    made = Transcription(library, controller.config, recording.given())
-    for name in TERMS:
-        core = recording.replayed[name].astype(made.rows[name].dtype)
-        bits = f"u{core.itemsize}"
-        differ = np.flatnonzero(core.view(bits) != made.rows[name].copy().view(bits))
-        if len(differ):
-            first = differ[0]
-            raise AssertionError(f"{name} differs from tick {first}: {core[first]!r}, {made.rows[name][first]!r} in C")
     return made
 
 

@@ -1,22 +1,31 @@
-"""Passes over a recorded input through the compiled core, without the GIL: one stage alone, or the whole tick.
+"""Passes over a recorded input, without the GIL: one stage alone, or the whole tick; of the compiled core, or of its
+transcription in C.
 
-Built at bench time against the installed .pxd, with the flags of the core.
+Built at bench time against the installed .pxd and with transcription.c, by the flags of the core.
 """
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 import numpy as np
 
+from ionto_rt.core.contact_area cimport ContactAreaState, contact_area_reset, contact_area_step
 from ionto_rt.core.controller cimport ControllerState, controller_start, controller_tick
 from ionto_rt.core.guard cimport GuardInput, GuardState, guard_step
-from ionto_rt.core.impedance cimport ImpedanceConfig, ImpedanceState, impedance_break, impedance_step
+from ionto_rt.core.impedance cimport (
+    ImpedanceConfig, ImpedanceState, impedance_break, impedance_step, impedance_tone,
+)
 from ionto_rt.core.ledger cimport Ledger, ledger_coulombs, ledger_step
+from ionto_rt.core.predictive cimport (
+    PredictiveConfig, PredictiveState, predictive_applied, predictive_reset, predictive_step,
+)
+from ionto_rt.core.probe cimport Identified
 from ionto_rt.core.programme cimport ProgrammeInput, ProgrammeState, programme_step
-from ionto_rt.core.regulator cimport RegulatorConfig, RegulatorState, regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
-    HISTORY_TICKS, TRIP_NONE, Calibration, Command, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
+    HISTORY_TICKS, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit, PlantModel, RegulatorTerms,
+    Sample, Setpoint, Tick, TickInput, Verdict,
 )
 from ionto_rt.core.wire cimport (
     MAX_FRAME, MAX_PAYLOAD, Receiver, wire_encode, wire_get_sample, wire_put_command, wire_put_sample, wire_receive,
@@ -27,17 +36,49 @@ from ionto_rt.core.controller import empty_ticks
 cdef enum:
     DELAY_TICKS = 4             # of the tick: a sample may belong to any of this many setpoints
 
-# What ledger, estimator and regulator were given, besides the sample.
-cdef struct StageInput:
+cdef extern from "transcription.h" nogil:
+    enum:
+        RELAY_OPEN
+        PROBED
+        IDENTIFIED
+        REGULATED
+
+    ctypedef struct StageInput:
+        double current_a
+        double voltage_v
+        double contact_setpoint_a
+        double level_a
+        double tone_a
+        double probe_output
+        uint32_t lost_ticks
+        int32_t tone_before
+        int32_t tone_now
+        int32_t drive
+
+    void c_ledger_step(Ledger*, const Sample*, uint32_t, const Calibration*) noexcept
+    void c_impedance_break(ImpedanceState*, const ImpedanceConfig*, uint32_t) noexcept
+    void c_impedance_step(ImpedanceState*, const ImpedanceConfig*, double, double, double, int32_t) noexcept
+    void c_predictive_applied(PredictiveState*, double, int32_t) noexcept
+    void c_predictive_step(PredictiveState*, const PredictiveConfig*, double, double, double, double, int32_t,
+                           RegulatorTerms*) noexcept
+    void c_tick(const Calibration*, const ImpedanceConfig*, const PredictiveConfig*, const Identified*, const Sample*,
+                const StageInput*, Ledger*, ImpedanceState*, PredictiveState*, RegulatorTerms*, double*,
+                double*) noexcept
+
+# The stages that the transcription has, from their start.
+cdef struct Stages:
+    Ledger ledger
+    ImpedanceState impedance
+    PredictiveState predictive
+    RegulatorTerms terms
     double current_a
     double voltage_v
-    double contact_setpoint_a   # by which the estimator judges contact
-    double setpoint_a
-    double feed_forward
-    uint32_t lost_ticks
-    int32_t tone                # 1: on, 0: off, -1: it changed within the loop's delay
-    int32_t regulating          # 0: the regulator was reset
-    int32_t hold
+
+# What the stage for contact area was given when a block closed.
+cdef struct Block:
+    LoadFit fit
+    uint32_t tone
+    double mean_a
 
 cdef struct Frame:
     uint8_t bytes[56]
@@ -70,7 +111,9 @@ cdef class Recording:
 
     `controller` is an `ionto_rt.core.controller.Controller` in its start state, kept; `rows` are rows of telemetry of
     shape (n,), every sample of them good. `replayed` are the rows of the replay. Each method named for a stage is one
-    pass over all n, from that stage's start state.
+    pass over all n, from that stage's start state; `transcribed` takes that of the transcription.
+
+    AssertionError: after some tick a term of the transcription, or of the state of a stage, has other bits.
     """
     cdef ControllerState* state
     cdef TickInput* ticks
@@ -79,6 +122,9 @@ cdef class Recording:
     cdef GuardInput* guards
     cdef Command* commands
     cdef Frame* frames
+    cdef Block* blocks
+    cdef Identified found
+    cdef readonly Py_ssize_t closed
     cdef Py_ssize_t n
     cdef readonly object controller
     cdef readonly object replayed
@@ -91,7 +137,9 @@ cdef class Recording:
         self.guards = <GuardInput*>calloc(self.n, sizeof(GuardInput))
         self.commands = <Command*>calloc(self.n, sizeof(Command))
         self.frames = <Frame*>calloc(self.n, sizeof(Frame))
-        if not (self.ticks and self.stages and self.programmes and self.guards and self.commands and self.frames):
+        self.blocks = <Block*>calloc(self.n, sizeof(Block))
+        if not (self.ticks and self.stages and self.programmes and self.guards and self.commands and self.frames
+                and self.blocks):
             raise MemoryError
 
     def __dealloc__(self):
@@ -101,18 +149,21 @@ cdef class Recording:
         free(self.guards)
         free(self.commands)
         free(self.frames)
+        free(self.blocks)
 
     def __init__(self, controller, rows):
         cdef const Tick[::1] given = np.ascontiguousarray(rows)
         cdef Tick[::1] result
         cdef uint8_t payload[MAX_PAYLOAD]
         cdef uint8_t frame[MAX_FRAME]
+        cdef Stages made
         cdef Py_ssize_t k
         self.controller = controller
         self.state = <ControllerState*>PyCapsule_GetPointer(controller.capsule, b"ionto_rt.core.ControllerState")
         self.replayed = empty_ticks(self.n)
         result = self.replayed
         controller_start(self.state)
+        memset(&made, 0, sizeof(made))
         for k in range(self.n):
             read_tick(&given[k], &self.ticks[k])
             self.frames[k].length = wire_encode(payload, wire_put_sample(&self.ticks[k].sample, 1, payload), frame)
@@ -120,12 +171,42 @@ cdef class Recording:
                 raise ValueError(f"a sample frame of {self.frames[k].length} bytes")
             memcpy(self.frames[k].bytes, frame, self.frames[k].length)
             self.stages[k].contact_setpoint_a = contact_setpoint(self.state)
-            self.stages[k].tone = tone_before(self.state)
+            self.stages[k].tone_before = tone_before(self.state)
+            self.stages[k].drive = REGULATED if self.state.probe.verdict == PROBE_GOOD else PROBED
             self.programmes[k].pause = self.state.guard.pause != TRIP_NONE
+            self.programmes[k].probe_verdict = self.state.probe.verdict
+            blocks = self.state.impedance.estimate.block
             controller_tick(self.state, &self.ticks[k], &result[k], &self.commands[k])
-            self.keep(k, &result[k])
+            self.keep(k, &result[k], self.state.impedance.estimate.block != blocks)
+            self.transcribe(k, &made)
+            self.compare(k, &result[k], &made)
 
-    cdef void keep(self, Py_ssize_t k, const Tick* row) noexcept:
+    cdef void transcribe(self, Py_ssize_t k, Stages* made) noexcept nogil:
+        c_tick(
+            &self.state.config.calibration, &self.state.config.impedance, &self.state.config.predictive, &self.found,
+            &self.ticks[k].sample, &self.stages[k], &made.ledger, &made.impedance, &made.predictive, &made.terms,
+            &made.current_a, &made.voltage_v,
+        )
+
+    cdef int compare(self, Py_ssize_t k, const Tick* row, const Stages* made) except -1:
+        """The readings and terms of a tick, and the states after it, bit by bit."""
+        cdef double own[8]
+        cdef double other[8]
+        own[:] = [row.current_a, row.voltage_v, row.proportional, row.integral, row.derivative, row.feed_forward,
+                  row.unlimited, row.output]
+        other[:] = [made.current_a, made.voltage_v, made.terms.proportional, made.terms.integral,
+                    made.terms.derivative, made.terms.feed_forward, made.terms.unlimited, made.terms.output]
+        if memcmp(own, other, sizeof(own)) != 0 or row.saturated != made.terms.saturated:
+            raise AssertionError(f"tick {k}: readings and terms {own}; {other} in C")
+        if memcmp(&self.state.ledger, &made.ledger, sizeof(made.ledger)) != 0:
+            raise AssertionError(f"tick {k}: ledger {self.state.ledger}; {made.ledger} in C")
+        if memcmp(&self.state.impedance, &made.impedance, sizeof(made.impedance)) != 0:
+            raise AssertionError(f"tick {k}: estimator {apart(self.state.impedance, made.impedance)} (core, C)")
+        if memcmp(&self.state.predictive, &made.predictive, sizeof(made.predictive)) != 0:
+            raise AssertionError(f"tick {k}: regulator {apart(self.state.predictive, made.predictive)} (core, C)")
+        return 0
+
+    cdef void keep(self, Py_ssize_t k, const Tick* row, bint closed) noexcept:
         """What the stages of the tick just done were given."""
         cdef const Calibration* calibration = &self.state.config.calibration
         cdef const TickInput* tick = &self.ticks[k]
@@ -135,11 +216,21 @@ cdef class Recording:
         cdef GuardInput* guard = &self.guards[k]
         stage.current_a = row.current_a
         stage.voltage_v = row.voltage_v
-        stage.setpoint_a = row.setpoint_a
-        stage.feed_forward = self.state.tuned.feed_forward
+        stage.level_a = row.level_a
+        stage.tone_now = self.state.tone_on[self.state.history_at]
+        stage.tone_a = impedance_tone(&self.state.impedance, &self.state.config.impedance) if stage.tone_now else 0.0
+        stage.probe_output = row.output
         stage.lost_ticks = row.lost_ticks
-        stage.regulating = self.state.regulator.started
-        stage.hold = self.state.regulator.hold
+        if not row.close_relay:
+            stage.drive = RELAY_OPEN
+        elif stage.drive == PROBED and row.probe_verdict == PROBE_GOOD:
+            stage.drive = IDENTIFIED
+            self.found = self.state.probe.found
+        if closed:
+            self.blocks[self.closed].fit = self.state.impedance.estimate.latest
+            self.blocks[self.closed].tone = self.state.impedance.bins[0] ^ self.state.impedance.bins[1] << 16
+            self.blocks[self.closed].mean_a = self.state.impedance.estimate.mean_a
+            self.closed += 1
 
         programme.ticks = 1 + row.lost_ticks
         programme.contact = row.contact
@@ -149,7 +240,6 @@ cdef class Recording:
         programme.current_a = row.current_a
         programme.redundant_a = row.redundant_a
         programme.voltage_v = row.voltage_v
-        programme.applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
         programme.net_c = ledger_coulombs(row.net_codes, calibration)
 
         guard.sample_good = 1
@@ -169,23 +259,12 @@ cdef class Recording:
         guard.absolute_codes = row.absolute_codes
         guard.net_codes = row.net_codes
         guard.device_net_codes = sample.charge_codes
+        guard.probe_a = self.state.config.probe.current_a if stage.drive in (PROBED, IDENTIFIED) else 0.0
+        guard.area_alarm = row.area_alarm
+        guard.area_ratio = row.area_ratio
         guard.setpoint_a = row.setpoint_a
         guard.output_code = row.output_code
         guard.close_relay = row.close_relay
-
-    def given(self):
-        """The inputs of the transcription: one tuple for each tick, in the order of its struct."""
-        cdef Py_ssize_t k
-        cdef const StageInput* one
-        cdef const Sample* sample
-        inputs = []
-        for k in range(self.n):
-            one = &self.stages[k]
-            sample = &self.ticks[k].sample
-            inputs.append((sample.charge_codes, one.setpoint_a, one.contact_setpoint_a, one.feed_forward,
-                           sample.current_code, sample.voltage_code, one.lost_ticks, one.tone, one.regulating,
-                           one.hold))
-        return inputs
 
     def tick(self):
         """The whole tick; its last output code."""
@@ -198,52 +277,125 @@ cdef class Recording:
                 controller_tick(self.state, &self.ticks[k], &row, &command)
         return command.code
 
-    def ledger(self):
+    def transcribed_tick(self):
+        """Readings, ledger, estimator and regulator in C; the last output, A or V."""
+        cdef Stages made
+        cdef Py_ssize_t k
+        memset(&made, 0, sizeof(made))
+        with nogil:
+            for k in range(self.n):
+                self.transcribe(k, &made)
+        return made.terms.output
+
+    def tick_times(self, int rounds):
+        """The best of some rounds for each whole tick, ns: an array of shape (n,)."""
+        cdef Tick row
+        cdef Command command
+        cdef timespec began, ended
+        cdef Py_ssize_t k
+        best = np.full(self.n, np.inf)
+        cdef double[::1] times = best
+        cdef double took
+        for _ in range(rounds):
+            controller_start(self.state)
+            for k in range(self.n):
+                clock_gettime(CLOCK_MONOTONIC, &began)
+                controller_tick(self.state, &self.ticks[k], &row, &command)
+                clock_gettime(CLOCK_MONOTONIC, &ended)
+                took = (ended.tv_sec - began.tv_sec) * 1e9 + (ended.tv_nsec - began.tv_nsec)
+                times[k] = min(times[k], took)
+        return best
+
+    def ledger(self, bint transcribed=False):
         """The ledger; its net charge in 1/65536 code."""
         cdef Ledger ledger
+        cdef const Calibration* calibration = &self.state.config.calibration
         cdef Py_ssize_t k
         memset(&ledger, 0, sizeof(ledger))
         with nogil:
-            for k in range(self.n):
-                ledger_step(&ledger, &self.ticks[k].sample, self.stages[k].lost_ticks, &self.state.config.calibration)
+            if transcribed:
+                for k in range(self.n):
+                    c_ledger_step(&ledger, &self.ticks[k].sample, self.stages[k].lost_ticks, calibration)
+            else:
+                for k in range(self.n):
+                    ledger_step(&ledger, &self.ticks[k].sample, self.stages[k].lost_ticks, calibration)
         return ledger.net_codes
 
-    def estimator(self):
-        """The impedance estimator; the last estimate."""
+    def estimator(self, bint transcribed=False):
+        """The impedance estimator, without what the contact check tells it; the last estimate."""
         cdef ImpedanceState state
         cdef const ImpedanceConfig* config = &self.state.config.impedance
         cdef const StageInput* one
         cdef Py_ssize_t k
         memset(&state, 0, sizeof(state))
         with nogil:
-            for k in range(self.n):
-                one = &self.stages[k]
-                if one.lost_ticks or one.tone < 0:
-                    impedance_break(&state, config, one.lost_ticks)
-                impedance_step(&state, config, one.current_a, one.voltage_v, one.contact_setpoint_a, one.tone > 0)
+            if transcribed:
+                for k in range(self.n):
+                    one = &self.stages[k]
+                    if one.lost_ticks or one.tone_before < 0:
+                        c_impedance_break(&state, config, one.lost_ticks)
+                    c_impedance_step(
+                        &state, config, one.current_a, one.voltage_v, one.contact_setpoint_a, one.tone_before > 0
+                    )
+            else:
+                for k in range(self.n):
+                    one = &self.stages[k]
+                    if one.lost_ticks or one.tone_before < 0:
+                        impedance_break(&state, config, one.lost_ticks)
+                    impedance_step(
+                        &state, config, one.current_a, one.voltage_v, one.contact_setpoint_a, one.tone_before > 0
+                    )
         return state.estimate
 
-    def regulator(self):
-        """The regulator; the last output, A or V."""
-        cdef RegulatorState state
-        cdef RegulatorConfig config = self.state.config.regulator
+    def regulator(self, bint transcribed=False):
+        """The regulator, from the end of the contact check; the last output, A or V."""
+        cdef PredictiveState state
+        cdef const PredictiveConfig* config = &self.state.config.predictive
+        cdef const Calibration* calibration = &self.state.config.calibration
         cdef RegulatorTerms terms
         cdef const StageInput* one
+        cdef const Sample* sample
+        cdef double applied
+        cdef int32_t at_limit
         cdef Py_ssize_t k
         memset(&state, 0, sizeof(state))
         memset(&terms, 0, sizeof(terms))
-        state.gain = 1.0
         with nogil:
             for k in range(self.n):
                 one = &self.stages[k]
-                if one.regulating:
-                    state.hold = one.hold
-                    config.feed_forward = one.feed_forward
-                    regulator_step(&state, &config, one.setpoint_a, one.current_a, &terms)
+                sample = &self.ticks[k].sample
+                if one.drive == IDENTIFIED:
+                    predictive_reset(
+                        &state, config, &self.found.model, one.probe_output, self.found.null_output, one.current_a
+                    )
+                if one.drive != REGULATED:
+                    continue
+                applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
+                at_limit = (sample.status & STATUS_COMPLIANCE) != 0
+                if transcribed:
+                    c_predictive_applied(&state, applied, state.model.delay_ticks)
+                    c_predictive_step(
+                        &state, config, one.level_a, one.tone_a, one.current_a, one.voltage_v, at_limit, &terms
+                    )
                 else:
-                    regulator_reset(&state, 0.0)
-                    terms.output = 0.0
+                    predictive_applied(&state, applied, state.model.delay_ticks)
+                    predictive_step(
+                        &state, config, one.level_a, one.tone_a, one.current_a, one.voltage_v, at_limit, &terms
+                    )
         return terms.output
+
+    def contact_area(self):
+        """The stage for contact area, which runs when a block closes; the last area ratio."""
+        cdef ContactAreaState state
+        cdef Py_ssize_t k
+        contact_area_reset(&state)
+        with nogil:
+            for k in range(self.closed):
+                contact_area_step(
+                    &state, &self.state.config.contact_area, &self.blocks[k].fit, self.blocks[k].tone,
+                    self.blocks[k].mean_a,
+                )
+        return state.area_ratio
 
     def programme(self):
         """The programme; the last level, A."""
@@ -299,6 +451,50 @@ cdef class Recording:
         return self.n
 
 
+def regulate(dict config, dict model, setpoint_a, measured_a, bint transcribed=False):
+    """The predictor on arrays of shape (n,), from rest: its outputs. config and model as in predictive.pxd, types.pxd."""
+    cdef PredictiveState state
+    cdef PredictiveConfig given = config
+    cdef PlantModel plant = model
+    cdef RegulatorTerms terms
+    cdef const double[::1] setpoints = setpoint_a
+    cdef const double[::1] measured = measured_a
+    cdef Py_ssize_t n = measured.shape[0], k
+    result = np.empty(n)
+    cdef double[::1] outputs = result
+    predictive_reset(&state, &given, &plant, 0.0, 0.0, 0.0)
+    with nogil:
+        for k in range(n):
+            if transcribed:
+                c_predictive_step(&state, &given, setpoints[k], 0.0, measured[k], 0.0, 0, &terms)
+            else:
+                predictive_step(&state, &given, setpoints[k], 0.0, measured[k], 0.0, 0, &terms)
+            outputs[k] = terms.output
+    return result
+
+
+def estimate(dict config, current_a, voltage_v, bint transcribed=False):
+    """The estimator on samples of shape (n,), tones on, no setpoint: the last state. config as in impedance.pxd."""
+    cdef ImpedanceState state
+    cdef ImpedanceConfig given = config
+    cdef const double[::1] currents = current_a
+    cdef const double[::1] voltages = voltage_v
+    cdef Py_ssize_t k
+    memset(&state, 0, sizeof(state))
+    with nogil:
+        for k in range(currents.shape[0]):
+            if transcribed:
+                c_impedance_step(&state, &given, currents[k], voltages[k], 0.0, 1)
+            else:
+                impedance_step(&state, &given, currents[k], voltages[k], 0.0, 1)
+    return state
+
+
+def apart(dict own, dict other):
+    """The fields that differ, as (own, other)."""
+    return {name: (own[name], other[name]) for name in own if own[name] != other[name]}
+
+
 cdef void read_tick(const Tick* row, TickInput* given) noexcept:
     given.sample.index = row.index
     given.sample.device_time_us = row.device_time_us
@@ -310,6 +506,7 @@ cdef void read_tick(const Tick* row, TickInput* given) noexcept:
     given.sample.voltage_code = row.voltage_code
     given.sample.applied_code = row.applied_code
     given.sample.charge_codes = row.device_charge_codes
+    given.sample.sentinel_code = row.sentinel_code
     given.host_late_us = row.host_late_us
     given.host_time_us = row.host_time_us
     given.heartbeat = row.heartbeat

@@ -186,11 +186,16 @@ cdef inline void divide(double a, double b, double c, double d, double* re, doub
     im[0] = (b * c - a * d) * size
 
 
-cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c, const double* turns,
-                   const double* cosine, const double* sine, double* z) noexcept nogil:
-    """Z of both tones, re and im in turn. cosine and sine are of their turn per tick: w = cosine - j sine."""
+cdef inline double output_pole(const ImpedanceConfig* config) noexcept nogil:
+    """Of the output stage, per tick; 0: it follows at once."""
+    return exact_exp(-config.tick_s / config.output_time_s) if config.output_time_s > 0.0 else 0.0
+
+
+cdef void model_at(const ImpedanceConfig* config, double p, double rs, double rp, double c,
+                   const double* turns, const double* cosine, const double* sine, double* z) noexcept nogil:
+    """Z of both tones, re and im in turn. p: output_pole. cosine, sine: of a turn per tick, w = cosine - j sine."""
     cdef double total = rs + config.ballast_ohm, share = 1.0, tau = rp * c
-    cdef double a, p, g, later, x, ratio = 0.0, re, im, nre, nim, now_re, now_im, skew_c, skew_s
+    cdef double a, g, later = 1.0, x, ratio = 0.0, re, im, nre, nim, now_re, now_im, skew_c, skew_s
     cdef double moved = 0.0, lag = 0.0, next_re, next_im, flow_re, flow_im
     cdef int k
     if config.smooth:
@@ -208,15 +213,15 @@ cdef void model_at(const ImpedanceConfig* config, double rs, double rp, double c
         share = rp / (total + rp)
         tau = tau * total / (total + rp)
     a = exact_exp(-config.tick_s / tau)
-    p = g = 0.0
+    g = 0.0
     if config.output_time_s > 0.0:
-        p = exact_exp(-config.tick_s / config.output_time_s)
         ratio = tau / config.output_time_s - 1.0
         if fabs(ratio) < 1e-6:
             g = a * config.tick_s / config.output_time_s
         else:
             g = (a - p) / ratio
-    later = exact_exp(-config.skew_s / tau)
+    if config.skew_s != 0.0:
+        later = exact_exp(-config.skew_s / tau)
     if config.skew_s > 0.0 and config.output_time_s > 0.0:
         moved = exact_exp(-config.skew_s / config.output_time_s)
         lag = later * config.skew_s / config.output_time_s if fabs(ratio) < 1e-6 else (later - moved) / ratio
@@ -256,7 +261,7 @@ cdef void impedance_model(const ImpedanceConfig* config, double series_ohm, doub
     exact_turn(turns, &cosine[0], &sine[0])
     cosine[1] = cosine[0]
     sine[1] = sine[0]
-    model_at(config, series_ohm, parallel_ohm, capacitance_f, both, cosine, sine, z)
+    model_at(config, output_pole(config), series_ohm, parallel_ohm, capacitance_f, both, cosine, sine, z)
     re[0] = z[0]
     im[0] = z[1]
 
@@ -363,8 +368,8 @@ cdef bint start_of_fit(const ImpedanceState* state, const ImpedanceConfig* confi
     return isfinite(capacitance[0]) and capacitance[0] > 0.0
 
 
-cdef bint refine(const ImpedanceState* state, const ImpedanceConfig* config, const double* z, const double* lower,
-                 double* at, LoadFit* fit) noexcept nogil:
+cdef bint refine(const ImpedanceState* state, const ImpedanceConfig* config, double pole, const double* z,
+                 const double* lower, double* at, LoadFit* fit) noexcept nogil:
     """Gauss-Newton on the logarithms of Rs, Rp, C from `at`; 0: no minimum within its steps, or not seen there."""
     cdef double normal[6]
     cdef double inverse[6]
@@ -380,16 +385,16 @@ cdef bint refine(const ImpedanceState* state, const ImpedanceConfig* config, con
     turns[0] = <double>state.bins[LOW] / config.block_ticks
     turns[1] = <double>state.bins[HIGH] / config.block_ticks
     for _n in range(STEPS):
-        model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
+        model_at(config, pole, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
         for k in range(4):
             here[k] = z[k] - here[k]
         whiten(lower, here)
         for j in range(3):
             keep = at[j]
             at[j] = keep * (1.0 + DELTA)
-            model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, above)
+            model_at(config, pole, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, above)
             at[j] = keep * (1.0 - DELTA)
-            model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, below)
+            model_at(config, pole, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, below)
             at[j] = keep
             for k in range(4):
                 slope[4 * j + k] = (above[k] - below[k]) / (2.0 * DELTA)
@@ -422,7 +427,7 @@ cdef bint refine(const ImpedanceState* state, const ImpedanceConfig* config, con
             break
     if longest > 1e-2 or not (inverse[0] < SEEN and inverse[3] < SEEN and inverse[5] < SEEN):
         return False
-    model_at(config, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
+    model_at(config, pole, at[0], at[1], at[2], turns, state.turn_cosine, state.turn_sine, here)
     for k in range(4):
         here[k] = z[k] - here[k]
     whiten(lower, here)
@@ -447,14 +452,14 @@ cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, c
     cdef double with_[4]
     cdef double without[4]
     cdef double undone[4]
-    cdef double re, im
+    cdef double re, im, pole = output_pole(config)
     cdef ImpedanceConfig plain
     cdef int k
     memset(fit, 0, sizeof(fit[0]))
     if not factor(covariance, lower):
         return
     if start_of_fit(state, config, z, covariance, &at[0], &at[1], &at[2]) \
-            and refine(state, config, z, lower, at, fit):
+            and refine(state, config, pole, z, lower, at, fit):
         return
     if not (config.output_time_s > 0.0 or config.skew_s != 0.0):
         return
@@ -465,21 +470,21 @@ cdef void fit_load(const ImpedanceState* state, const ImpedanceConfig* config, c
     turns[1] = <double>state.bins[HIGH] / config.block_ticks
     re = sqrt(square(z[0]) + square(z[1]))
     im = 1.0 / (2.0 * M_PI * state.corner_hz * re)
-    model_at(config, 1e-3 * re, re, im, turns, state.turn_cosine, state.turn_sine, with_)
-    model_at(&plain, 1e-3 * re, re, im, turns, state.turn_cosine, state.turn_sine, without)
+    model_at(config, pole, 1e-3 * re, re, im, turns, state.turn_cosine, state.turn_sine, with_)
+    model_at(&plain, 0.0, 1e-3 * re, re, im, turns, state.turn_cosine, state.turn_sine, without)
     for k in range(TONES):
         divide(without[2 * k], without[2 * k + 1], with_[2 * k], with_[2 * k + 1], &re, &im)
         undone[2 * k] = z[2 * k] * re - z[2 * k + 1] * im
         undone[2 * k + 1] = z[2 * k] * im + z[2 * k + 1] * re
     if start_of_fit(state, &plain, undone, covariance, &at[0], &at[1], &at[2]) \
-            and refine(state, config, z, lower, at, fit):
+            and refine(state, config, pole, z, lower, at, fit):
         return
     # Where even that lies on no Rs + (Rp || C): the corner that the tones are for.
     at[0] = 0.5 * z[2]
     at[1] = z[0] - at[0]
     if at[0] > 0.0 and at[1] > 0.0:
         at[2] = 1.0 / (2.0 * M_PI * state.corner_hz * at[1])
-        refine(state, config, z, lower, at, fit)
+        refine(state, config, pole, z, lower, at, fit)
 
 
 cdef bint ratio_of(const ImpedanceState* state, const ImpedanceConfig* config, const BlockPhasors* sum_, double blocks,

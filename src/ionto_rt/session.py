@@ -17,10 +17,10 @@ from ionto_rt.accuracy import Accuracy
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.certificate.loop import Plant
+from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
 from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
-from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
+from ionto_rt.configuration import FIT, REGULATOR_DELAY_TICKS, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
@@ -44,6 +44,8 @@ RING_S = 8.0
 DRAIN_ROWS = 512
 LATE_ALARM_SHARE = 0.01
 SHOWN_ALARMS = 8
+PAUSES_TO_RESUME = (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)
+"""Pauses of the guard that wait for a person."""
 CONTACT_REASONS = (
     EndReason.CONTACT_OPEN,
     EndReason.CONTACT_SHORT,
@@ -380,7 +382,7 @@ class Session:
             self._show(happening.alarm)
         self.progress.messages.append(happening.kind)
         del self.progress.messages[:-8]
-        latched = happening.kind == "guard-pause" and happening.fields["code"] == Trip.LOST_SAMPLES
+        latched = happening.kind == "guard-pause" and happening.fields["code"] in PAUSES_TO_RESUME
         if latched and not self.attended and not self._stop_sent:
             self._stop_sent = True
             self._folder.events.write(
@@ -507,7 +509,8 @@ class Session:
         if not self._load:
             return None
         plant = Plant(*(self._load[name] for name in ("model_pole", "model_gain", "model_gain_before")))
-        return margins_at(plant, self._load["model_delay_ticks"])._asdict()
+        # The model's delay is the one found, the tuning is of the one told.
+        return margins_at(plant, self._load["model_delay_ticks"], running(REGULATOR_DELAY_TICKS))._asdict()
 
     def _device_gone(self, folder: SessionFolder, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"

@@ -20,6 +20,9 @@ cdef inline double exact_exp(double x) noexcept nogil:
     term = r
     for k in range(2, 20):
         term = term * r / k
+        # Terms fall: what does not change the sum is followed by nothing that would.
+        if total + term == total:
+            break
         total += term
     for _k in range(10):
         total = total * (2.0 + total)
