@@ -43,8 +43,10 @@ survey: $(VENV)/.test build ## the regulator on 200,000 random loops, and beside
 alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py
 
-accuracy: $(VENV)/.test build ## impedance estimator beside its Cramer-Rao bound and an offline fit
+accuracy: $(VENV)/.test build ## impedance estimators beside their Cramer-Rao bounds and an offline fit
 	$(BIN)/python bench/estimator.py
+	$(BIN)/python bench/quantisation.py
+	$(BIN)/python bench/prbs.py
 
 prediction: $(VENV)/.test build ## the certificate beside 100,000 simulated loops of the compiled regulator (minutes)
 	$(BIN)/python tests/stability_survey.py 100000

@@ -103,11 +103,15 @@ def accuracy(runs: int, noise: float) -> None:
                 values.append([found[name] for name in NAMES])
                 sigmas.append([found[name] for name in SIGMAS])
         least = bound(load, noise)
+        label = f"{load[0]:g} {load[1]:g} {1e9 * load[2]:g}n"
+        if len(values) < 0.5 * runs:
+            print(f"{label:>22} {row(100 * least, '.3f'):>20}   seen in {len(values) / runs:.0%}")
+            continue
         relative, sigma = np.array(values) / load, np.array(sigmas) / load
         std, bias = relative.std(axis=0), relative.mean(axis=0) - 1.0
-        label = f"{load[0]:g} {load[1]:g} {1e9 * load[2]:g}n"
         print(f"{label:>22} {row(100 * least, '.3f'):>20} {row(100 * std, '.3f'):>20} {row(std / least, '.2f'):>15}"
-              f" {row(100 * bias, '+.3f'):>20} {row(sigma.mean(axis=0) / std, '.2f'):>15} {len(values) / runs:5.0%}")  # fmt: skip
+              f" {row(100 * bias, '+.3f'):>20} {row(sigma.mean(axis=0) / std, '.2f'):>15}"
+              f" {len(values) / runs:5.0%}")  # fmt: skip
 
 
 def cost() -> None:

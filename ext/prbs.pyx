@@ -29,6 +29,7 @@ cdef enum:
     START_PASSES = 2
     HARMONICS_PER_TICK = 3      # divides HARMONICS
     STEPS = 12                  # of Gauss and Newton at the most
+    START_UNKNOWNS = 11
     PARTS = 3                   # Rs, Rp, C; the rest is hum
     FREEDOM = 119               # 63 complex voltages less the unknowns
 
@@ -105,15 +106,16 @@ cdef void spectrum(PrbsState* state, const PrbsConfig* config, uint32_t at) noex
 
 
 cdef bint start_of_fit(PrbsState* state, const PrbsConfig* config) noexcept nogil:
-    """Z (1 + T s) = R0 + T Rs s, weighted linear least squares as of the two tones; 0: no load.
+    """V (1 + T s) = (R0 + T Rs s) I + (1 + T s) hum is linear in R0, T Rs, T, and in hum and T hum taken as two.
 
-    s = 1 - w for a held current, j omega per tick for a smooth one.
+    Weighted least squares as of the two tones; s = 1 - w for a held current, j omega per tick for a smooth one. 0: no
+    load.
     """
-    cdef Harmonic* one
-    cdef double row[3]
-    cdef double power, z_re, z_im, s_re, s_im, weight, share = 1.0, tau, series, parallel, high = 0.0
-    cdef double variance_v = voltage_variance(config), variance_a = square(config.load.current_noise_a)
-    cdef int32_t k, part, i, j
+    cdef const Harmonic* one
+    cdef double re[START_UNKNOWNS]
+    cdef double im[START_UNKNOWNS]
+    cdef double power, z2, s_re, s_im, weight, share = 1.0, tau, series, parallel, high = 0.0
+    cdef int32_t k, i, j
     memset(state.normal, 0, sizeof(state.normal))
     memset(state.right, 0, sizeof(state.right))
     for k in range(HARMONICS):
@@ -121,27 +123,35 @@ cdef bint start_of_fit(PrbsState* state, const PrbsConfig* config) noexcept nogi
         power = square(one.current_re) + square(one.current_im)
         if not power > 0.0:
             return False
-        z_re = (one.voltage_re * one.current_re + one.voltage_im * one.current_im) / power
-        z_im = (one.voltage_im * one.current_re - one.voltage_re * one.current_im) / power
-        high = z_re
+        high = (one.voltage_re * one.current_re + one.voltage_im * one.current_im) / power
+        z2 = (square(one.voltage_re) + square(one.voltage_im)) / power
         if config.load.smooth:
             s_re = 0.0
             s_im = 6.283185307179586 * (2 * k + 1) / 254.0
         else:
             s_re = 1.0 - cosine[2 * k + 1]
             s_im = sine[2 * k + 1]
-        weight = power / (
-            (variance_v + variance_a * (square(z_re) + square(z_im)))
+        weight = 1.0 / (
+            (voltage_variance(config) + z2 * square(config.load.current_noise_a))
             * (square(1.0 + state.time_ticks * s_re) + square(state.time_ticks * s_im)))
-        for part in range(2):
-            row[0] = 0.0 if part else 1.0
-            row[1] = s_im if part else s_re
-            row[2] = -(s_re * z_im + s_im * z_re) if part else s_im * z_im - s_re * z_re
-            for i in range(3):
-                for j in range(i + 1):
-                    state.normal[7 * i + j] += weight * row[i] * row[j]
-                state.right[i] += weight * row[i] * (z_im if part else z_re)
-    if not cholesky_solve(state.normal, state.right, 3, PRBS_UNKNOWNS) or not state.right[2] > 0.0:
+        re[0] = one.current_re
+        im[0] = one.current_im
+        re[1] = s_re * one.current_re - s_im * one.current_im
+        im[1] = s_re * one.current_im + s_im * one.current_re
+        re[2] = s_im * one.voltage_im - s_re * one.voltage_re
+        im[2] = -(s_re * one.voltage_im + s_im * one.voltage_re)
+        for j in range(4):
+            re[3 + j] = one.hum_re[j]
+            im[3 + j] = one.hum_im[j]
+            re[7 + j] = s_re * one.hum_re[j] - s_im * one.hum_im[j]
+            im[7 + j] = s_re * one.hum_im[j] + s_im * one.hum_re[j]
+        for i in range(START_UNKNOWNS):
+            for j in range(i + 1):
+                state.normal[START_UNKNOWNS * i + j] += weight * (re[i] * re[j] + im[i] * im[j])
+            state.right[i] += weight * (re[i] * one.voltage_re + im[i] * one.voltage_im)
+    for i in range(START_UNKNOWNS):
+        state.normal[(START_UNKNOWNS + 1) * i] = state.normal[(START_UNKNOWNS + 1) * i] * (1.0 + 1e-12) + 1e-300
+    if not cholesky_solve(state.normal, state.right, START_UNKNOWNS, START_UNKNOWNS) or not state.right[2] > 0.0:
         return False
     state.time_ticks = state.right[2]
     series = state.right[1] / state.time_ticks
@@ -308,7 +318,7 @@ cdef void fit_a_part(PrbsState* state, const PrbsConfig* config) noexcept nogil:
 
 
 cdef void close_window(PrbsState* state, const PrbsConfig* config) noexcept nogil:
-    cdef double ticks = window_of(config), r0, sigma
+    cdef double ticks = 2.0 * config.pairs * SEQUENCE_TICKS, r0, sigma
     cdef int32_t k
     for k in range(SEQUENCE_TICKS):
         state.mean_voltage[k] = state.voltage[k] / (2.0 * config.pairs)
@@ -350,14 +360,14 @@ cdef void prbs_step(PrbsState* state, const PrbsConfig* config, double current_a
             state.total_v = state.total_a = 0.0
         period = state.filled // SEQUENCE_TICKS
         weight = 0.5 if period == 0 or period == 2 * config.pairs else 1.0
-        if state.tick >= SEQUENCE_TICKS:
-            weight = -weight
         v = voltage_v - state.first_v
         a = current_a - state.first_a
+        state.total_v += weight * v
+        state.total_a += weight * a
+        if state.tick >= SEQUENCE_TICKS:
+            weight = -weight
         state.voltage[at] += weight * v
         state.current[at] += weight * a
-        state.total_v += v
-        state.total_a += a
         state.filled += 1
         if state.filled == window_of(config):
             close_window(state, config)

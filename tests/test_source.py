@@ -26,7 +26,9 @@ BARE_REGULATOR = {
     "constant_current": {"types", "predictive", "probe"},
 }
 """Modules of the bare regulator, and the others of the core that each knows."""
-TICK = [*STAGES, *BARE_REGULATOR, "controller"]
+ALTERNATIVES = {"prbs": {"types", "elementary", "impedance"}}
+"""Stages that a tick may have instead of another, and the modules that each knows."""
+TICK = [*STAGES, *BARE_REGULATOR, *ALTERNATIVES, "controller"]
 PUBLIC = ["regulator", *BARE_REGULATOR]
 SNAPSHOT = Path(__file__).parent / "regulator_interface.json"
 
@@ -167,6 +169,12 @@ def test_a_stage_knows_only_the_shared_types_and_arithmetic(stage: str) -> None:
 def test_the_bare_regulator_knows_nothing_of_treatments(module: str) -> None:
     known = imported_modules(ROOT / "ext" / f"{module}.pyx") | imported_modules(CORE / f"{module}.pxd")
     assert known <= {f"ionto_rt.core.{name}" for name in {module, *BARE_REGULATOR[module]}}
+
+
+@pytest.mark.parametrize("module", ALTERNATIVES)
+def test_an_alternative_knows_the_stage_that_it_stands_for(module: str) -> None:
+    known = imported_modules(ROOT / "ext" / f"{module}.pyx") | imported_modules(CORE / f"{module}.pxd")
+    assert known <= {f"ionto_rt.core.{name}" for name in {module, *ALTERNATIVES[module]}}
 
 
 def test_every_module_of_the_core_has_its_declarations_and_stubs() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantisation import CREEP_A_PER_S, errors
 
 from ionto_rt.core.impedance import ImpedanceEstimator, assign_tones
 from support import as_dict, fill, function, struct
@@ -220,6 +221,17 @@ def noisy(load: Load, blocks: int, seed: int, **changes: Any) -> tuple[dict[str,
     voltage = lsb_v * np.round(voltage / lsb_v + rng.normal(size=ticks))
     current = lsb_a * np.round(current / lsb_a + rng.normal(size=ticks))
     return own.run(current, voltage), own
+
+
+@pytest.mark.parametrize("load", BAR[:3])
+def test_a_level_that_creeps_takes_the_converters_rounding_out_of_the_tones(load: Load) -> None:
+    """No noise at all: on a fixed level every block repeats the same rounding; eight codes a second turn it over."""
+    fixed, creeping = (errors(load, 20, creep) for creep in (0.0, CREEP_A_PER_S))
+    for column in range(3):
+        assert np.abs(fixed.mean(axis=0)[column]) < 3e-3, "no bias over the levels, either way"
+        assert np.abs(creeping.mean(axis=0)[column]) < 1e-3
+    assert np.sqrt((creeping**2).mean(axis=0)).max() < 2e-3
+    assert (creeping**2).mean() < 0.2 * (fixed**2).mean()
 
 
 @pytest.mark.parametrize("load", BAR[:3])

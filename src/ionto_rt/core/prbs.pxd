@@ -44,8 +44,8 @@ cdef struct PrbsState:
     double mean_voltage[127]
     double mean_current[127]
     Harmonic harmonics[63]
-    double normal[49]
-    double right[7]
+    double normal[121]          # of the linear fit that starts (11), then of a Gauss-Newton step (7)
+    double right[11]
     double cost
     double at[3]                # Rs, Rp, C
     double time_ticks           # of the linear fit that starts
