@@ -10,7 +10,7 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench survey alarms accuracy coverage sanitize clean install hooks build pytest strict
+.PHONY: help demo test lint bench survey alarms accuracy prediction coverage sanitize clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -45,6 +45,9 @@ alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: mea
 
 accuracy: $(VENV)/.bench build ## impedance estimator beside its Cramer-Rao bound and an offline fit
 	$(BIN)/python bench/estimator.py
+
+prediction: $(VENV)/.test build ## the certificate beside 100,000 simulated loops of the compiled regulator (minutes)
+	$(BIN)/python tests/stability_survey.py 100000
 
 coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/coverage/htmlcov (slow)
 	$(call copy_tree,coverage)

@@ -23,6 +23,10 @@ SETPOINT_POLE = 0.25
 INTEGRAL_SHARE = 0.6
 """The disturbance filter's pole is at most 1 - share/(delay + 1). A faster one recovers sooner; this one stays stable
 with a delay that is one tick off its model's, whatever the load (docs/control.md)."""
+QUICK_POLE_MOST = 0.6
+SURPRISE_RATIO = 0.02
+QUICK_TICKS = 64
+QUICK_REST_TICKS = 512
 TRIM_RATIO = 0.03
 """A current source is off by its gain error, and that is measured: beyond 3 % the loop would hide a fault."""
 TRIM_FLOOR_RATIO = 0.001
@@ -119,6 +123,8 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
         "regulator": {
             "tracking_pole": TRACKING_POLE, "setpoint_pole": SETPOINT_POLE,
             "integral_pole_most": 1.0 - INTEGRAL_SHARE / (delay_ticks + 1.0),
+            "quick_pole_most": QUICK_POLE_MOST, "surprise_ratio": SURPRISE_RATIO, "quick_ticks": QUICK_TICKS,
+            "quick_rest_ticks": QUICK_REST_TICKS,
             "output_min": output_min, "output_max": output_max, "output_lsb": output_lsb, "slew_per_tick": 0.0,
             "spike_a": 0.0,
             "trim_ratio": 0.0 if voltage else TRIM_RATIO, "trim_floor": TRIM_FLOOR_RATIO * full_scale_a,
@@ -188,6 +194,22 @@ cdef class ConstantCurrentRegulator:
             self.config.probe.current_a = min(self.config.probe.current_a, PROBE_RATIO * fabs(setpoint_a))
         constant_current_step(&self.state, &self.config, setpoint_a, tone_a, measured_a, voltage_v, &self.last)
         return self.last.output
+
+    def manual(self, double output):
+        """Hold `output` (A or V); the reference follows what flows, so that `automatic` takes over without a jump.
+
+        ValueError if it is not finite, or before the load is identified.
+        """
+        if not math.isfinite(output):
+            raise ValueError(f"output = {output}: must be finite")
+        if not self.state.regulating:
+            raise ValueError(f"output = {output}: the load is not identified yet (verdict {self.verdict})")
+        self.state.regulator.manual_output = output
+        self.state.regulator.manual = 1
+
+    def automatic(self):
+        """Regulate again, from the output in force."""
+        self.state.regulator.manual = 0
 
     @property
     def verdict(self) -> str:

@@ -386,6 +386,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.model_gain = controller.predictive.model.gain
     row.model_gain_before = controller.predictive.model.gain_before
     row.model_delay_ticks = controller.predictive.model.delay_ticks
+    row.quick_ticks = (
+        controller.predictive.quick_left - config.predictive.quick_rest_ticks
+        if controller.predictive.quick_left > config.predictive.quick_rest_ticks else 0
+    )
     row.probe_verdict = controller.probe.verdict
     row.net_codes = controller.ledger.net_codes
     row.absolute_codes = controller.ledger.absolute_codes

@@ -288,6 +288,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before
     cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step, carried
     cdef int32_t k
+    cdef uint32_t quick_left
     cdef bint limited
     if not (isfinite(setpoint_a) and isfinite(tone_a) and isfinite(measured_a) and isfinite(voltage_v)):
         terms.fault = 1
@@ -332,12 +333,21 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     b0 = model.gain
     b1 = model.gain_before
     disturbance = state.disturbance
+    quick_left = state.quick_left
     limited = at_limit or (
         not config.voltage_source and config.compliance_v > 0.0 and fabs(voltage_v) >= RAIL * config.compliance_v
         and fabs(measured_a) < (0.998 if fabs(voltage_v) >= 0.995 * config.compliance_v else 0.9) * fabs(setpoint))
     if state.started and not limited:
-        filter_pole = a if a < config.integral_pole_most else config.integral_pole_most
         surprise = unforeseen(state, model, measured_a)
+        filter_pole = config.integral_pole_most
+        if quick_left > 0:
+            quick_left -= 1
+        elif config.surprise_ratio > 0.0 and fabs(surprise - disturbance) > config.surprise_ratio * fabs(
+                least_reference(state)) and least_reference(state) >= config.contact_floor_a:
+            quick_left = config.quick_ticks + config.quick_rest_ticks
+        if quick_left > config.quick_rest_ticks and config.quick_pole_most < filter_pole:
+            filter_pole = config.quick_pole_most
+        filter_pole = a if a < filter_pole else filter_pole
         disturbance += (1.0 - filter_pole) * (surprise - disturbance)
     predicted = measured_a
     for k in range(model.delay_ticks - 1, 0, -1):
@@ -390,6 +400,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         return 1
 
     state.disturbance = disturbance
+    state.quick_left = quick_left
     state.carried = carried
     state.reference = reference
     state.tone = tone_a

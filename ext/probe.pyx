@@ -18,7 +18,7 @@ from libc.math cimport fabs, sqrt
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from ionto_rt.core.elementary cimport exact_exp, exact_log, exact_turn
+from ionto_rt.core.elementary cimport cholesky_solve, exact_exp, exact_log, exact_turn, next_of_127
 from ionto_rt.core.types cimport (
     PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, PlantModel,
 )
@@ -28,7 +28,7 @@ cdef enum:
     COARSE = 24
     REFINED = 16
     NULL_TRIES = 100
-    TERMS = 7                   # of one fit, the pole aside
+    TERMS = 8                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
 cdef double LEAST_TICKS = 0.12          # time constants tried: from this
@@ -38,19 +38,18 @@ cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
 cdef double GAIN_MOST = 0.1
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
-cdef double EXCITATION = 0.8            # of current_a: gain errors, and what nulling leaves, come on top
+cdef double EXCITATION = 0.7            # of current_a: gain errors, and what nulling leaves, come on top
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
 cdef double sequence[127]
 
 
 cdef void fill_sequence() noexcept nogil:
-    """x^7 + x^6 + 1."""
     cdef uint32_t register = 127
     cdef int32_t k
     for k in range(PROBE_PERIOD):
         sequence[k] = 1.0 if register & 1 else -1.0
-        register = (register >> 1) | (((register ^ (register >> 1)) & 1) << 6)
+        register = next_of_127(register)
 
 
 fill_sequence()
@@ -75,55 +74,31 @@ cdef inline double fraction(double turns) noexcept nogil:
     return turns - <int32_t>turns
 
 
-cdef bint solve(double* matrix, double* right, int32_t n) noexcept nogil:
-    """Symmetric positive definite n x n system (row length TERMS) in place, by Cholesky; False if it is singular."""
-    cdef int32_t i, j, k
-    cdef double total
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[i * TERMS + j]
-            for k in range(j):
-                total -= matrix[i * TERMS + k] * matrix[j * TERMS + k]
-            if i == j:
-                if not total > 0.0:
-                    return False
-                matrix[i * TERMS + i] = sqrt(total)
-            else:
-                matrix[i * TERMS + j] = total / matrix[j * TERMS + j]
-    for i in range(n):
-        total = right[i]
-        for k in range(i):
-            total -= matrix[i * TERMS + k] * right[k]
-        right[i] = total / matrix[i * TERMS + i]
-    for i in range(n - 1, -1, -1):
-        total = right[i]
-        for k in range(i + 1, n):
-            total -= matrix[k * TERMS + i] * right[k]
-        right[i] = total / matrix[i * TERMS + i]
-    return True
-
-
 cdef void evaluate(const ProbeState* state, const double* response, int32_t delay, double pole, bint zero,
                    Fit* fit) noexcept nogil:
-    """Least squares of the response on the filtered drive, a decaying start, mains hum and, with a zero, the filtered
-    drive of one tick before.
+    """Least squares of the response on the filtered drive, a decaying start, what drift leaves, mains hum and, with a
+    zero, the filtered drive of one tick before.
+
+    Linear drift is a constant in the mean of an even number of periods of alternating sign. A load's voltage may be too
+    slow to tell one from the other; there it is left out.
     """
-    cdef double matrix[49]
-    cdef double right[7]
-    cdef double kept[7]
-    cdef double row[7]
+    cdef double matrix[64]
+    cdef double right[8]
+    cdef double kept[8]
+    cdef double row[8]
     cdef double y, total = 0.0
     cdef int32_t n, i, j, terms = TERMS if zero else TERMS - 1
     memset(matrix, 0, sizeof(matrix))
     memset(right, 0, sizeof(right))
     row[0] = driven(state.drive, -1 - delay)
     row[1] = 1.0
+    row[2] = 1.0 if response == state.current else 0.0
     for n in range(PROBE_PERIOD):
-        row[6] = row[0]
+        row[7] = row[0]
         row[0] = pole * row[0] + driven(state.drive, n - delay)
         row[1] *= pole
         for i in range(4):
-            row[2 + i] = state.mains[4 * n + i]
+            row[3 + i] = state.mains[4 * n + i]
         y = response[n]
         for i in range(terms):
             right[i] += row[i] * y
@@ -133,16 +108,16 @@ cdef void evaluate(const ProbeState* state, const double* response, int32_t dela
     for i in range(terms):
         kept[i] = right[i]
         # A start that has decayed within the first tick leaves nothing to fit.
-        matrix[i * TERMS + i] = matrix[i * TERMS + i] * (1.0 + 1e-12) + (1e-9 if i == 1 else 0.0)
+        matrix[i * TERMS + i] = matrix[i * TERMS + i] * (1.0 + 1e-12) + (1e-6 if i == 1 or i == 2 else 0.0)
     fit.pole = pole
     fit.cost = total
     fit.gain = fit.after = fit.start = 0.0
-    if not solve(matrix, right, terms):
+    if not cholesky_solve(matrix, right, terms, TERMS):
         return
     fit.gain = right[0]
     fit.start = right[1]
     if zero:
-        fit.after = right[6]
+        fit.after = right[7]
     for i in range(terms):
         fit.cost -= right[i] * kept[i]
     if fit.cost < 1e-15 * total:
@@ -215,8 +190,8 @@ cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bin
 
 cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double* covariance) noexcept nogil:
     """Covariance (row length SHAPES) of (pole, gain, after, start) from the residual; False if nothing is known."""
-    cdef double matrix[49]
-    cdef double column[7]
+    cdef double matrix[64]
+    cdef double column[8]
     cdef double kept[16]
     cdef double row[4]
     cdef double now, before, start = 1.0, x, slope = 0.0, last = fit.start
@@ -245,7 +220,7 @@ cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double*
             for k in range(SHAPES):
                 matrix[i * TERMS + k] = kept[i * SHAPES + k]
             matrix[i * TERMS + i] *= 1.0 + 1e-12
-        if not solve(matrix, column, SHAPES):
+        if not cholesky_solve(matrix, column, SHAPES, TERMS):
             return False
         for i in range(SHAPES):
             covariance[i * SHAPES + j] = variance * column[i]

@@ -31,6 +31,7 @@ cdef class Trial:
         tick_s, delay_ticks: of the loop; told_ticks: the delay that the regulator is told (0: the true one).
         setpoint_a: sets the probe's amplitude.
         full_scale_a, compliance_v, ballast_ohm: of the stage; converters have 16 bits over +- full scale.
+        output_bits: other than 16 for the output alone.
         noise_lsb, hum_lsb: standard deviation of the noise, peak of 50 Hz on the current reading, in codes.
         emf_v: electrode potential against the output.
         gain_error, offset_ratio: of the output stage; offset as a share of setpoint_a.
@@ -52,7 +53,7 @@ cdef class Trial:
                  int delay_ticks, double setpoint_a, double full_scale_a, double compliance_v=80.0,
                  double ballast_ohm=0.0, double noise_lsb=1.0, double hum_lsb=2.0, double emf_v=0.0,
                  double gain_error=0.0, double offset_ratio=0.0, double bandwidth_hz=2236.0, int told_ticks=0,
-                 uint64_t seed=1, dict options=None, dict probe_options=None):
+                 int output_bits=16, uint64_t seed=1, dict options=None, dict probe_options=None):
         self.voltage_source = front_end == "voltage"
         self.rs, self.rp, self.c = series_ohm, parallel_ohm, capacitance_f
         self.rb = ballast_ohm if self.voltage_source else 0.0
@@ -67,7 +68,7 @@ cdef class Trial:
         for _ in range(4):
             noise_next(&self.noise)
         self.hum_phase = 6.283185307179586 * <double>(noise_next(&self.noise) >> 11) / 9007199254740992.0
-        self.output_lsb = self.lsb if front_end == "current" else self.voltage_lsb
+        self.output_lsb = (full_scale_a if front_end == "current" else compliance_v) / 2.0 ** (output_bits - 1)
         output_max = 1.25 * full_scale_a if front_end == "current" else compliance_v
         given = configure(
             front_end=front_end, tick_s=tick_s, full_scale_a=full_scale_a, compliance_v=compliance_v,

@@ -184,7 +184,8 @@ def test_the_probe_has_50_microamperes_and_three_tenths_of_the_level_at_most(lev
 
 @pytest.mark.parametrize(("front_end", "accepted"), [(FrontEnd.CURRENT_SOURCE, True), (FrontEnd.VOLTAGE_SOURCE, False)])
 def test_ramps_of_a_voltage_source_last_half_a_second_at_least(front_end: FrontEnd, accepted: bool) -> None:
-    device = replace(DEVICE, front_end=front_end)
+    ranges = tuple(replace(one, ballast_ohm=0.1 * DEVICE.compliance_v / one.full_scale_a) for one in DEVICE.ranges)
+    device = replace(DEVICE, front_end=front_end, ranges=ranges)
     made = treatment('[[steps]]\ncurrent = "0.1 mA"\ndose = "1 mA*min"\nramp = "0.49 s"')
     if accepted:
         assert plan_of(made, device=device).steps[0].ramp_in_s == pytest.approx(0.49)

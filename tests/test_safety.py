@@ -273,6 +273,21 @@ def test_a_range_is_used_up_to_its_full_scale_where_its_readings_go_beyond_the_c
         assert chosen is not None and chosen.index == index
 
 
+@pytest.mark.parametrize(("ballast_ohm", "accepted_"), [(600.0, True), (590.0, False), (0.0, False)])
+def test_a_voltage_source_needs_a_tenth_of_compliance_over_full_scale_as_ballast(
+    ballast_ohm: float, accepted_: bool
+) -> None:
+    """24 V over 4 mA."""
+    device = replace(
+        DEVICE, front_end=FrontEnd.VOLTAGE_SOURCE, ranges=(CurrentRange(0.004, 1e-7, 0, ballast_ohm, 0.005),)
+    )
+    made = treatment('[[steps]]\ncurrent = "2 mA"\ndose = "2 mA*min"\nramp = "10 s"')
+    if accepted_:
+        accepted(made, device)
+    else:
+        assert f"has a ballast of {ballast_ohm:.0f} ohm" in str(refusal(made, device))
+
+
 def test_an_operator_limit_refuses_by_name() -> None:
     error = refusal(treatment(), operator=OperatorLimits(current_a=0.0039))
     assert "is beyond 3.9 mA (operator)" in str(error)

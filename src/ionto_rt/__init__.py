@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ionto_rt.core.constant_current import ConstantCurrentRegulator
     from ionto_rt.core.controller import Controller
     from ionto_rt.core.impedance import ImpedanceEstimator
+    from ionto_rt.core.prbs import PrbsEstimator
     from ionto_rt.core.regulator import Regulator
     from ionto_rt.device import open_device
     from ionto_rt.record import Record
@@ -21,6 +22,7 @@ __all__ = [
     "ConstantCurrentRegulator",
     "Controller",
     "ImpedanceEstimator",
+    "PrbsEstimator",
     "Record",
     "Regulator",
     "Session",
@@ -33,6 +35,7 @@ _HOMES = {
     "ConstantCurrentRegulator": "ionto_rt.core.constant_current",
     "Controller": "ionto_rt.core.controller",
     "ImpedanceEstimator": "ionto_rt.core.impedance",
+    "PrbsEstimator": "ionto_rt.core.prbs",
     "Record": "ionto_rt.record",
     "Regulator": "ionto_rt.core.regulator",
     "Session": "ionto_rt.session",

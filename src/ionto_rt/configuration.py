@@ -15,8 +15,8 @@ from ionto_rt.safety import GUARD_RATIO, Limits
 
 TONE_MAX_A = 19e-6
 """Peak of each of the two probe tones: the smaller one measured on people, 38 uA p-p (Khadka 2015)."""
-TONE_RATIO = 0.0045
-"""Of the smallest level, each: both together are a ripple of at most 0.45 % rms."""
+TONE_RATIO = 0.0039
+"""Of the smallest level, each: a ripple of 0.39 % rms, and below 0.5 % where a voltage source magnifies it."""
 TONE_CORNER_HZ = 150.0
 """Corner that the first tones are chosen for, until the load is known: between fresh and conditioned skin."""
 TONE_RETUNE_FACTOR = 1.6

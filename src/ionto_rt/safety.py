@@ -46,6 +46,10 @@ GUARD_TIME_RATIO = 1.02
 GUARD_TIME_MARGIN_S = 1.0
 """A regulator's lag of some ticks must not end a session that was planned to the limit."""
 
+BALLAST_LEAST_RATIO = 0.1
+"""Ballast of a voltage source, of compliance voltage over full scale. With less, one output code is more than a percent of
+the current on wet skin, and what flows at once through a contact that comes back has no bound (docs/design.md)."""
+
 PLAUSIBLE_LOAD_OHM = 2000.0
 """The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
 skin at 4 mA is as much: a device that cannot drive it would derate every session."""
@@ -495,6 +499,14 @@ def _range(treatment: "Treatment", device: DeviceCapabilities | None) -> Current
             (*location, "current"),
             f"the device {device.name} reaches {format_current(reach_a)} at most",
             "lower the current and give it more time, or use another device",
+        )
+    least_ohm = BALLAST_LEAST_RATIO * device.compliance_v / chosen.full_scale_a
+    if device.front_end == FrontEnd.VOLTAGE_SOURCE and exceeds(least_ohm, chosen.ballast_ohm * 1.01):
+        raise treatment.refuse(
+            (*location, "current"),
+            f"the voltage source {device.name} has a ballast of {chosen.ballast_ohm:.0f} ohm on its range of"
+            f" {format_current(chosen.full_scale_a)}, less than {least_ohm:.0f} ohm",
+            "put more in series with its output and state it in the hello, or use a current source",
         )
     return chosen
 

@@ -17,10 +17,10 @@ from ionto_rt.accuracy import Accuracy
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.certificate.loop import Plant
+from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
 from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
-from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
+from ionto_rt.configuration import FIT, REGULATOR_DELAY_TICKS, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
@@ -509,7 +509,8 @@ class Session:
         if not self._load:
             return None
         plant = Plant(*(self._load[name] for name in ("model_pole", "model_gain", "model_gain_before")))
-        return margins_at(plant, self._load["model_delay_ticks"])._asdict()
+        # The model's delay is the one found, the tuning is of the one told.
+        return margins_at(plant, self._load["model_delay_ticks"], running(REGULATOR_DELAY_TICKS))._asdict()
 
     def _device_gone(self, folder: SessionFolder, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"

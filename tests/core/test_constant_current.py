@@ -97,6 +97,8 @@ class AnyLoop(RuleBasedStateMachine):
         rest = self.loop["parallel_ohm"] * self.parallel * parallel / (self.area * area)
         if self.voltage and rest > PARALLEL_RATIO_MOST * series:
             return
+        if self.loop["setpoint_a"] * (series + rest) > 0.9 * self.loop["compliance_v"]:
+            return
         self.area *= area
         self.parallel *= parallel
         self.largest = self.level
@@ -214,6 +216,23 @@ def test_it_probes_and_then_follows_the_setpoint() -> None:
     assert set(terms) == {
         "output", "proportional", "integral", "derivative", "feed_forward", "unlimited", "saturated",
     }  # fmt: skip
+
+
+def test_the_hand_takes_over_and_gives_back_without_a_jump() -> None:
+    regulator = ConstantCurrentRegulator(**SOUND)
+    with pytest.raises(ValueError, match="not identified yet"):
+        regulator.manual(3.0)
+    follow(regulator, np.full(2000, 1e-3), 5e3)
+    regulator.manual(math.copysign(regulator.terms["output"], 1.0))
+    held = 1.1 * regulator.terms["output"]
+    regulator.manual(held)
+    current = held / (5e3 + SOUND["ballast_ohm"])
+    outputs = [regulator.step(1e-3, current, current * 5e3) for _ in range(50)]
+    assert outputs == [held] * 50, "whatever the setpoint"
+    regulator.automatic()
+    assert regulator.step(current, current, current * 5e3) == pytest.approx(held, rel=1e-3)
+    first = regulator.step(1e-3, current, current * 5e3)
+    assert 0.9 * held < first < held, "and goes towards the setpoint from there"
 
 
 @settings(max_examples=20)

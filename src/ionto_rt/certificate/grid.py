@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -140,11 +141,22 @@ def search(case: Case, model_delay_ticks: int, delay_ticks: int, tuning: Tuning)
     return GridResult(tests, unstable, corner)
 
 
-def delay_pairs(case: Case, delays: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(model's delay, true delay) of a case, in ticks; a true delay is at least 1."""
+class Delays(NamedTuple):
+    """Delays of one loop, in ticks: the one that its regulator is told and tuned for, its model's, and the true one."""
+
+    told: int
+    model: int
+    true: int
+
+
+def delays_of(case: Case, delays: Sequence[int]) -> list[Delays]:
+    """Those of a case, of the `delays` told; every delay is at least 1."""
     chosen = (ticks for ticks in case.delays if ticks in delays)
-    pairs = itertools.product(chosen, case.delay_errors)
-    return [(ticks, ticks + error) for ticks, error in pairs if ticks + error >= 1]
+    made = (
+        Delays(told, told + found, told + found + error)
+        for told, found, error in itertools.product(chosen, case.found_errors, case.delay_errors)
+    )
+    return [one for one in made if one.model >= 1 and one.true >= 1]
 
 
 def remaining_gain(

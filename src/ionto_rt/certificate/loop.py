@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.core.constant_current import configure
+from ionto_rt.core.constant_current import QUICK_POLE_MOST, configure
 
 Array = npt.NDArray[np.float64]
 Number = float | Array
@@ -50,6 +50,11 @@ def running(delay_ticks: int) -> Tuning:
         delay_ticks=delay_ticks,
     )["regulator"]
     return Tuning(made["tracking_pole"], made["integral_pole_most"])
+
+
+def quick(tuning: Tuning) -> Tuning:
+    """The tuning while the disturbance filter is quick after a surprise."""
+    return tuning._replace(integral_pole_most=min(tuning.integral_pole_most, QUICK_POLE_MOST))
 
 
 def voltage_source(series_ohm: Number, parallel_ohm: Number, capacitance_f: Number, tick_s: Number) -> Plant:
@@ -128,6 +133,8 @@ def characteristic_polynomial(
     The regulator divides by (gain - gain_before z^-1) of its model; these factors are kept, so that no mode is hidden.
     Shape (n + 1, ...) with n = max(delays) + 2; the leading coefficient is model.gain, above zero.
     """
+    spread = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (*load, *model)))
+    load, model = Plant(*spread[:3]), Plant(*spread[3:])
     own, gain = regulator_polynomials(model, model_delay_ticks, tuning)
     shared = _times(_stack(1.0, -np.asarray(load.pole)), _stack(model.gain, -np.asarray(model.gain_before)))
     free = _times(shared, own)

@@ -117,10 +117,11 @@ def largest_sensitivity(
 ) -> float:
     """Mt, the largest |T| over all frequencies and poles of the model, on a grid of 400 poles and 1000 frequencies.
 
-    It is 1 for poles up to integral_pole_most, whatever the delay.
+    It is 1 for poles up to integral_pole_most, whatever the delay, and largest in the limit of slow loads, which is
+    tried too.
     """
     tuning = tuning or running(delay_ticks)
-    poles = 1.0 - (1.0 - tuning.integral_pole_most) * np.geomspace(1e-4, 1.0, 400)
+    poles = 1.0 - (1.0 - tuning.integral_pole_most) * np.append(0.0, np.geomspace(1e-4, 1.0, 400))
     model = Plant(poles[:, None], 1.0 + 0.0 * poles[:, None], 0.0 * poles[:, None])
     omega = np.geomspace(1e-3, math.pi, 1000)
     return float(np.abs(complementary_sensitivity(model, delay_ticks, omega, tuning)).max())

@@ -13,8 +13,8 @@ from ionto_rt.certificate import envelope
 from ionto_rt.certificate.cells import UNMODELLED, exclude
 from ionto_rt.certificate.enclosures import problems
 from ionto_rt.certificate.envelope import CASES, DELAYS_TICKS, Case, VoltageCase
-from ionto_rt.certificate.grid import POINTS, GridResult, delay_pairs, search
-from ionto_rt.certificate.loop import Plant, Tuning, running
+from ionto_rt.certificate.grid import POINTS, GridResult, delays_of, search
+from ionto_rt.certificate.loop import Plant, Tuning, quick, running
 from ionto_rt.certificate.margins import Margins, gain_limit, largest_sensitivity, margins_at
 from ionto_rt.core.constant_current import PARALLEL_RATIO_MOST
 
@@ -33,6 +33,8 @@ class PairResult:
     proven: float | None
     cells: int
     seconds: float
+    told_delay_ticks: int
+    """What the regulator is tuned for."""
 
     @property
     def certified(self) -> bool:
@@ -160,14 +162,16 @@ def at_delay(delay_ticks: int, tuning: Tuning | None = None) -> DelayResult:
 def try_case(case: Case, delays: Sequence[int], tuning: Callable[[int], Tuning] = running) -> CaseResult:
     """Grid and proof of one case at those of `delays` that it has; `tuning` is the regulator's, by its delay."""
     pairs = []
-    for model_delay, delay in delay_pairs(case, tuple(delays)):
+    for told, model_delay, delay in delays_of(case, delays):
         begun = time.perf_counter()
-        grid = search(case, model_delay, delay, tuning(model_delay))
+        tuned = quick(tuning(told)) if case.quick else tuning(told)
+        grid = search(case, model_delay, delay, tuned)
         proven, cells = None, 0
         if grid.unstable == 0:
-            parts = [exclude(part) for part in problems(case, model_delay, delay, tuning(model_delay))]
+            parts = [exclude(part) for part in problems(case, model_delay, delay, tuned)]
             proven, cells = min(part.proven for part in parts), sum(part.cells for part in parts)
-        pairs.append(PairResult(model_delay, delay, grid, proven, cells, round(time.perf_counter() - begun, 3)))
+        seconds = round(time.perf_counter() - begun, 3)
+        pairs.append(PairResult(model_delay, delay, grid, proven, cells, seconds, told))
     return CaseResult(case, tuple(pairs))
 
 
@@ -179,7 +183,7 @@ def certify(
 ) -> Certificate:
     """Try the envelope at `delays` (ticks); `tell` is called with each case as it is done.
 
-    `tuning` is the regulator's, by the delay that it is told; both poles in (0, 1). Half a minute for all delays.
+    `tuning` is the regulator's, by the delay that it is told; both poles in (0, 1). Up to a minute for all delays.
     """
     begun = time.perf_counter()
     results = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ionto_rt.certificate.margins import Margins
     from ionto_rt.certificate.verdict import CaseResult, Certificate
 
-_HEAD = f"{'':31}{'delay':>6}{'loops':>10}{'unstable':>9}{'least gain':>11}{'proven':>8}{'cells':>10}{'':4}worst at"
+_HEAD = f"{'':37}{'delay':>6}{'loops':>10}{'unstable':>9}{'least gain':>11}{'proven':>8}{'cells':>10}{'':4}worst at"
 
 
 @click.command("certify", short_help="State where the regulation is stable, try it and prove it.")
@@ -37,7 +37,7 @@ def certify_command(delays: tuple[int, ...], tracking_pole: float | None, plot: 
     """State the envelope of loads, rates, delays and wrong models over which the regulation is stable, try it on a
     grid, and prove what lies between the points.
 
-    Takes half a minute. Exit code 0 if all of it is certified, 1 if not.
+    Takes up to a minute. Exit code 0 if all of it is certified, 1 if not.
     """
     from ionto_rt.certificate.envelope import DELAYS_TICKS
     from ionto_rt.certificate.loop import Tuning, running
@@ -94,6 +94,8 @@ def _say_case(result: "CaseResult") -> None:
         delay = f"{pair.delay_ticks}"
         if pair.model_delay_ticks != pair.delay_ticks:
             delay = f"{pair.model_delay_ticks}≠{pair.delay_ticks}"
+        elif pair.told_delay_ticks != pair.model_delay_ticks:
+            delay = f"{pair.told_delay_ticks}→{pair.delay_ticks}"
         worst = pair.grid.worst
         proven = "-" if pair.proven is None else "all" if pair.proven == 1.0 else f"{100.0 * pair.proven:.2f}%"
         place = [f"Ts/τ {worst.tick_ratio:.3g}"]
@@ -103,7 +105,7 @@ def _say_case(result: "CaseResult") -> None:
             f"{what} x{factor:.3g}" for what, factor in zip(mismatch_names(result.case), worst.mismatch, strict=True)
         ]
         say(
-            f"{name:31}{delay:>6}{pair.grid.tests:>10,}{pair.grid.unstable:>9,}{worst.gain:>11.2f}{proven:>8}"
+            f"{name:37}{delay:>6}{pair.grid.tests:>10,}{pair.grid.unstable:>9,}{worst.gain:>11.2f}{proven:>8}"
             f"{pair.cells:>10,}{'':4}{' '.join(place)}"
         )
 
@@ -125,6 +127,7 @@ def _say_margins(certificate: "Certificate") -> None:
     cells = sum(pair.cells for case in certificate.cases for pair in case.pairs)
     say("")
     say("gain, phase, delay (ticks): what may be added; |G/Gm-1|: the least difference that could make it unstable.")
+    say("delay: 2≠3 is a model's beside the true one, 2→3 the one told (the tuning is for it) beside the one found.")
     say("least gain: the factor by which the gain may still rise at the worst point; mismatches are model over load.")
     say(f"proven: every loop between the points too, with {100.0 * UNMODELLED:g} % left for what is not modelled.")
     verdict = "certified" if certificate.certified else "NOT certified"

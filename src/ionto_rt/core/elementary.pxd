@@ -1,10 +1,10 @@
-"""exp, log, cosine and sine from + - * / and square root alone.
+"""exp, log, cosine, sine and small systems of equations from + - * / and square root alone.
 
 The C library's versions round differently between processors; a replay of the tick must not. Accuracy is a few units
 in the last place, for exp ten times 1 + |x|: enough for tones, poles and time constants.
 """
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint32_t
 
 cdef inline double exact_exp(double x) noexcept nogil:
     """exp(x) for |x| <= 700: Taylor series of x / 1024, squared ten times."""
@@ -69,3 +69,35 @@ cdef inline void exact_turn(double turns, double* cosine, double* sine) noexcept
     else:
         cosine[0] = c
         sine[0] = s
+
+cdef inline bint cholesky_solve(double* matrix, double* right, int32_t n, int32_t stride) noexcept nogil:
+    """Symmetric positive definite n x n system (row length `stride`, lower triangle) in place; False: it is singular.
+    """
+    cdef int32_t i, j, k
+    cdef double total
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i * stride + j]
+            for k in range(j):
+                total -= matrix[i * stride + k] * matrix[j * stride + k]
+            if i == j:
+                if not total > 0.0:
+                    return False
+                matrix[i * stride + i] = sqrt(total)
+            else:
+                matrix[i * stride + j] = total / matrix[j * stride + j]
+    for i in range(n):
+        total = right[i]
+        for k in range(i):
+            total -= matrix[i * stride + k] * right[k]
+        right[i] = total / matrix[i * stride + i]
+    for i in range(n - 1, -1, -1):
+        total = right[i]
+        for k in range(i + 1, n):
+            total -= matrix[k * stride + i] * right[k]
+        right[i] = total / matrix[i * stride + i]
+    return True
+
+cdef inline uint32_t next_of_127(uint32_t register) noexcept nogil:
+    """Shift register x^7 + x^6 + 1, not 0: its lowest bit is a maximum-length sequence of 127."""
+    return (register >> 1) | (((register ^ (register >> 1)) & 1) << 6)

@@ -9,6 +9,10 @@ cdef struct PredictiveConfig:
     double tracking_pole        # of the error's decay: robustness
     double setpoint_pole        # of the reference model
     double integral_pole_most   # the disturbance filter's pole is the plant's, at most this
+    double quick_pole_most      # and this for quick_ticks after a surprise, then not for quick_rest_ticks
+    double surprise_ratio       # of the reference: an unforeseen part beyond it is a surprise; 0: there are none
+    uint32_t quick_ticks
+    uint32_t quick_rest_ticks
     double output_min
     double output_max
     double output_lsb           # one output code; 0: the output is not quantised
@@ -47,6 +51,7 @@ cdef struct PredictiveState:
     double mean_measured
     double mean_setpoint
     uint32_t schedule_at
+    uint32_t quick_left         # ticks until the disturbance filter is slow again, the rest included
     double rescaled             # gain in force over the adopted model's
     uint32_t jump_rest          # ticks until another jump is believed
     double series_ohm           # voltage source: the impedance that a step of the output meets

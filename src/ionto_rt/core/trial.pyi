@@ -24,6 +24,7 @@ class Trial:
         offset_ratio: float = 0.0,
         bandwidth_hz: float = 2236.0,
         told_ticks: int = 0,
+        output_bits: int = 16,
         seed: int = 1,
         options: dict[str, Any] | None = None,
         probe_options: dict[str, Any] | None = None,

@@ -349,6 +349,7 @@ cdef struct Tick:
     double active_series_ohm    # Rs, Rp, C of the active site alone
     double active_parallel_ohm
     double active_capacitance_f
+    uint32_t quick_ticks        # that the regulator's integral is still quick, after a surprise
 
 # Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.
 cdef struct Port:
