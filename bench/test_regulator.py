@@ -18,7 +18,8 @@ PROBE_TICKS = 1500
 LSB_V = 2.0**-9
 UNUSED = (
     "slew_per_tick", "spike_a", "trim_ratio", "trim_floor", "compliance_v", "jump_ratio", "series_least_ohm",
-    "schedule_ratio", "schedule_ticks", "voltage_source",
+    "schedule_ratio", "schedule_ticks", "voltage_source", "quick_pole_most", "surprise_ratio", "quick_ticks",
+    "quick_rest_ticks",
 )  # fmt: skip
 
 

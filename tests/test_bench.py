@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["survey", "comparison", "false_alarms", "estimator"]
+SCRIPTS = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text())
 
 
 def run(*arguments: str) -> None:
@@ -18,7 +18,7 @@ def run(*arguments: str) -> None:
 
 def test_the_scripts_of_the_bench_import() -> None:
     run("-c", f"import {', '.join(SCRIPTS)}")
-    assert {path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()} == set(SCRIPTS)
+    assert {"survey", "comparison", "false_alarms", "estimator"} <= set(SCRIPTS)
 
 
 def test_the_transcription_of_the_tick_has_its_bits() -> None:
