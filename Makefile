@@ -43,7 +43,7 @@ survey: $(VENV)/.test build ## the regulator on 200,000 random loops, and beside
 alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py
 
-accuracy: $(VENV)/.test build ## impedance estimators beside their Cramer-Rao bounds and an offline fit
+accuracy: $(VENV)/.bench build ## impedance estimators beside their Cramer-Rao bounds and an offline fit
 	$(BIN)/python bench/estimator.py
 	$(BIN)/python bench/quantisation.py
 	$(BIN)/python bench/prbs.py
@@ -106,6 +106,10 @@ $(VENV)/.tools: .ci/prerequisites.py
 # Requirements and the command; the extensions are built in place by "build", which knows what has changed.
 $(VENV)/.run: pyproject.toml $(VENV)/.tools
 	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[report]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.test
+	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.tools

@@ -6,7 +6,6 @@ one step of noise (or half of one); ten blocks after settling. The bound knows f
 and not the electrode potential and the drift.
 """
 
-import ctypes
 import math
 import sys
 import time
@@ -15,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from bench_support import HERE, compile_c
+from bench_support import build_harness
 
 from ionto_rt.core.impedance import ImpedanceEstimator
 
@@ -28,6 +27,9 @@ SIGMAS = ("series_sigma_ohm", "parallel_sigma_ohm", "capacitance_sigma_f")
 NAMES = ("series_ohm", "parallel_ohm", "capacitance_f")
 SECONDS = 1.0
 COLD_BLOCKS = 10
+UNUSED = (
+    "skew_s", "output_time_s", "ballast_ohm", "open_voltage_v", "smooth", "open_any_voltage", "low_bin", "high_bin",
+)  # fmt: skip
 
 
 def model(logs: np.ndarray, turns: float) -> complex:
@@ -88,9 +90,13 @@ def signals(load: tuple[float, ...], bins: list[int], ticks: int, noise: float, 
     )
 
 
+def corner_hz(load: tuple[float, ...]) -> float:
+    return 1.0 / (2.0 * math.pi * load[1] * load[2])
+
+
 def estimator(load: tuple[float, ...]) -> ImpedanceEstimator:
     return ImpedanceEstimator(
-        tick_s=T, tone_a=TONE_A, corner_hz=1.0 / (2.0 * math.pi * load[1] * load[2]),
+        tick_s=T, tone_a=TONE_A, corner_hz=corner_hz(load),
         voltage_noise_v=LSB_V / 12**0.5, current_noise_a=LSB_A / 12**0.5,
     )  # fmt: skip
 
@@ -189,55 +195,27 @@ def times(runs: int) -> None:
         print(f"{load[0]:g} {load[1]:g} {1e9 * load[2]:g}n: " + "  ".join(parts))
 
 
-OUT = (
-    "resistance_ohm", "resistance_sigma_ohm", "emf_v", "emf_sigma_v", *NAMES, "series_sigma_ohm", "parallel_sigma_ohm",
-    "capacitance_sigma_f", "misfit", "hum_v",
-)  # fmt: skip
-
-
-def transcription(folder: Path, current: np.ndarray, voltage: np.ndarray) -> Any:
-    """estimator.c on these samples, as a function that gives the values of OUT."""
-    library = ctypes.CDLL(str(compile_c(HERE / "estimator.c", folder / "estimator.so", "-shared", "-fPIC", "-lm")))
-    fields: list[tuple[str, Any]] = [(name, ctypes.c_double) for name in (
-        "tick_s", "tone_a", "voltage_noise_v", "current_noise_a", "electrode_emf_v", "open_floor_a")]  # fmt: skip
-    fields += [("block_ticks", ctypes.c_uint32), ("bins", ctypes.c_uint32 * 2), ("settle_ticks", ctypes.c_uint32)]
-    kind = type("Config", (ctypes.Structure,), {"_fields_": fields})
-    state = estimator(LOADS[0]).state_values
-    config = kind(
-        T, TONE_A, LSB_V / 12**0.5, LSB_A / 12**0.5, 0.5, 1e-6, BLOCK, (ctypes.c_uint32 * 2)(*state["bins"]),
-        state["settle_left"],
-    )  # fmt: skip
-    library.config_bytes.restype = ctypes.c_size_t
-    assert library.config_bytes() == ctypes.sizeof(kind)
-    out = np.zeros(len(OUT))
-    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (current, voltage, out)]
-
-    def run() -> np.ndarray:
-        library.run_estimator(ctypes.byref(config), *pointers[:2], ctypes.c_size_t(len(current)), pointers[2])
-        return out
-
-    return run
-
-
 def cost() -> None:
     """Time per tick beside the transcription's, whose bits must be the core's; and of the tick that closes a block."""
     rng = np.random.default_rng(3)
     bins = list(estimator(LOADS[0]).state_values["bins"])
     current, voltage = signals(LOADS[0], bins, 200 * BLOCK, 1.0, rng)
+    config = dict.fromkeys(UNUSED, 0) | {
+        "tick_s": T, "tone_a": TONE_A, "corner_hz": corner_hz(LOADS[0]), "retune_factor": 1.6,
+        "electrode_emf_v": 0.5, "voltage_noise_v": LSB_V / 12**0.5, "current_noise_a": LSB_A / 12**0.5,
+        "open_ratio": 0.1, "open_floor_a": 1e-6, "open_ticks": 3, "good_ticks": 3, "block_ticks": BLOCK,
+    }  # fmt: skip
     with TemporaryDirectory() as folder:
-        floor = transcription(Path(folder), current, voltage)
+        harness = build_harness(Path(folder))
         for ticks in range(BLOCK, 12 * BLOCK, 311):
-            part = transcription(Path(folder), current[:ticks].copy(), voltage[:ticks].copy())
-            made, found = part(), estimator(LOADS[0]).run(current[:ticks], voltage[:ticks])
-            for name, value in zip(OUT, made, strict=True):
-                assert value == found[name], f"{name} after {ticks} ticks: {found[name]!r}, {value!r} in C"
+            part = [config, current[:ticks], voltage[:ticks]]
+            assert harness.estimate(*part) == harness.estimate(*part, True), f"other bits after {ticks} ticks"
         own_ns, floor_ns = [], []
         for _ in range(60):
-            own = estimator(LOADS[0])
             began = time.perf_counter_ns()
-            own.run(current, voltage)
+            harness.estimate(config, current, voltage)
             between = time.perf_counter_ns()
-            floor()
+            harness.estimate(config, current, voltage, True)
             own_ns.append((between - began) / len(current))
             floor_ns.append((time.perf_counter_ns() - between) / len(current))
     best, least = min(own_ns), min(floor_ns)

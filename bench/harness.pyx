@@ -452,7 +452,7 @@ cdef class Recording:
 
 
 def regulate(dict config, dict model, setpoint_a, measured_a, bint transcribed=False):
-    """The predictor on arrays of shape (n,), from rest: its outputs. config and model as in predictive.pxd, types.pxd."""
+    """The regulator on arrays of shape (n,), from rest: its outputs. config, model: of predictive.pxd and types.pxd."""
     cdef PredictiveState state
     cdef PredictiveConfig given = config
     cdef PlantModel plant = model

@@ -57,17 +57,23 @@ static void applied(PredictiveState *s, double output, int32_t ticks) {
     s->outputs[(s->output_at + 1 - ticks) & (HISTORY - 1)] = output;
 }
 
+/* Of the references that this sample may answer, the one nearest to zero; 0 if they differ in sign. */
+static double least_reference(const PredictiveState *s) {
+    int32_t delay = s->model.delay_ticks;
+    double low = s->references[(s->output_at + 1 - delay) & (HISTORY - 1)], high = low;
+    for (int32_t k = delay + 1; k < delay + 3; k++) {
+        double one = s->references[(s->output_at + 1 - k) & (HISTORY - 1)];
+        low = one < low ? one : low;
+        high = one > high ? one : high;
+    }
+    return low > 0.0 ? low : high < 0.0 ? -high : 0.0;
+}
+
 /* The contact as the current shows it; 1: lost. */
 static int is_lost(PredictiveState *s, const PredictiveConfig *c, double y, double voltage) {
-    int32_t delay = s->model.delay_ticks;
-    double size = fabs(y), low = s->references[(s->output_at + 1 - delay) & (HISTORY - 1)], high = low, expected;
+    double size = fabs(y), expected;
     if (!s->contact_lost) {
-        for (int32_t k = delay + 1; k < delay + 3; k++) {
-            double one = s->references[(s->output_at + 1 - k) & (HISTORY - 1)];
-            low = one < low ? one : low;
-            high = one > high ? one : high;
-        }
-        expected = low > 0.0 ? low : high < 0.0 ? -high : 0.0;
+        expected = least_reference(s);
         if (!(expected >= c->contact_floor_a && size < 0.05 * expected && fabs(voltage) >= 0.97 * c->compliance_v)) {
             s->open_run = 0;
             return 0;
@@ -81,7 +87,7 @@ static int is_lost(PredictiveState *s, const PredictiveConfig *c, double y, doub
         return s->contact_lost;
     }
     s->inner_v = s->offset + (s->inner_v - s->offset) * s->open_decay;
-    expected = fabs(given(s, delay) - s->offset) * at_rest(&s->model);
+    expected = fabs(given(s, s->model.delay_ticks) - s->offset) * at_rest(&s->model);
     expected = expected > c->contact_floor_a ? c->contact_floor_a : expected;
     s->good_run = size >= 0.4 * expected && expected > 0.0 ? s->good_run + 1 : 0;
     if (s->good_run >= c->good_ticks) {
@@ -125,9 +131,20 @@ static void regulate(PredictiveState *s, const PredictiveConfig *c, double setpo
     double disturbance = s->disturbance, p = y, before = s->reference + s->tone;
     int limited = at_limit || (c->compliance_v > 0.0 && fabs(voltage) >= 0.97 * c->compliance_v
                   && fabs(y) < (fabs(voltage) >= 0.995 * c->compliance_v ? 0.998 : 0.9) * fabs(setpoint));
-    if (s->started && !limited)
-        disturbance += (1.0 - (a < c->integral_pole_most ? a : c->integral_pole_most))
-                       * (unforeseen(s, y) - disturbance);
+    uint32_t quick_left = s->quick_left;
+    if (s->started && !limited) {
+        double surprise = unforeseen(s, y), pole = c->integral_pole_most;
+        if (quick_left > 0) {
+            quick_left--;
+        } else if (c->surprise_ratio > 0.0) {
+            double least = least_reference(s);
+            if (fabs(surprise - disturbance) > c->surprise_ratio * fabs(least) && least >= c->contact_floor_a)
+                quick_left = c->quick_ticks + c->quick_rest_ticks;
+        }
+        if (quick_left > c->quick_rest_ticks && c->quick_pole_most < pole)
+            pole = c->quick_pole_most;
+        disturbance += (1.0 - (a < pole ? a : pole)) * (surprise - disturbance);
+    }
     for (int32_t k = m->delay_ticks - 1; k > 0; k--)
         p = a * p + b0 * given(s, k) - b1 * given(s, k + 1) + disturbance;
     if (limited)
@@ -163,6 +180,7 @@ static void regulate(PredictiveState *s, const PredictiveConfig *c, double setpo
         }
     }
     s->disturbance = disturbance;
+    s->quick_left = quick_left;
     s->carried = carried;
     s->reference = reference;
     s->tone = tone;

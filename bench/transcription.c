@@ -106,6 +106,7 @@ void c_tick(const void *calibration, const void *impedance, const void *predicti
     if (given->drive == REGULATED) {
         double tone = given->tone_now ? g->tone_a * (s->sine[LOW] + s->sine[HIGH]) : 0.0;
         applied(r, (sample->applied_code - c->output_offset_q16 / 65536.0) * c->output_lsb, r->model.delay_ticks);
-        regulate(r, predictive, given->level_a, tone, *current_a, *voltage_v, (sample->status & STATUS_COMPLIANCE) != 0, o);
+        regulate(r, predictive, given->level_a, tone, *current_a, *voltage_v,
+                 (sample->status & STATUS_COMPLIANCE) != 0, o);
     }
 }
