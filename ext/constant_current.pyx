@@ -60,7 +60,7 @@ cdef int32_t constant_current_step(ConstantCurrentState* state, const ConstantCu
         predictive_step(&state.regulator, &config.regulator, setpoint_a, tone_a, measured_a, voltage_v, 0, terms)
         return PROBE_GOOD
     memset(terms, 0, sizeof(terms[0]))
-    if not (isfinite(measured_a) and isfinite(voltage_v)):
+    if not (isfinite(setpoint_a) and isfinite(tone_a) and isfinite(measured_a) and isfinite(voltage_v)):
         terms.fault = 1
         terms.output = state.probe.output
         return state.probe.verdict

@@ -26,7 +26,7 @@ from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
     EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
     FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP,
-    PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED,
+    PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED,
     STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, Estimate, RegulatorTerms, Sample, Setpoint, Tick, TickInput,
     Verdict,
 )
@@ -35,6 +35,7 @@ cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
 
 
+cdef double POTENTIAL_MOST_V = 3.0  # of electrodes; inert ones reach 2 V
 cdef double TWO_PI = 6.283185307179586
 
 
@@ -120,14 +121,19 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
     if not setpoint.close_relay:
         controller.probe.phase = PROBE_IDLE
         regulator_reset(&controller.regulator, 0.0)
-        return 0.0
+        if setpoint.phase == PHASE_SELF_TEST and calibration.front_end != FRONT_END_CURRENT_SOURCE:
+            # With the relay open the pads show the electrodes' potential: the stage waits there for the relay.
+            terms.output = voltage_v
+            if terms.output > POTENTIAL_MOST_V:
+                terms.output = POTENTIAL_MOST_V
+            if terms.output < -POTENTIAL_MOST_V:
+                terms.output = -POTENTIAL_MOST_V
+        return terms.output
     if setpoint.probing:
         if controller.probe.phase == PROBE_IDLE:
-            # With the relay open the pads show the electrodes' potential: a voltage source starts there.
             probe_begin(
                 &controller.probe,
-                voltage_v if calibration.front_end != FRONT_END_CURRENT_SOURCE and not controller.guard.relay_closed
-                else 0.0
+                controller.last_output if calibration.front_end != FRONT_END_CURRENT_SOURCE else 0.0
             )
         probe_step(&controller.probe, &config.probe, current_a, voltage_v, &terms.output)
         terms.unlimited = terms.output

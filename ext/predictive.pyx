@@ -150,7 +150,7 @@ cdef void schedule(PredictiveState* state, const PredictiveConfig* config, doubl
     if state.schedule_at < SCHEDULE_TICKS:
         return
     state.schedule_at = 0
-    if (fabs(state.mean_setpoint - setpoint) > 0.05 * fabs(setpoint)
+    if (fabs(state.mean_setpoint - setpoint) > 0.1 * fabs(setpoint)
             or fabs(state.mean_measured - setpoint) > 0.2 * fabs(setpoint)
             or fabs(state.mean_measured) < config.contact_floor_a):
         return

@@ -38,6 +38,8 @@ cdef double RAISE = 1.4
 cdef double SIGNIFICANT = 16.0         # F ratio of a pole and a zero against none
 cdef double GAIN_MOST = 0.1
 cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the least number of periods resolves
+cdef double SLOW = 0.5                  # a pole above it must belong to a load's series resistance
+cdef double SERIES_MOST_OHM = 7000.0    # of leads, body and electrodes: the envelope's 5 kohm, and a margin for noise
 cdef double EXCITATION = 0.7            # of current_a: gain errors, and what nulling leaves, come on top
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
@@ -340,7 +342,7 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     for k in range(PROBE_PERIOD):
         size += state.current[k] * state.current[k]
     seen = sqrt(size / PROBE_PERIOD)
-    if seen < (config.current_lsb_a if config.voltage_source else 0.3 * state.half):
+    if seen < (0.5 * config.current_lsb_a if config.voltage_source else 0.3 * state.half):
         return PROBE_OPEN
     for k in range(PROBE_DELAYS):
         if delay_of(config, k) < 1 or not minimum_phase(&state.fits[k]):
@@ -353,8 +355,11 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     state.chosen = best
     fit = &state.fits[best]
     delay = delay_of(config, best)
-    if config.voltage_source and fit.gain + fit.after <= 0.0:
-        # No conductance at rest: what is slow here are the electrodes, and no part of the loop's plant.
+    if config.voltage_source and (
+            fit.gain + fit.after <= 0.0
+            or (fit.pole > SLOW and fit.pole > -fit.after * (config.ballast_ohm + SERIES_MOST_OHM))):
+        # No conductance at rest, or a series resistance that no body has: what is slow here are the electrodes, while
+        # skin answers within a sample. To the loop that is a resistance.
         evaluate(state, state.current, delay, 0.0, False, fit)
     state.found.model.pole = fit.pole
     state.found.model.gain = fit.gain

@@ -16,7 +16,9 @@ from ionto_rt.safety import GUARD_RATIO, Limits
 TONE_MAX_A = 19e-6
 """Peak of each of the two probe tones: the smaller one measured on people, 38 uA p-p (Khadka 2015)."""
 TONE_RATIO = 0.0039
-"""Of the smallest level, each: a ripple of 0.39 % rms, and below 0.5 % where a voltage source magnifies it."""
+"""Of the smallest level, each: both are a ripple of 0.39 % rms."""
+TONE_RATIO_VOLTAGE = 0.003
+"""A voltage source lets flow more than it is asked for where skin has less impedance than the model."""
 TONE_CORNER_HZ = 150.0
 """Corner that the first tones are chosen for, until the load is known: between fresh and conditioned skin."""
 TONE_RETUNE_FACTOR = 1.6
@@ -81,10 +83,11 @@ def ticks_of(seconds: float, tick_s: float) -> int:
     return max(1, round(seconds / tick_s))
 
 
-def tone_a(plan: Plan) -> float:
-    """Peak of each probe tone for a plan; at most TONE_RATIO of its smallest level."""
+def tone_a(plan: Plan, front_end: FrontEnd) -> float:
+    """Peak of each probe tone for a plan; at most the ratio for this front-end of its smallest level."""
+    ratio = TONE_RATIO if front_end == FrontEnd.CURRENT_SOURCE else TONE_RATIO_VOLTAGE
     levels = [segment["level_a"] for segment in plan.segments if segment["kind"] == 2 and segment["level_a"] > 0.0]
-    return min(TONE_MAX_A, TONE_RATIO * min(levels)) if levels else 0.0
+    return min(TONE_MAX_A, ratio * min(levels)) if levels else 0.0
 
 
 def controller_config(
@@ -106,7 +109,7 @@ def controller_config(
     contact_level_a = max(probe_a, 2.0 * open_floor_a)
     impedance = {
         "tick_s": tick_s,
-        "tone_a": tone_a(plan),
+        "tone_a": tone_a(plan, hello.front_end),
         "corner_hz": TONE_CORNER_HZ,
         "retune_factor": TONE_RETUNE_FACTOR,
         "electrode_emf_v": ELECTRODE_EMF_V,

@@ -47,8 +47,8 @@ GUARD_TIME_MARGIN_S = 1.0
 """A regulator's lag of some ticks must not end a session that was planned to the limit."""
 
 BALLAST_LEAST_RATIO = 0.1
-"""Ballast of a voltage source, of compliance voltage over full scale. With less, one output code is more than a percent of
-the current on wet skin, and what flows at once through a contact that comes back has no bound (docs/design.md)."""
+"""Ballast of a voltage source, of compliance voltage over full scale. With less, one output code is more than a percent
+of the current on wet skin, and what flows at once through a contact that comes back has no bound (docs/design.md)."""
 
 PLAUSIBLE_LOAD_OHM = 2000.0
 """The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
