@@ -24,8 +24,12 @@ from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 cdef enum:
     SCHEDULE_TICKS = 16         # between two looks
     QUICK_TURNS = 2
+    TURNS = 4
+    TURN_TICKS = 24             # between two of them
 
 cdef double POLE_SEEN = 0.35    # below it, pole over gain_before is no measure of the series impedance
+cdef double OSCILLATION_RATIO = 0.05
+cdef double TURN_RESCALE = 1.5
 cdef double RAIL = 0.97         # of the compliance voltage: the stage no longer regulates
 
 
@@ -196,6 +200,38 @@ cdef double least_reference(const PredictiveState* state) noexcept nogil:
     return low if low > 0.0 else -high if high < 0.0 else 0.0
 
 
+cdef double rescale(PredictiveState* state, const PredictiveConfig* config, double ratio) noexcept nogil:
+    """So many times less impedance, within rescale_most of the model that was adopted; returns what became of it."""
+    if ratio * state.rescaled > config.rescale_most:
+        ratio = config.rescale_most / state.rescaled
+    state.rescaled *= ratio
+    state.model.gain *= ratio
+    state.model.gain_before *= ratio
+    state.disturbance *= ratio
+    return ratio
+
+
+cdef void damp_oscillation(PredictiveState* state, const PredictiveConfig* config, double measured) noexcept nogil:
+    """Large surprises that turn over in quick succession are a loop that was told too much impedance: skin whose
+    resistance has fallen faster than the schedule follows. Less of it makes any loop slower.
+    """
+    cdef double surprise = unforeseen(state, &state.model, measured) - state.disturbance
+    cdef double least = least_reference(state)
+    cdef int32_t sign = 1 if surprise > 0.0 else -1
+    state.turn_ticks += 1
+    if state.turn_ticks > TURN_TICKS:
+        state.turns = 0
+    if not (state.started and least >= config.contact_floor_a and fabs(surprise) > OSCILLATION_RATIO * least):
+        return
+    if sign != state.turn_sign:
+        state.turn_sign = sign
+        state.turn_ticks = 0
+        state.turns += 1
+        if state.turns >= TURNS:
+            state.turns = 0
+            rescale(state, config, TURN_RESCALE)
+
+
 cdef void believe_jump(PredictiveState* state, const PredictiveConfig* config, double measured) noexcept nogil:
     """An impedance that has fallen at once: the model would be told too much of it, and the loop ring."""
     cdef double foreseen = measured - unforeseen(state, &state.model, measured) + state.disturbance
@@ -216,12 +252,7 @@ cdef void believe_jump(PredictiveState* state, const PredictiveConfig* config, d
         high = one if one > high else high
     if high - low > 0.05 * (fabs(high) if fabs(high) > fabs(low) else fabs(low)):
         return
-    if ratio * state.rescaled > config.rescale_most:
-        ratio = config.rescale_most / state.rescaled
-    state.rescaled *= ratio
-    state.model.gain *= ratio
-    state.model.gain_before *= ratio
-    state.disturbance *= ratio
+    ratio = rescale(state, config, ratio)
     # What the old load let flow is no part of the new one's past.
     state.previous_measured *= ratio
     state.jump_rest = 20 + 4 * <uint32_t>state.model.delay_ticks
@@ -352,6 +383,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
 
     if config.jump_ratio > 0.0:
         believe_jump(state, config, measured_a)
+        damp_oscillation(state, config, measured_a)
     if config.voltage_source and config.schedule_ticks > 0:
         schedule(state, config, setpoint, measured_a)
     a = model.pole

@@ -218,6 +218,25 @@ def test_it_probes_and_then_follows_the_setpoint() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("delay", [1, 2, 3, 4])
+def test_a_loop_that_was_told_too_much_impedance_calms_down(delay: int) -> None:
+    """Skin that conducts six times better than the probe saw: without the rule the loop rings for good."""
+    peaks = {}
+    for jump_ratio in (0.0, 1.3):
+        trial = Trial(
+            front_end="voltage", series_ohm=200.0, parallel_ohm=8e3, capacitance_f=1e-9, tick_s=1e-3,
+            delay_ticks=delay, setpoint_a=1e-3, full_scale_a=4e-3, ballast_ohm=2e3, seed=3,
+            options={"jump_ratio": jump_ratio, "schedule_ticks": 0},
+        )  # fmt: skip
+        assert trial.probe()[0] == "good"
+        model = trial.regulator["model"]
+        trial.assume({**model, "gain": model["gain"] / 6.0, "gain_before": model["gain_before"] / 6.0})
+        rows = trial.run(np.minimum(1.0, np.arange(3000) / 1000.0) * 1e-3)
+        peaks[jump_ratio] = np.abs(rows[0][1500:] / 1e-3 - 1.0).max()
+    assert peaks[0.0] > 0.5
+    assert peaks[1.3] < 0.02
+
+
 def test_the_hand_takes_over_and_gives_back_without_a_jump() -> None:
     regulator = ConstantCurrentRegulator(**SOUND)
     with pytest.raises(ValueError, match="not identified yet"):

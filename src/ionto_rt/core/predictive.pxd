@@ -51,6 +51,9 @@ cdef struct PredictiveState:
     double mean_measured
     double mean_setpoint
     uint32_t schedule_at
+    int32_t turn_sign           # of the last large surprise
+    uint32_t turn_ticks         # since it turned
+    uint32_t turns              # in quick succession
     int32_t quick_sign          # of the last surprise while the filter is quick
     uint32_t quick_turns        # how often it has changed
     uint32_t quick_left         # ticks until the disturbance filter is slow again, the rest included
