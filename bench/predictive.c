@@ -134,12 +134,24 @@ static void regulate(PredictiveState *s, const PredictiveConfig *c, double setpo
     uint32_t quick_left = s->quick_left;
     if (s->started && !limited) {
         double surprise = unforeseen(s, y), pole = c->integral_pole_most;
-        if (quick_left > 0) {
-            quick_left--;
-        } else if (c->surprise_ratio > 0.0) {
-            double least = least_reference(s);
-            if (fabs(surprise - disturbance) > c->surprise_ratio * fabs(least) && least >= c->contact_floor_a)
-                quick_left = c->quick_ticks + c->quick_rest_ticks;
+        if (c->surprise_ratio > 0.0) {
+            double least = c->surprise_ratio * least_reference(s), by = surprise - disturbance;
+            int32_t sign = by > 0.0 ? 1 : -1;
+            if (quick_left == 0) {
+                if (fabs(by) > least && least >= c->surprise_ratio * c->contact_floor_a) {
+                    quick_left = c->quick_ticks + c->quick_rest_ticks;
+                    s->quick_sign = sign;
+                    s->quick_turns = 0;
+                }
+            } else {
+                quick_left--;
+                if (quick_left > c->quick_rest_ticks && fabs(by) > 0.5 * least && sign != s->quick_sign) {
+                    s->quick_sign = sign;
+                    s->quick_turns++;
+                    if (s->quick_turns >= 2)
+                        quick_left = c->quick_rest_ticks;
+                }
+            }
         }
         if (quick_left > c->quick_rest_ticks && c->quick_pole_most < pole)
             pole = c->quick_pole_most;
