@@ -149,7 +149,7 @@ def test_run_away_from_a_terminal_is_quiet_but_for_phases_and_the_receipt(tmp_pa
     assert done.code == 0
     assert done.out.startswith("complete: the prescribed dose was delivered\n")
     labels = re.findall(r"^([a-z]+) ", done.out, re.M)
-    assert labels == ["dose", "drug", "peak", "held", "load", "time", "latency", "trips", "record", "next"]
+    assert labels == ["dose", "drug", "peak", "held", "area", "load", "time", "latency", "trips", "record", "next"]
     assert "\x1b" not in done.out + done.err
     assert len(done.err.splitlines()) == 7
     (folder,) = sessions(tmp_path / "kept")

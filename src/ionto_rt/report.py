@@ -68,6 +68,7 @@ _LABELS = {
     "peak_voltage_v": "Peak voltage (V)",
     "mean_error_ratio": "Mean error of the current, of its setpoint",
     "ripple_rms_ratio": "Ripple, rms, of the setpoint",
+    "area_watched_ratio": "Share of the treatment in which contact area was watched",
     "load": "Load at the contact check",
     "margins": "Margins of the loop there",
     "ticks": "Ticks",

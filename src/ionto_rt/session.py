@@ -138,6 +138,8 @@ class Session:
         self._last: np.void | None = None
         self._accuracy = Accuracy()
         self._load: dict[str, Any] = {}
+        self._treated = 0
+        self._area_watched = 0
         self._peak_current_a = 0.0
         self._peak_voltage_v = 0.0
         self._rows = 0
@@ -332,6 +334,9 @@ class Session:
         self._peak_current_a = max(self._peak_current_a, float(np.abs(rows["current_a"]).max()))
         self._peak_voltage_v = max(self._peak_voltage_v, float(np.abs(rows["voltage_v"]).max()))
         self._accuracy.add(rows)
+        treated = rows["phase"] == Phase.TREATMENT
+        self._treated += int(treated.sum())
+        self._area_watched += int((treated & (rows["area_ratio"] > 0.0)).sum())
         self._last = last
         shown = self.progress
         shown.phase = Phase(int(last["phase"]))
@@ -485,6 +490,7 @@ class Session:
             "gaps": self.loop.counters["lost"],
             "late": device_late if device_late is not None else self.loop.counters["late"],
             "latency_us": self.loop.latency_us,
+            "area_watched_ratio": self._area_watched / self._treated if self._treated else None,
             "load": self._load or None,
             "margins": self._margins(),
             "mean_error_ratio": self._accuracy.mean_error_ratio,

@@ -53,6 +53,10 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if receipt.get("ripple_rms_ratio") is not None:
         mean, ripple = 100.0 * receipt["mean_error_ratio"], 100.0 * receipt["ripple_rms_ratio"]
         yield "held", f"mean current {mean:+.3f} % off its setpoint, ripple {ripple:.2f} % rms, tones included"
+    watched = receipt.get("area_watched_ratio")
+    if watched is not None:
+        more = "" if watched > 0.5 else ": more samples a second see more of it"
+        yield "area", f"contact area was watched for {100.0 * watched:.0f} % of the treatment{more}"
     yield from _load_lines(receipt)
     yield "time", f"{clock_text(receipt.get('duration_s', 0.0))}, {receipt['ticks']} ticks, {_faults(receipt)}"
     latency = receipt.get("latency_us")
