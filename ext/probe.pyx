@@ -344,6 +344,8 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     seen = sqrt(size / PROBE_PERIOD)
     if seen < (0.5 * config.current_lsb_a if config.voltage_source else 0.3 * state.half):
         return PROBE_OPEN
+    if seen < config.current_lsb_a:
+        return PROBE_UNCLEAR
     for k in range(PROBE_DELAYS):
         if delay_of(config, k) < 1 or not minimum_phase(&state.fits[k]):
             continue
@@ -357,7 +359,7 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     delay = delay_of(config, best)
     if config.voltage_source and (
             fit.gain + fit.after <= 0.0
-            or (fit.pole > SLOW and fit.pole > -fit.after * (config.ballast_ohm + SERIES_MOST_OHM))):
+            or (fit.pole > SLOW and fit.pole > -fit.after * (1.3 * config.ballast_ohm + SERIES_MOST_OHM))):
         # No conductance at rest, or a series resistance that no body has: what is slow here are the electrodes, while
         # skin answers within a sample. To the loop that is a resistance.
         evaluate(state, state.current, delay, 0.0, False, fit)
