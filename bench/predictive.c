@@ -137,8 +137,10 @@ static void regulate(PredictiveState *s, const PredictiveConfig *c, double setpo
         if (c->surprise_ratio > 0.0) {
             double least = c->surprise_ratio * least_reference(s), by = surprise - disturbance;
             int32_t sign = by > 0.0 ? 1 : -1;
+            if (least < c->contact_floor_a)
+                least = c->contact_floor_a;
             if (quick_left == 0) {
-                if (fabs(by) > least && least >= c->surprise_ratio * c->contact_floor_a) {
+                if (fabs(by) > least) {
                     quick_left = c->quick_ticks + c->quick_rest_ticks;
                     s->quick_sign = sign;
                     s->quick_turns = 0;

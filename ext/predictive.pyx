@@ -216,12 +216,14 @@ cdef void damp_oscillation(PredictiveState* state, const PredictiveConfig* confi
     resistance has fallen faster than the schedule follows. Less of it makes any loop slower.
     """
     cdef double surprise = unforeseen(state, &state.model, measured) - state.disturbance
-    cdef double least = least_reference(state)
+    cdef double least = OSCILLATION_RATIO * least_reference(state)
     cdef int32_t sign = 1 if surprise > 0.0 else -1
+    if least < config.contact_floor_a:
+        least = config.contact_floor_a
     state.turn_ticks += 1
     if state.turn_ticks > TURN_TICKS:
         state.turns = 0
-    if not (state.started and least >= config.contact_floor_a and fabs(surprise) > OSCILLATION_RATIO * least):
+    if not (state.started and fabs(surprise) > least):
         return
     if sign != state.turn_sign:
         state.turn_sign = sign
@@ -267,8 +269,11 @@ cdef uint32_t heed_surprise(PredictiveState* state, const PredictiveConfig* conf
     cdef double least = config.surprise_ratio * least_reference(state)
     cdef int32_t sign = 1 if surprise > 0.0 else -1
     cdef uint32_t left = state.quick_left
+    # At low levels noise is more than a share of them.
+    if least < config.contact_floor_a:
+        least = config.contact_floor_a
     if left == 0:
-        if fabs(surprise) > least and least >= config.surprise_ratio * config.contact_floor_a:
+        if fabs(surprise) > least:
             left = config.quick_ticks + config.quick_rest_ticks
             state.quick_sign = sign
             state.quick_turns = 0

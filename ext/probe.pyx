@@ -28,7 +28,7 @@ cdef enum:
     COARSE = 24
     REFINED = 16
     NULL_TRIES = 100
-    TERMS = 8                   # of one fit, the pole aside
+    TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
 cdef double LEAST_TICKS = 0.12          # time constants tried: from this
@@ -78,29 +78,25 @@ cdef inline double fraction(double turns) noexcept nogil:
 
 cdef void evaluate(const ProbeState* state, const double* response, int32_t delay, double pole, bint zero,
                    Fit* fit) noexcept nogil:
-    """Least squares of the response on the filtered drive, a decaying start, what drift leaves, mains hum and, with a
-    zero, the filtered drive of one tick before.
-
-    Linear drift is a constant in the mean of an even number of periods of alternating sign. A load's voltage may be too
-    slow to tell one from the other; there it is left out.
+    """Least squares of the response on the filtered drive, a decaying start, mains hum and, with a zero, the filtered
+    drive of one tick before.
     """
-    cdef double matrix[64]
-    cdef double right[8]
-    cdef double kept[8]
-    cdef double row[8]
+    cdef double matrix[49]
+    cdef double right[7]
+    cdef double kept[7]
+    cdef double row[7]
     cdef double y, total = 0.0
     cdef int32_t n, i, j, terms = TERMS if zero else TERMS - 1
     memset(matrix, 0, sizeof(matrix))
     memset(right, 0, sizeof(right))
     row[0] = driven(state.drive, -1 - delay)
     row[1] = 1.0
-    row[2] = 1.0 if response == state.current else 0.0
     for n in range(PROBE_PERIOD):
-        row[7] = row[0]
+        row[6] = row[0]
         row[0] = pole * row[0] + driven(state.drive, n - delay)
         row[1] *= pole
         for i in range(4):
-            row[3 + i] = state.mains[4 * n + i]
+            row[2 + i] = state.mains[4 * n + i]
         y = response[n]
         for i in range(terms):
             right[i] += row[i] * y
@@ -110,7 +106,7 @@ cdef void evaluate(const ProbeState* state, const double* response, int32_t dela
     for i in range(terms):
         kept[i] = right[i]
         # A start that has decayed within the first tick leaves nothing to fit.
-        matrix[i * TERMS + i] = matrix[i * TERMS + i] * (1.0 + 1e-12) + (1e-6 if i == 1 or i == 2 else 0.0)
+        matrix[i * TERMS + i] = matrix[i * TERMS + i] * (1.0 + 1e-12) + (1e-9 if i == 1 else 0.0)
     fit.pole = pole
     fit.cost = total
     fit.gain = fit.after = fit.start = 0.0
@@ -119,7 +115,7 @@ cdef void evaluate(const ProbeState* state, const double* response, int32_t dela
     fit.gain = right[0]
     fit.start = right[1]
     if zero:
-        fit.after = right[7]
+        fit.after = right[6]
     for i in range(terms):
         fit.cost -= right[i] * kept[i]
     if fit.cost < 1e-15 * total:
@@ -192,8 +188,8 @@ cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bin
 
 cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double* covariance) noexcept nogil:
     """Covariance (row length SHAPES) of (pole, gain, after, start) from the residual; False if nothing is known."""
-    cdef double matrix[64]
-    cdef double column[8]
+    cdef double matrix[49]
+    cdef double column[7]
     cdef double kept[16]
     cdef double row[4]
     cdef double now, before, start = 1.0, x, slope = 0.0, last = fit.start
