@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ionto_rt.core.constant_current import PROBE_MOST_A, PROBE_RATIO
+from ionto_rt.core.constant_current import PARALLEL_RATIO_MOST, PROBE_MOST_A, PROBE_RATIO
 from ionto_rt.core.trial import Trial
 
 COMPLIANCE_V = 80.0
@@ -32,7 +32,6 @@ VOLTAGE_SHARE = 0.4
 """Of the compliance voltage that the setpoint needs at most."""
 BALLAST_SHARE = 0.1
 """Ballast of a voltage source: so much of compliance voltage over full scale."""
-PARALLEL_RATIO_MOST = 19.0
 BAND = 0.01
 SAMPLES = 600
 RAMP_S = 0.5

@@ -18,7 +18,7 @@ from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from ionto_rt.core.elementary cimport exact_exp, exact_log
+from ionto_rt.core.elementary cimport exact_exp, exact_log, quantised
 from ionto_rt.core.types cimport PlantModel, RegulatorTerms
 
 cdef enum:
@@ -49,17 +49,6 @@ cdef inline double unforeseen(const PredictiveState* state, const PlantModel* mo
 
 cdef inline double within(double value, double low, double high) noexcept nogil:
     return low if value < low else high if value > high else value
-
-
-cdef inline double quantised(double output, double lsb) noexcept nogil:
-    """To the nearest code; what no converter could hold stays as it is."""
-    cdef double codes
-    if lsb <= 0.0:
-        return output
-    codes = output / lsb
-    if not -1e9 < codes < 1e9:
-        return output
-    return lsb * (<int32_t>(codes + 0.5) if codes >= 0.0 else -<int32_t>(0.5 - codes))
 
 
 cdef void push(PredictiveState* state, double output, double reference) noexcept nogil:

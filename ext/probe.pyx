@@ -18,7 +18,7 @@ from libc.math cimport fabs, sqrt
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 
-from ionto_rt.core.elementary cimport cholesky_solve, exact_exp, exact_log, exact_turn, next_of_127
+from ionto_rt.core.elementary cimport cholesky_solve, exact_exp, exact_log, exact_turn, next_of_127, quantised
 from ionto_rt.core.types cimport (
     PROBE_GOOD, PROBE_OPEN, PROBE_OUTSIDE, PROBE_RUNNING, PROBE_SHORT, PROBE_UNCLEAR, PlantModel,
 )
@@ -60,16 +60,6 @@ fill_sequence()
 cdef inline double driven(const double* drive, int32_t tick) noexcept nogil:
     """The drive at a tick of the period in which tick 0 lies, or of the one before."""
     return drive[tick] if tick >= 0 else -drive[tick + PROBE_PERIOD]
-
-
-cdef inline double quantised(double output, double lsb) noexcept nogil:
-    cdef double codes
-    if lsb <= 0.0:
-        return output
-    codes = output / lsb
-    if not -1e9 < codes < 1e9:
-        return output
-    return lsb * (<int32_t>(codes + 0.5) if codes >= 0.0 else -<int32_t>(0.5 - codes))
 
 
 cdef inline double fraction(double turns) noexcept nogil:
@@ -350,7 +340,6 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
             best = k
     if best < 0:
         return PROBE_UNCLEAR
-    state.chosen = best
     fit = &state.fits[best]
     delay = delay_of(config, best)
     if config.voltage_source and (

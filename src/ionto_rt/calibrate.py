@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ionto_rt.calibration_file import RangeCalibration, measured_now
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import DeviceStatus, EndReason, FrontEnd, Pacing, SegmentKind, StopFlag, Trip
+from ionto_rt.codes import DeviceStatus, EndReason, FrontEnd, Law, Pacing, SegmentKind, StopFlag, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
@@ -40,7 +40,6 @@ VOLTAGE_V = 4.0
 """Most that the load may carry; the treatment that sets the limits allows 10 V."""
 LEAST_CODES = 40.0
 """A level of fewer codes of current or voltage than this calibrates nothing."""
-LAW_PID = 0
 LOW_RATIO = 0.2
 HIGH_RATIO = 0.75
 """Of the level, below the ten times that the tones need: the plateaus are without them."""
@@ -227,7 +226,7 @@ def _config(
     if not load.resistor:
         config["impedance"]["corner_hz"] = 1.0 / (2.0 * math.pi * load.parallel_ohm * load.capacitance_f)
     # No skin, no contact check: the plain law, which needs to know nothing of the load, and steps that are steps.
-    config["law"] = LAW_PID
+    config["law"] = int(Law.PID)
     config["regulator"]["slew_per_tick"] = config["regulator"]["feed_forward"] * 2.0 * level_a
     return config
 

@@ -89,6 +89,11 @@ class ProbeVerdict(IntEnum):
     UNCLEAR = 5
 
 
+class Law(IntEnum):
+    PID = 0
+    PREDICTIVE = 1
+
+
 class Contact(IntEnum):
     UNKNOWN = 0
     GOOD = 1

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ionto_rt.codes import FrontEnd
+from ionto_rt.codes import FrontEnd, Law
 from ionto_rt.core.constant_current import SERIES_LEAST_OHM, configure
 from ionto_rt.device import Hello
 from ionto_rt.plan import Plan
@@ -39,7 +39,6 @@ REGULATOR_KI_PER_TICK = 0.15
 REGULATOR_KP = 0.1
 SLEW_RATIO = 0.02
 """Of the largest level: what the output may rise by in a tick, and what a voltage source's step may drive at once."""
-LAW_PREDICTIVE = 1
 STOP_A_PER_S = 1e-3
 """Ramp of a safe stop (S1)."""
 AREA_PAUSE_RATIO = 0.7
@@ -255,7 +254,7 @@ def controller_config(
         "contact_area": contact_area,
         "lease_ticks": lease_ticks,
         "token": token,
-        "law": LAW_PREDICTIVE,
+        "law": int(Law.PREDICTIVE),
         "probe": constant_current["probe"],
         "predictive": constant_current["regulator"],
     }

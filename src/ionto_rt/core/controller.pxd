@@ -10,10 +10,6 @@ from ionto_rt.core.programme cimport ProgrammeConfig, ProgrammeState
 from ionto_rt.core.regulator cimport RegulatorConfig, RegulatorState
 from ionto_rt.core.types cimport Calibration, Command, Segment, Tick, TickInput
 
-cdef enum Law:
-    LAW_PID = 0                 # two-degree-of-freedom PID with feed-forward
-    LAW_PREDICTIVE = 1          # PI with delay predictor on the plant that the contact check has identified
-
 cdef struct ControllerConfig:
     Calibration calibration
     ImpedanceConfig impedance

@@ -1,4 +1,4 @@
-"""exp, log, cosine, sine and small systems of equations from + - * / and square root alone.
+"""exp, log, cosine, sine, rounding and small systems of equations from + - * / and square root alone.
 
 The C library's versions round differently between processors; a replay of the tick must not. Accuracy is a few units
 in the last place, for exp ten times 1 + |x|: enough for tones, poles and time constants.
@@ -101,3 +101,13 @@ cdef inline bint cholesky_solve(double* matrix, double* right, int32_t n, int32_
 cdef inline uint32_t next_of_127(uint32_t register) noexcept nogil:
     """Shift register x^7 + x^6 + 1, not 0: its lowest bit is a maximum-length sequence of 127."""
     return (register >> 1) | (((register ^ (register >> 1)) & 1) << 6)
+
+cdef inline double quantised(double value, double lsb) noexcept nogil:
+    """To the nearest whole number of lsb (0: as it is); what no converter could hold stays as it is."""
+    cdef double codes
+    if lsb <= 0.0:
+        return value
+    codes = value / lsb
+    if not -1e9 < codes < 1e9:
+        return value
+    return lsb * (<int32_t>(codes + 0.5) if codes >= 0.0 else -<int32_t>(0.5 - codes))

@@ -72,7 +72,6 @@ cdef struct ProbeState:
     double drive[127]           # what the response in work is fitted to
     double mains[508]           # cosine and sine of 50 and 60 Hz, by tick
     int32_t fit_of              # 0..PROBE_DELAYS-1: current at that delay; PROBE_DELAYS: voltage on that current
-    int32_t chosen
     int32_t fit_at
     double low
     double high

@@ -79,6 +79,10 @@ cdef enum ProbeVerdict:         # of the contact check
     PROBE_OUTSIDE = 4
     PROBE_UNCLEAR = 5
 
+cdef enum Law:                 # of the regulator
+    LAW_PID = 0                 # two-degree-of-freedom PID with feed-forward
+    LAW_PREDICTIVE = 1          # PI with delay predictor on the plant that the contact check has identified
+
 cdef enum Contact:
     CONTACT_UNKNOWN = 0
     CONTACT_GOOD = 1
