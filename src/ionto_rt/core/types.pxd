@@ -10,6 +10,9 @@ cdef enum:
     MAX_SEGMENTS = 4096
     HISTORY_TICKS = 16          # how far back the guard and the contact check look at the setpoint
     PORT_VERSION = 1
+    DAQ_VERSION = 1
+    ALL_CHANNELS = 255          # of an operator's command
+    LOOP_SEQUENCE = 0x80000000  # operator_sequence of a command that the loop gave, not a person
 
 cdef enum FrontEnd:
     FRONT_END_CURRENT_SOURCE = 0
@@ -41,6 +44,11 @@ cdef enum StopFlag:
     STOP_NONE = 0
     STOP_RAMP_DOWN = 1
     STOP_NOW = 2
+
+cdef enum OnTrip:               # what one channel's trip means for the others of its device
+    ON_TRIP_STOP = 0            # they ramp down and end
+    ON_TRIP_PAUSE = 1           # they ramp down and hold their dose until an operator resumes them
+    ON_TRIP_CONTINUE = 2        # they go on
 
 cdef enum SegmentKind:
     SEGMENT_SELF_TEST = 0       # relay open, output zero: the readings must agree on zero
@@ -274,6 +282,7 @@ cdef struct TickInput:
     int32_t operator_command    # OperatorCommand
     int32_t stop                # StopFlag
     double operator_value_a
+    uint8_t channel             # of the device, from 0
 
 # One row of telemetry: every input and every term of one tick. Its fields are the record's columns.
 cdef struct Tick:
@@ -354,6 +363,7 @@ cdef struct Tick:
     double active_parallel_ohm
     double active_capacitance_f
     uint32_t quick_ticks        # that the regulator's integral is still quick, after a surprise
+    uint8_t channel             # an input: of the device, from 0
 
 # Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.
 cdef struct Port:
@@ -362,3 +372,17 @@ cdef struct Port:
     void* context
     int64_t (*read)(void* context, uint8_t* data, size_t capacity, int64_t timeout_us) noexcept nogil
     int64_t (*write)(void* context, const uint8_t* data, size_t length) noexcept nogil
+
+# A device that is called, not spoken to: a vendor's library inside the loop. Both functions run on the loop's thread,
+# without the GIL; they must not allocate, nor wait for anything but the device.
+cdef struct Daq:
+    uint32_t version            # DAQ_VERSION
+    uint32_t size               # of this struct, as its maker compiled it
+    void* context               # handed back to both functions
+    uint32_t channels           # 1 to MAX_CHANNELS
+    uint32_t pacing             # PACING_DEVICE: receive waits for the device's clock; PACING_HOST: it reads at once
+    # Up to `most` sample periods of `channels` samples each, period by period, oldest first: how many periods came,
+    # 0 after timeout_us without one, or -errno when the device is gone.
+    int32_t (*receive)(void* context, Sample* samples, uint32_t most, int64_t timeout_us) noexcept nogil
+    # One command for each channel, the answer to the newest sample: 0, or -errno.
+    int32_t (*send)(void* context, const Command* commands) noexcept nogil

@@ -12,6 +12,7 @@ cdef enum:
     HELLO_FEATURE_BYTES = 12
     COMMAND_HEADER_BYTES = 14
     COMMAND_CHANNEL_BYTES = 4
+    COMMAND_RELAYS_BYTES = 4    # behind the channels, where there are several
 
 cdef enum FrameType:
     FRAME_HELLO_REQUEST = 0x01
@@ -30,6 +31,7 @@ cdef enum FrameType:
 
 cdef enum HelloFeature:         # bits behind the ranges of a hello
     FEATURE_SENTINEL = 1        # a sentinel electrode is wired, and its reading is in the sample
+    FEATURE_CHANNEL_CHARGES = 2  # charges of the last session per channel, from channel 1 on, behind the features
 
 cdef enum WireError:            # codes of an ERROR frame
     WIRE_ERROR_UNDECODABLE = 1  # CRC, COBS or length
