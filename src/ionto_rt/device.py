@@ -508,11 +508,13 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "dac-gain-error": ("dac_gain_error", float),
     "clock-error-ppm": ("clock_error_ppm", float),
     "serial": ("serial", str),
+    "channels": ("channels", int),
     "pacing": ("pacing", str),
     "truth": ("truth", str),
     "state": ("state", str),
     "link": ("link", str),
     "cpu": ("cpu", int),
+    "round-trip": ("round_trip", str),
     "fault": ("faults", list),
 }
 """Options of a virtual device, as written in a URI or on the command line: argument of `serve` and its type."""
@@ -556,6 +558,8 @@ class SimBytes:
 
         given = dict(arguments)
         truth = given.pop("truth", None)
+        if "round_trip" in given:
+            raise ValueError("round trips are measured by the clock, and sim: has a virtual one: use virtual:")
         for of_a_process in ("link", "cpu"):
             given.pop(of_a_process, None)
         self._truth_fd = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644) if truth else -1
