@@ -1271,8 +1271,8 @@ cdef class VirtualDevice:
         clock_error_ppm: how much longer the device's sample period is than it says.
         serial: at most 15 characters.
         faults: (kind, value, time_s) or (kind, value, time_s, channel) in the order of their times; kind is one of
-            FAULT_KINDS, time_s counts armed device time. What value means is in FAULT_VALUES; else it is unused. Those of
-            DEVICE_FAULTS have no channel.
+            FAULT_KINDS, time_s counts armed device time. What value means is in FAULT_VALUES; else it is unused. Those
+            of DEVICE_FAULTS have no channel.
         truth_fd: descriptor of the truth file, or -1. state_path: file that remembers the last session, or None.
         round_trip_path: file for the round trips of each session that is served in real time, or None.
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS, FAULT_VALUES, VirtualDevice
 
 PACINGS = {"real": 1, "host": 2, "lock-step": 4, "both": 5, "all": 7}
-"""What a hello may offer: the device's own clock, answers to the host alone, a virtual clock, the first and third, all."""
+"""Bits of the hello: its own clock; answers to the host alone; a virtual clock; the first and the third; all three."""
 STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
 IDLE_MS = 500
 
@@ -32,11 +32,12 @@ def parse_fault(text: str) -> Fault:
         text: ``open@60``, ``close@60.5``, ``short@60``, ``area=0.5@60``, ``return-area=0.5@60``, ``unplug@60``,
             ``stall@60+0.02``, ``stuck@60``, ``peel=120@60`` (seconds until the pad is off), ``dry=8@60`` (percent a
             minute), ``loose=5@60`` (openings a minute) or ``leak=100000@60`` (ohm between the leads); times in seconds
-            of armed device time, the length of a stall in seconds. ``2:open@60`` is on channel 2, without a number it is
-            on channel 0; ``unplug`` and ``stall`` are the whole device's, and take none.
+            of armed device time, the length of a stall in seconds. ``2:open@60`` is on channel 2; without a number it
+            is on channel 0. ``unplug`` and ``stall`` are the whole device's, and take none.
 
     Returns:
-        (kind, value, time_s), with the channel behind them where the text names one; what value is, `ionto_rt.core.virtual_device.FAULT_VALUES` says.
+        (kind, value, time_s), with the channel behind them where the text names one; what value is,
+        `ionto_rt.core.virtual_device.FAULT_VALUES` says.
 
     Raises:
         ValueError: anything else; the message names the text and what is allowed.

@@ -41,8 +41,8 @@ VIRTUAL_HELP = {
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",
     "channels": "How many, 1 to 32; channel 1 has the skin and the converters' errors of the next seed, and so on.",
-    "pacing": "What it offers: real, its own clock; host, a sample for each command; lock-step, a virtual clock; both, the "
-    "first and the third; all.",
+    "pacing": "What it offers: real, its own clock; host, a sample for each command; lock-step, a virtual clock; both, "
+    "the first and the third; all.",
     "truth": "CSV file for the current and charge that truly flowed, one row for each sample.",
     "state": "File in which it remembers its last session.",
     "link": "Symbolic link to the pseudo-terminal, removed at the end.",
