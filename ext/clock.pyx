@@ -26,7 +26,6 @@ cdef uint32_t bucket_of(uint64_t value) noexcept nogil:
 
 
 cdef uint64_t bucket_end(uint32_t bucket) noexcept nogil:
-    """Largest value in a bucket."""
     cdef uint32_t size = 1 << HISTOGRAM_SUB_BITS
     cdef uint32_t shift = 0 if bucket < 2 * size else bucket // size - 1
     return ((<uint64_t>(bucket - shift * size) + 1) << shift) - 1
