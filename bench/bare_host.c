@@ -6,7 +6,9 @@
  * answer, and nothing in between but what a command must carry: the sample's index and nonce, and the CRC. PRIORITY 0
  * and CPU -1 ask for nothing. At the end one line of JSON: samples answered, reads, and the processor time of all that.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <fcntl.h>
 #include <sched.h>
 #include <stdint.h>
