@@ -28,7 +28,9 @@ def daq_capsule(address, keep):
             f"the device's struct ionto_daq has version {daq.version}: set it to IONTO_DAQ_VERSION, here {DAQ_VERSION}"
         )
     if daq.size < sizeof(Daq):
-        raise ValueError(f"the device's struct ionto_daq has size {daq.size}: set it to sizeof(ionto_daq), {sizeof(Daq)}")
+        raise ValueError(
+            f"the device's struct ionto_daq has size {daq.size}: set it to sizeof(ionto_daq), {sizeof(Daq)}"
+        )
     if daq.receive == NULL or daq.send == NULL:
         name = "receive" if daq.receive == NULL else "send"
         raise ValueError(f"the device's struct ionto_daq has no {name}: give it the function")

@@ -17,9 +17,9 @@
 enum {
     BATCH = 64,
     WRITES = 128,                   /* that can wait for their scan: more than the card's memory has batches */
-    RELAY_AFTER_NS = 10000000,      /* the relay parts no current: it opens so long after the output went to zero */
-    NO_INDEX = 0xFFFFFFFF
+    RELAY_AFTER_NS = 10000000       /* the relay parts no current: it opens so long after the output went to zero */
 };
+#define NO_INDEX UINT32_MAX
 #define LATCHED (IONTO_STATUS_LEASE_EXPIRED | IONTO_STATUS_OVER_CURRENT | IONTO_STATUS_CHARGE_CAP | IONTO_STATUS_TIME_CAP)
 
 /* A write and the sample behind which it acts. */
@@ -42,6 +42,7 @@ struct adapter {
     int armed;
     uint64_t lease_until_ns;        /* 0: none runs */
     uint32_t latched;               /* IONTO_STATUS_* */
+    uint64_t latched_at;            /* the first sample behind this one shows it */
     uint32_t lines;
     adapter_counters counters;
     /* The loop's thread alone while armed. */
@@ -83,6 +84,7 @@ static void let_go(adapter *device, uint32_t why)
     device->latched |= why;
     device->counters.lapsed += (why & IONTO_STATUS_LEASE_EXPIRED) != 0;
     acq_write(device->card, 0.0, device->lines, &scan);
+    device->latched_at = device->daq.pacing == IONTO_PACING_DEVICE ? scan : (uint64_t)device->counters.samples - 1u;
     device->lease_until_ns = clock_ns() + RELAY_AFTER_NS;
     pthread_cond_signal(&device->changed);
 }
@@ -198,7 +200,8 @@ static void convert(adapter *device, const acq_scan *scan, uint64_t period, uint
     else if (device->counters.samples >= device->limits.session_ticks)
         let_go(device, IONTO_STATUS_TIME_CAP);
     sample->charge_codes = device->counters.net_codes;
-    status |= device->latched;
+    if (period > device->latched_at)
+        status |= device->latched;
     pthread_mutex_unlock(&device->output);
 
     sample->status = (uint16_t)status;
