@@ -4,8 +4,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-import numpy as np
-
 cdef enum:
     DRIFT_PPM = 200             # crystals differ by less
 
@@ -133,10 +131,12 @@ cdef class LatencyHistogram:
     @property
     def counts(self):
         """Times in each bucket: array of shape (3328,), uint64. Bucket `k` ends at `bucket_ends()[k]` ns."""
+        import numpy as np      # here: the virtual device's process counts without it
         cdef uint64_t[::1] view = <uint64_t[:HISTOGRAM_BUCKETS]>self.histogram.counts
         return np.array(view)
 
 
 def bucket_ends():
     """The largest time in ns of each bucket: array of shape (3328,), uint64."""
+    import numpy as np
     return np.array([bucket_end(bucket) for bucket in range(HISTOGRAM_BUCKETS)], dtype=np.uint64)
