@@ -493,7 +493,8 @@ cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
     return device.ticks <= device.stall_until and device.stall_until > 0
 
 
-cdef inline void take_sample(VirtualDeviceState* device, uint32_t index, int64_t periods, Sample* samples) noexcept nogil:
+cdef inline void take_sample(VirtualDeviceState* device, uint32_t index, int64_t periods,
+                             Sample* samples) noexcept nogil:
     """Sample `index`; its codes are counted for so many periods."""
     cdef uint32_t time_us = <uint32_t>(device.ticks * device.sample_period_ns // 1000)
     cdef uint16_t nonce = <uint16_t>(noise_next(&device.noise) >> 48)
