@@ -167,7 +167,7 @@ def test_run_with_json_prints_the_receipt_and_nothing_else(tmp_path: Path) -> No
     assert done.code == 0
     receipt = done.receipt
     assert receipt.keys() >= CONTRACT
-    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "max"}
+    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "p9999", "max"}
     assert (receipt["outcome"], receipt["trips"], receipt["gaps"]) == ("complete", [], 0)
     assert receipt["dose_prescribed_mamin"] == pytest.approx(2 * 4 / 60)
     assert receipt["dose_delivered_mamin"] == pytest.approx(receipt["dose_prescribed_mamin"], rel=0.005)
