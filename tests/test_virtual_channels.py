@@ -136,8 +136,8 @@ def test_a_channel_has_the_skin_of_the_seed_so_many_further(channel, seed, front
     several = Client(channels=channel + 1, seed=seed, front_end=front_end)
     alone = Client(channels=1, seed=seed + channel, front_end=front_end)
     for k in range(30):
-        several.command([0] * channel + [400 * k])
-        alone.command([400 * k])
+        several.command([0] * channel + [100 * k])
+        alone.command([100 * k])
     assert several.device.channel(channel).charge_c == alone.device.charge_c != 0.0
     assert several.device.channel(channel).voltage_v == alone.device.voltage_v
     assert several.device.channel(0).charge_c != several.device.channel(channel).charge_c
@@ -361,6 +361,15 @@ def test_a_lease_runs_out_on_the_timer_and_what_flowed_meanwhile_is_counted():
     assert client.errors == [STATE]
     assert (sample[0]["index"], sample[0]["status"]) == (40, EXPIRED)
     assert client.device.net_codes == pytest.approx(29 * one, abs=2 * one)
+
+
+def test_a_period_in_which_the_comparator_acts_is_counted_at_the_cap():
+    client = Client(HOST, caps={0: {"current_cap_code": 4000}}, noise_codes=0.0, load=(1000.0, 1000.0, 1e-9))
+    client.command([5000])
+    before = client.device.net_codes
+    client.advance(3)
+    assert client.device.phase == "tripped"
+    assert client.device.net_codes == before + 4000 * 65536 - client.offset_q16
 
 
 def test_the_count_is_whole_when_the_host_hangs_up():
