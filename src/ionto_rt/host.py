@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ionto_rt.configuration import FIT, UNFIT, DeadlineProfile
+from ionto_rt.core.host_thread import prepare
 
 LOOP_PRIORITY = 40
 """SCHED_FIFO priority asked for: above ordinary work, below the kernel's interrupt threads (50)."""
@@ -43,13 +44,12 @@ def _hypervisor() -> bool:
         return False
 
 
-def prepare_thread() -> dict[str, str]:
-    """Ask for real-time priority for the calling thread; what came of it."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(LOOP_PRIORITY))
-    except (OSError, AttributeError) as error:
-        return {"priority": f"ordinary ({error})"}
-    return {"priority": f"SCHED_FIFO {LOOP_PRIORITY}"}
+def prepare_thread(cpu: int | None = None) -> dict[str, str]:
+    """Ask for what the loop's thread would like to have, for the calling thread; what came of each.
+
+    Priority, processor (`cpu`; None: any), timer slack, and a stack that faults no more.
+    """
+    return prepare(LOOP_PRIORITY, cpu)
 
 
 def pin_to_cpu(cpu: int | None) -> str:
