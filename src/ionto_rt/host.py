@@ -1,4 +1,4 @@
-"""The host: what it is, and what the loop's thread was given. Attempted, recorded, never required."""
+"""The host: what it is, and what the loop's thread was given. Attempted and recorded; fitness.py judges it."""
 
 import contextlib
 import os
@@ -7,7 +7,6 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from ionto_rt.configuration import FIT, UNFIT, DeadlineProfile
@@ -24,7 +23,6 @@ def describe_host() -> dict[str, Any]:
         "kernel": platform.release(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
-        "hypervisor": _hypervisor(),
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in ("ionto-rt", "numpy", "pyserial", "nanoarrow", "pydantic")},
     }
@@ -35,13 +33,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _hypervisor() -> bool:
-    try:
-        return " hypervisor" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
 
 
 def prepare_thread(cpu: int | None = None) -> dict[str, str]:
@@ -85,6 +76,6 @@ def awake_processors(wanted: bool) -> Iterator[str]:
         os.close(request)
 
 
-def deadline_profile(outcome: Mapping[str, str]) -> DeadlineProfile:
-    """The deadlines this host can keep: the fit profile needs real-time priority and no hypervisor."""
-    return FIT if outcome.get("priority", "").startswith("SCHED_FIFO") and not _hypervisor() else UNFIT
+def deadline_profile(host: Mapping[str, Any]) -> DeadlineProfile:
+    """The deadlines of a session in real time, by the verdict on the host in its record."""
+    return FIT if host["fitness"]["verdict"] == "fit" else UNFIT
