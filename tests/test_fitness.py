@@ -15,6 +15,7 @@ from cli_support import ROOT, ionto, sessions, started
 from cli_support import treatment as written_treatment
 from ionto_rt.cli.doctor import _table
 from ionto_rt.configuration import FIT, UNFIT
+from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, SerialBytes, open_device
 from ionto_rt.errors import RefusedError
 from ionto_rt.fitness import (
@@ -167,6 +168,26 @@ def test_more_samples_need_more_locked_memory(tmp_path: Path) -> None:
 
 def test_the_states_of_a_channel_stay_below_their_bound() -> None:
     assert ctypes.sizeof(struct("ControllerState")) + ctypes.sizeof(struct("LoopState")) <= STATE_BYTES
+
+
+def locked_bytes() -> int:
+    return int(re.search(r"VmLck:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
+
+
+def test_a_session_locks_no_more_than_the_check_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[int] = []
+
+    class Watched(Loop):
+        def lock_memory(self) -> str:
+            before = locked_bytes()
+            outcome = super().lock_memory()
+            locked.append(locked_bytes() - before)
+            return outcome
+
+    monkeypatch.setattr("ionto_rt.session.Loop", Watched)
+    with open_device("virtual:") as device:
+        Session(treatment(STEP), device, out_dir=tmp_path).run()
+    assert len(locked) == 1 and locked[0] <= session_bytes(1000.0, 1)
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0-3,6", {0, 1, 2, 3, 6}), ("", set()), ("5", {5})])

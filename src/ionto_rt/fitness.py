@@ -24,8 +24,11 @@ Verdict = Literal["fit", "unfit"]
 RATE_HZ = 1000.0
 """Samples a second of the session that is assumed when none is known."""
 EVENT_ROWS = 1024
+"""Of the ring of events, for each channel."""
 STATE_BYTES = 1 << 20
 """Bound on the states of one channel and of its loop, the longest programme included."""
+CODE_BYTES = 5 << 20
+"""Bound on what the loop's code is mapped from: the core's modules, and the C library."""
 FIFO_SHARE_GOOD = 0.9
 FIFO_SHARE_LEAST = 0.5
 IDLE_US_MOST = 20
@@ -203,12 +206,12 @@ def _throttling(host: Host) -> Found:
 
 
 def session_bytes(rate_hz: float, channels: int) -> int:
-    """What a session locks into memory: the ring of telemetry, that of events, and the states."""
+    """What a session locks into memory: the ring of telemetry, that of events, states, and the loop's code."""
     from ionto_rt.configuration import RING_S
     from ionto_rt.core.controller import empty_ticks
 
-    rows = RING_S * rate_hz * channels + EVENT_ROWS
-    return int(rows * empty_ticks(1).dtype.itemsize) + channels * STATE_BYTES
+    rows = (RING_S * rate_hz + EVENT_ROWS) * channels
+    return int(rows * empty_ticks(1).dtype.itemsize) + channels * STATE_BYTES + CODE_BYTES
 
 
 def _memory_lock(host: Host) -> Found:
@@ -471,7 +474,7 @@ CHECKS = (
         "memory-lock",
         "locked memory",
         True,
-        "limit as high as rings and states of a session",
+        "limit as high as rings, states and code of a session's loop",
         "a page that was taken away is read back in the middle of a tick: 48 µs (p50; worst 485) from a virtual disk, "
         "2,048 pages on two virtual cores",
         f"`@realtime - memlock KIB` in {LIMITS_FILE}, and log in anew",
