@@ -56,6 +56,8 @@ AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
 HEARTBEAT_S = 2.0
+RING_S = 8.0
+"""Telemetry that the loop's ring holds: the record may stand still for that long."""
 LEASE_S = 0.08
 
 

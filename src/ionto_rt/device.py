@@ -3,7 +3,9 @@
 While the loop runs it alone owns the port; the frames are those of docs/wire-protocol.md.
 """
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -11,6 +13,7 @@ import select
 import struct
 import subprocess
 import sys
+import termios
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -23,11 +26,15 @@ from ionto_rt.core.wire import FrameReader, encode_frame
 from ionto_rt.errors import IontoError, RefusedError
 from ionto_rt.safety import CurrentRange, DeviceCapabilities
 
+ASYNC_LOW_LATENCY = 0x2000
+"""Of the flags in struct serial_struct (linux/serial.h), its fifth word."""
 PROTOCOL_VERSION = 1
 ANSWER_S = 0.4
 HELLO_TRIES = 5
 SPAWN_S = 10.0
 GARBAGE_BYTES = 65536
+VIRTUAL_MODEL = "ionto-virtual"
+"""What a virtual device calls itself in its hello, on whichever port it is served."""
 
 HELLO_REQUEST, LIMITS, ARM, DISARM, COUNTERS_REQUEST = 0x01, 0x02, 0x03, 0x04, 0x06
 HELLO, LIMITS_READ_BACK, ARMED, DISARMED, COUNTERS, ERROR = 0x81, 0x82, 0x83, 0x84, 0x86, 0xFF
@@ -330,7 +337,11 @@ class SerialBytes:
             self.port.set_low_latency_mode(True)
         except (ValueError, OSError, NotImplementedError):
             return "not offered by the driver"
-        return "set"
+        # A driver may take the flag and forget it.
+        words = array.array("i", bytes(128))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.fd, termios.TIOCGSERIAL, words)
+        return "set" if words[4] & ASYNC_LOW_LATENCY else "taken but not kept by the driver"
 
     def read(self, most: int, timeout_s: float) -> bytes:
         if not select.select([self.fd], [], [], timeout_s)[0]:
@@ -357,7 +368,10 @@ class SerialBytes:
 
 @dataclass
 class Device:
-    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on."""
+    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on.
+
+    `virtual`: no current flows through anybody, whatever its URI and its model say.
+    """
 
     uri: str
     port: BytePort
@@ -366,6 +380,13 @@ class Device:
     cpu: int | None = None
     reader: FrameReader = field(default_factory=FrameReader)
     raw_bytes: int = 0
+    virtual: bool = False
+
+    @property
+    def hardware(self) -> bool:
+        """Whether it may drive current through somebody: all that is not known to be a virtual device."""
+        scheme = self.uri.partition(":")[0]
+        return not (self.virtual or scheme in ("virtual", "sim") or self.hello.model == VIRTUAL_MODEL)
 
     def greet(self) -> Hello:
         """Ask for the hello. RefusedError if nothing, garbage or another version answers."""
@@ -513,6 +534,16 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
     return scheme, path, options
 
 
+def serial_path(uri: str) -> str:
+    """Path of the port in a URI of scheme `serial`. RefusedError if it has none."""
+    _, path, options = split_uri(uri)
+    if options or not path:
+        raise RefusedError(
+            "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
+        )
+    return path
+
+
 VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "skin": ("skin", str),
     "load": ("load", str),
@@ -623,11 +654,7 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Devic
     """
     scheme, path, options = split_uri(uri)
     if scheme == "serial":
-        if options or not path:
-            raise RefusedError(
-                "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
-            )
-        device = Device(uri, SerialBytes(path))
+        device = Device(uri, SerialBytes(serial_path(uri)))
     elif scheme in ("virtual", "sim"):
         if path:
             raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')

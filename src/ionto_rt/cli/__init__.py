@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("run", "Run a treatment, with live view, record and receipt."),
     "check": ("run", "Validate a treatment and print its plan; no current."),
     "devices": ("devices", "List what can be connected to."),
+    "doctor": ("doctor", "Check whether this host is fit for real time, and say what to change."),
     "calibrate": ("calibrate", "Measure a device on a load that is known."),
     "virtual-device": ("devices", "Serve a DAQ with skin attached on a pseudo-terminal."),
     "sessions": ("records", "List the sessions of a folder."),
