@@ -1,14 +1,15 @@
 """How late a wake-up comes, and how long a question and its answer take."""
 import os
 
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.errno cimport EINTR, ETIMEDOUT, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, timespec
 
 from ionto_rt.core.clock cimport Histogram, clock_now_ns, histogram_add, histogram_add_expected
-from ionto_rt.core.port cimport port_of
+from ionto_rt.core.port cimport port_read, port_write
+from ionto_rt.core.types cimport PORT_VERSION, Port
 from ionto_rt.core.wire cimport (
     FRAME_COUNTERS, FRAME_COUNTERS_REQUEST, MAX_FRAME, MAX_PAYLOAD, wire_encode, wire_receive,
 )
@@ -278,13 +279,13 @@ cdef void echo_run(EchoState* state) noexcept nogil:
     cdef uint64_t got = 0
     memset(state.bytes, 1, sizeof(state.bytes))
     while not load_i32(&state.stop):
-        count = state.port.read(state.port.context, state.bytes, EXCHANGE_BYTES, ECHO_WAIT_US)
+        count = port_read(&state.descriptor, state.bytes, EXCHANGE_BYTES, ECHO_WAIT_US)
         if count < 0:
             return
         got += <uint64_t>count
         while got >= state.question_bytes:
             got -= state.question_bytes
-            if state.port.write(state.port.context, state.bytes, state.answer_bytes) < 0:
+            if port_write(&state.descriptor, state.bytes, state.answer_bytes) < 0:
                 return
 
 
@@ -405,10 +406,27 @@ cdef class RoundTripLoop(_Series):
         if (question_bytes == 0) != (answer_bytes == 0) or question_bytes > MAX_FRAME:
             raise ValueError(f"frames of {question_bytes} and {answer_bytes} bytes")
         self.begin(&self.state.series, interval_ns, raw, corrected)
-        self.state.port = port_of(port)
+        self.attach(port)
         self.state.question_bytes = question_bytes
         self.state.answer_bytes = answer_bytes
+
+    cdef int attach(self, port) except -1:
+        cdef Port* given
         self.port = port
+        if isinstance(port, int):
+            self.state.descriptor.fd = port
+            self.state.descriptor.reading = -1
+            self.state.port.context = &self.state.descriptor
+            self.state.port.read = port_read
+            self.state.port.write = port_write
+            return 0
+        if not PyCapsule_IsValid(port, b"ionto_rt.core.types.Port"):
+            raise ValueError("no port that carries bytes")
+        given = <Port*>PyCapsule_GetPointer(port, b"ionto_rt.core.types.Port")
+        if given.version != PORT_VERSION or given.size < sizeof(Port):
+            raise ValueError(f"port version {given.version}: this host needs {PORT_VERSION}")
+        self.state.port = given[0]
+        return 0
 
     def run(self, uint64_t periods) -> str:
         """Measure for so many periods, without the GIL: done, stopped, silent (20 time-outs in a row), or lost."""
@@ -439,20 +457,19 @@ cdef class RoundTripLoop(_Series):
 
 
 cdef class Echo:
-    """The far end of a round trip of bare frames: answers each question of so many bytes with so many."""
+    """The far end of a round trip of bare frames on the descriptor `fd`: answers each question of so many bytes."""
     cdef EchoState state
-    cdef object port
 
     def __cinit__(self):
         memset(&self.state, 0, sizeof(self.state))
 
-    def __init__(self, port, uint32_t question_bytes, uint32_t answer_bytes):
+    def __init__(self, int fd, uint32_t question_bytes, uint32_t answer_bytes):
         if not question_bytes or not answer_bytes or answer_bytes > EXCHANGE_BYTES:
             raise ValueError(f"frames of {question_bytes} and {answer_bytes} bytes")
-        self.state.port = port_of(port)
+        self.state.descriptor.fd = fd
+        self.state.descriptor.reading = -1
         self.state.question_bytes = question_bytes
         self.state.answer_bytes = answer_bytes
-        self.port = port
 
     def run(self):
         """Answer, without the GIL, until `stop` or until the port is gone."""

@@ -5,6 +5,7 @@ continued by the next: counts, worst cases and the use of the thread add up.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from ionto_rt.core.clock cimport Histogram
+from ionto_rt.core.port cimport FileDescriptor
 from ionto_rt.core.types cimport Port
 from ionto_rt.core.wire cimport Receiver
 
@@ -59,6 +60,7 @@ cdef struct WakeUpState:
 cdef struct RoundTripState:
     Series series
     Port port
+    FileDescriptor descriptor   # behind the port, where it is one
     Receiver receiver
     uint64_t worst_phase_ns[4]  # EXCHANGE_*, of the worst exchange
     uint64_t timeouts           # questions without an answer in ANSWER_NS; each counts with that time
@@ -72,7 +74,7 @@ cdef struct RoundTripState:
 
 # The far end of a round trip of bare frames: for each question_bytes that come, answer_bytes go back.
 cdef struct EchoState:
-    Port port
+    FileDescriptor descriptor
     uint32_t question_bytes
     uint32_t answer_bytes
     int32_t stop
