@@ -221,7 +221,8 @@ class Measurement:
                     self.stop()
         if self._failure is not None:
             raise self._failure
-        loops: dict[str, WakeUpLoop | RoundTripLoop] = {WAKE_UP: self._wake_up, ROUND_TRIP: self._round_trip, FLOOR: floor}
+        loops: dict[str, WakeUpLoop | RoundTripLoop]
+        loops = {WAKE_UP: self._wake_up, ROUND_TRIP: self._round_trip, FLOOR: floor}
         return LatencyResult(
             uri=self._device.uri,
             device=self._device.hello.name,

@@ -47,8 +47,9 @@ def text_of_series(series: Sequence[Series], columns: int, ratio: dict[str, floa
     counted = [one for one in series if one.raw.total]
     if not counted:
         return ["nothing was counted"]
-    lines = [*_table(counted, ratio or {}), ""]
-    lines += [line for one in counted for line in _worst(one)]
+    lines = [*_table(counted, ratio or {})]
+    worst = [line for one in counted for line in _worst(one)]
+    lines += ["", *worst] if worst else []
     if any(one.use for one in counted):
         lines.append("")
         lines += [_use(one) for one in counted if one.use]
