@@ -633,7 +633,7 @@ cdef class Loop:
         store_u32(&self.state.heartbeat, self.state.heartbeat + 1)
 
     def operator(self, int32_t command, double value_a=0.0, int channel=ALL_CHANNELS) -> int:
-        """Queue an OperatorCommand for the next free tick of one channel, or of all: its number, or 0 if there is no room.
+        """Queue an OperatorCommand for the next free tick of one channel, or of all: its number, or 0: no room.
 
         ValueError: no such channel.
         """
