@@ -23,6 +23,7 @@ _HEADS = ("p50", "p90", "p99", "p99.9", "p99.99", "worst")
 _MOST_ROWS = 22
 _NARROWEST = 50
 _DPI = 130
+_DASHES = (0, (4, 2))
 _COLOURS = {ROUND_TRIP: "#1b6ca8", FLOOR: "#7a7a7a", WAKE_UP: "#c8742b"}
 
 
@@ -169,7 +170,7 @@ def draw(result: LatencyResult, path: str | os.PathLike[str]) -> None:
     figure = Figure(figsize=(8.4, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    furthest, values = 100.0, []
+    furthest, values, dashed = 100.0, [], False
     for name in (ROUND_TRIP, FLOOR, WAKE_UP):
         one = result[name]
         if not one.raw.total:
@@ -182,15 +183,15 @@ def draw(result: LatencyResult, path: str | os.PathLike[str]) -> None:
         values += [float(up[0]), float(up[-1])]
         if one.corrected is not None and one.corrected.total != one.raw.total:
             across, up = _curve(one.raw)
-            label = f"{_TITLES[name]}, not corrected"
-            axes.plot(across, up, color=_COLOURS[name], linewidth=1.0, linestyle=(0, (4, 2)), label=label)
+            axes.plot(across, up, color=_COLOURS[name], linewidth=1.0, linestyle=_DASHES)
+            dashed = True
     nines = [k for k in range(1, 9) if 10.0**k <= furthest * 1.5]
     ticks = [1.0, 2.0, *(10.0**k for k in nines)]
     names = {1.0: "0", 2.0: "50 %", 10.0: "90 %"}
     names |= {10.0**k: f"{100.0 - 10.0 ** (2 - k):.{k - 2}f} %" for k in nines[1:]}
     axes.set(xscale="log", yscale="log", xlim=(1.0, furthest * 1.6))
     if values:
-        axes.set_ylim(10.0 ** math.floor(math.log10(max(min(values), 0.1))), max(values) * 1.8)
+        axes.set_ylim(max(min(values), 0.1) * 0.7, max(values) * 1.8)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: names.get(float(round(value)), "")))
@@ -208,7 +209,9 @@ def draw(result: LatencyResult, path: str | os.PathLike[str]) -> None:
             "one period", (1.0, period_us), xytext=(4, 3), textcoords="offset points", fontsize=8, color="#333333"
         )
     if values:
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.0, 0.93))
+        if dashed:
+            axes.plot([], [], color="#333333", linewidth=1.0, linestyle=_DASHES, label="not corrected")
+        figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=4)
     axes.set_title(
         f"{result.device}, {result.rate_hz:g} a second, {result.duration_s:.0f} s; {result.host['priority']}",
         fontsize=10,
