@@ -203,7 +203,7 @@ def test_all_three_series_are_measured(measured: LatencyResult) -> None:
         assert one.raw.total + one.skipped >= 200
         assert one.corrected.total >= one.raw.total
         assert one.interval_s == 0.002
-    assert set(measured.host) == {"priority", "cpu", "timer_slack", "memory", "processors"}
+    assert set(measured.host) == {"priority", "affinity", "timer_slack", "memory", "processors"}
 
 
 def test_percentiles_rise_to_the_worst(measured: LatencyResult) -> None:
@@ -335,4 +335,4 @@ def test_priority_none_leaves_the_thread_as_it_is(tmp_path: Path) -> None:
         cwd=tmp_path,
     ).receipt  # fmt: skip
     assert wanted["host"]["priority"] == "ordinary (as asked)"
-    assert wanted["host"]["cpu"] == f"cpu {min(os.sched_getaffinity(0))}"
+    assert wanted["host"]["affinity"] == f"cpu {min(os.sched_getaffinity(0))}"

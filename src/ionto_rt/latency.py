@@ -155,14 +155,16 @@ def refuse_without_bytes(uri: str) -> None:
 
 def prepare(priority: int | None, cpu: int | None) -> dict[str, str]:
     """Ask for what the measuring thread would like to have, for the calling thread; what came of each."""
-    told = {"priority": "ordinary (as asked)"}
+    # Before the priority: under SCHED_FIFO newer kernels take no other slack than zero.
+    slack = set_timer_slack(TIMER_SLACK_NS)
+    told = "ordinary (as asked)"
     if priority is not None:
         try:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-            told["priority"] = f"SCHED_FIFO {priority}"
-        except (OSError, AttributeError) as error:
-            told["priority"] = f"ordinary ({error})"
-    return {**told, "cpu": pin_to_cpu(cpu), "timer_slack": set_timer_slack(TIMER_SLACK_NS)}
+            told = f"SCHED_FIFO {priority}"
+        except OSError as error:
+            told = f"ordinary ({error.strerror})"
+    return {"priority": told, "affinity": pin_to_cpu(cpu), "timer_slack": slack}
 
 
 def counters_frame_bytes(hello: Hello) -> int:

@@ -32,8 +32,8 @@ def text_of(result: LatencyResult, columns: int) -> str:
     host = result.host
     lines = [
         f"device    {result.device} ({result.uri}), {result.rate_hz:g} a second, {result.duration_s:.1f} s, in turns",
-        f"host      {host['priority']}, cpu {host['cpu'].removeprefix('cpu ')}, timer slack {host['timer_slack']}, "
-        f"memory {host['memory']}, processors {host['processors']}",
+        f"host      {host['priority']}, cpu {host['affinity'].removeprefix('cpu ')}, "
+        f"timer slack {host['timer_slack']}, memory {host['memory']}, processors {host['processors']}",
         "",
         *text_of_series(result.series, columns, result.over_floor),
     ]
