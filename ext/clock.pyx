@@ -90,7 +90,7 @@ cdef class LatencyHistogram:
         memset(&self.histogram, 0, sizeof(self.histogram))
 
     def add(self, uint64_t value_ns, uint64_t expected_ns=0):
-        """Count one time in ns; with `expected_ns`, those as well that it kept from being taken (one each that long)."""
+        """Count one time in ns; with `expected_ns`, also those that it kept from being taken (one each that long)."""
         histogram_add_expected(&self.histogram, value_ns, expected_ns)
 
     def percentile(self, double share) -> int:
@@ -112,6 +112,31 @@ cdef class LatencyHistogram:
         self.histogram.sum_ns += added.histogram.sum_ns
         if added.histogram.highest_ns > self.histogram.highest_ns:
             self.histogram.highest_ns = added.histogram.highest_ns
+
+    @classmethod
+    def of_counts(cls, counts, uint64_t highest_ns):
+        """A histogram with these counts, one for each bucket, and this longest time in ns: as a log has kept them.
+
+        The mean then rests on the middle of each bucket. ValueError if there are not 3328 counts, or if the longest
+        time is not in the last bucket that has any.
+        """
+        cdef LatencyHistogram made = cls()
+        cdef uint64_t[::1] given = np.ascontiguousarray(counts, dtype=np.uint64)
+        cdef int bucket, last = 0
+        if given.shape[0] != HISTOGRAM_BUCKETS:
+            raise ValueError(f"{given.shape[0]} counts: must be {HISTOGRAM_BUCKETS}")
+        for bucket in range(HISTOGRAM_BUCKETS):
+            if given[bucket]:
+                last = bucket
+                made.histogram.counts[bucket] = given[bucket]
+                made.histogram.total += given[bucket]
+                made.histogram.sum_ns += given[bucket] * (
+                    (bucket_end(bucket) + (bucket_end(bucket - 1) + 1 if bucket else 0)) // 2
+                )
+        if <int>bucket_of(highest_ns) != last:
+            raise ValueError(f"{highest_ns} ns is not the longest of these times")
+        made.histogram.highest_ns = highest_ns
+        return made
 
     @property
     def total(self) -> int:

@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": ("records", "Run a session's inputs again and compare every bit."),
     "recover": ("records", "After a crash: restore the record and settle the dose."),
     "verify": ("records", "Check a session's record against itself."),
+    "latency": ("latency", "Measure wake-up jitter and round trip on this host."),
     "certify": ("certify", "State where the regulation is stable, try it and prove it."),
 }
 """Name: module in this package that holds the command, and the line that lists it."""
