@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ionto_rt.record import TELEMETRY, SessionFolder
 from ionto_rt.recover import recover
-from record_support import TICK, make_session, receipt_of, steady_rows, treatment_rows
+from record_support import TICK, channel_facts, make_session, receipt_of, steady_rows, treatment_rows
 
 pytest.importorskip("matplotlib")
 
@@ -84,14 +84,8 @@ def test_what_comes_from_a_treatment_file_is_text_and_nothing_else(tmp_path: Pat
         evil,
         treatment_source=f"name = '{evil}' -- ]]> --> </pre></style>",
         session={
-            **{
-                "subject": evil,
-                "site": evil,
-                "prescribed_c": 2.4,
-                "max_current_a": 4e-3,
-                "limits": {evil: {evil: evil}},
-            },
-            "controller": {"calibration": {"tick_s": 1e-3, "current_lsb_a": 1e-7}, "programme": {"polarity": 1}},
+            "subject": evil,
+            "channels": [channel_facts(name=evil, site=evil, drug=evil, limits={evil: {evil: evil}}, plan=evil)],
             "host": [evil],
             "versions": {evil: evil},
         },

@@ -176,15 +176,15 @@ def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]
         6, 1, sharex=True, height_ratios=(0.62, 0.26, 2.3, 1.6, 1.6, 2.0)
     )
     _title(figure, record)
-    tick_s = record.number("controller", "calibration", "tick_s")
+    tick_s = record.tick_s
     if telemetry is None or not len(telemetry):
         current.text(0.5, 0.5, "no telemetry", transform=current.transAxes, ha="center")
         return figure
     columns = _Columns(telemetry, tick_s)
     panels = (current, voltage, impedance, dose)
     _draw_phases(strip, panels, columns)
-    _draw_current(current, columns, record.polarity)
-    _draw_band(voltage, columns, "voltage_v", record.polarity, "Voltage (V)", "measured")
+    _draw_current(current, columns, record.channels[0].polarity)
+    _draw_band(voltage, columns, "voltage_v", record.channels[0].polarity, "Voltage (V)", "measured")
     _draw_impedance(impedance, columns)
     _draw_dose(dose, columns, record)
     _draw_events(lane, panels, events, columns)
@@ -207,7 +207,7 @@ def _close_up(record: Record, telemetry: Telemetry, events: Sequence[Event], tri
     from matplotlib import figure as figures
 
     assert trip.tick is not None
-    tick_s = record.number("controller", "calibration", "tick_s")
+    tick_s = record.tick_s
     reach = round(_CLOSE_S / tick_s)
     columns = _Columns(telemetry, tick_s, (trip.tick - reach, trip.tick + reach))
     figure: Figure = figures.Figure(figsize=(11, 6), layout="constrained")
@@ -219,10 +219,11 @@ def _close_up(record: Record, telemetry: Telemetry, events: Sequence[Event], tri
         ("redundant_a", "second reading", "#3a7d44", "-"),
         ("setpoint_a", "setpoint", _SETPOINT, "--"),
     ):
-        values = columns[name] * record.polarity * 1e3
+        values = columns[name] * record.channels[0].polarity * 1e3
         current.plot(columns.time, values, color=colour, lw=1.1, ls=line, label=label, drawstyle="steps-post")
     current.set_ylabel("Current (mA)")
-    voltage.plot(columns.time, columns["voltage_v"] * record.polarity, color=_MEASURED, lw=1.1, drawstyle="steps-post")
+    volts = columns["voltage_v"] * record.channels[0].polarity
+    voltage.plot(columns.time, volts, color=_MEASURED, lw=1.1, drawstyle="steps-post")
     voltage.set_ylabel("Voltage (V)")
     _legend(current)
     _draw_events(lane, panels, events, columns)
@@ -379,7 +380,7 @@ def _draw_dose(axes: Axes, columns: _Columns, record: Record) -> None:
     delivered = columns["delivered_c"] / COULOMB_PER_MAMIN
     places, corners = _corners(delivered)
     axes.plot(columns.time[places], corners, color=_MEASURED, lw=1.6, label="delivered")
-    prescribed = record.number("prescribed_c") / COULOMB_PER_MAMIN
+    prescribed = record.channels[0].prescribed_c / COULOMB_PER_MAMIN
     axes.axhline(prescribed, color=_PRESCRIBED, lw=1.1, ls="--", label=f"prescribed {_number(prescribed)} mA·min")
     axes.set_ylabel("Dose (mA·min)")
     known = corners[np.isfinite(corners)]
@@ -701,5 +702,5 @@ def _clock(record: Record, tick: Any) -> str:
     """A tick as minutes and seconds since arming."""
     if not isinstance(tick, int):
         return ""
-    seconds = tick * record.number("controller", "calibration", "tick_s")
+    seconds = tick * record.tick_s
     return f"{int(seconds // 60)}:{seconds % 60:06.3f}"
