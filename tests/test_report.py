@@ -108,7 +108,7 @@ def test_what_comes_from_a_treatment_file_is_text_and_nothing_else(tmp_path: Pat
     assert page.text.count("<script>alert('x')</script>") >= 12
 
 
-@pytest.mark.parametrize("count", [2, 4, 7, 32])
+@pytest.mark.parametrize("count", [2, 7, pytest.param(32, marks=pytest.mark.slow)])
 def test_every_channel_has_its_line_its_curves_and_its_alarms(tmp_path: Path, count: int) -> None:
     known = ticked(count)
     folder = make_channels(tmp_path, known)
