@@ -45,7 +45,7 @@ def last_charges(hello: Hello) -> tuple[tuple[int, int | None], ...]:
 
     A device of several channels that does not tell them apart tells of the first.
     """
-    told: tuple[tuple[int, int | None], ...] = getattr(hello, "channel_charges", ())
+    told: tuple[tuple[int, int | None], ...] = getattr(hello, "last_channel_charges", ())
     return told or ((hello.last_net_codes, hello.last_absolute_codes),)
 
 
