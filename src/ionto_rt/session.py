@@ -28,7 +28,7 @@ from ionto_rt.errors import RefusedError
 from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import Happening, Interpreter
-from ionto_rt.journal import Journal
+from ionto_rt.journal import Ending, Journal, Reservation
 from ionto_rt.plan import Plan, compile_plan, format_plan
 from ionto_rt.record import RecordError, SessionFolder
 from ionto_rt.safety import Limits, OperatorLimits, resolve_limits
@@ -203,12 +203,21 @@ class Session:
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
         session: dict[str, Any] = {
             "subject": self.treatment.subject or "",
-            "site": self.treatment.site or "",
-            "prescribed_c": self.plan.prescribed_c,
-            "max_current_a": self.limits.current_cap_a,
-            "controller": self.controller.config,
-            "segments": self.controller.segments,
-            "polarity": self.plan.polarity,
+            "channels": [
+                {
+                    "name": "",
+                    "drug": self.limits.drug_key,
+                    "site": self.treatment.site or "",
+                    "polarity": self.plan.polarity,
+                    "prescribed_c": self.plan.prescribed_c,
+                    "max_current_a": self.limits.current_cap_a,
+                    "controller": self.controller.config,
+                    "segments": self.controller.segments,
+                    "limits": self.limits.as_rows(),
+                    "plan": format_plan(self.plan),
+                    "calibration": known.as_record() if known is not None else None,
+                }
+            ],
             "rate_hz": 1.0 / hello.tick_s,
             "device": {
                 "uri": self.device.uri,
@@ -219,9 +228,6 @@ class Session:
                 "sentinel": hello.sentinel_lsb_v > 0.0,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
-            "calibration": known.as_record() if known is not None else None,
-            "limits": self.limits.as_rows(),
-            "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,
             "treatment_sha256": self.treatment.sha256,
             "host": describe_host() | host,
@@ -236,9 +242,7 @@ class Session:
                     folder.session_id,
                     folder.path,
                     self.treatment.subject or "",
-                    self.treatment.site or "",
-                    self.plan.prescribed_c,
-                    self._reserved_c,
+                    [Reservation(self.treatment.site or "", self.plan.prescribed_c, self._reserved_c)],
                 )
                 self.device.push_limits(**device_limits(hello, self.limits, token))
                 self.device.arm(self.pacing, token)
@@ -379,7 +383,7 @@ class Session:
         least_s = 2.0 * TURN_S if self.virtual_clock else 0.6 * RESERVE_S
         if self._reserved_c - absolute_c < least_s * highest_a:
             self._reserved_c = absolute_c + RESERVE_S * highest_a
-            self._journal.extend(self._folder.session_id, absolute_c, self._reserved_c)
+            self._journal.extend(self._folder.session_id, [(absolute_c, self._reserved_c)])
 
     def _coulombs(self, codes: int) -> float:
         return codes * self._code_c
@@ -516,7 +520,7 @@ class Session:
             "session-ended", int(last["index"]) if last is not None else None, safety=True, outcome=outcome, reason=text
         )
         written = folder.finish(receipt)
-        journal.finish(folder.session_id, outcome, net_c, absolute_c)
+        journal.finish(folder.session_id, [Ending(outcome, net_c, absolute_c)])
         return written
 
     def _margins(self) -> dict[str, float] | None:

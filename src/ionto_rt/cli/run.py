@@ -83,7 +83,7 @@ def run_command(
     """
     from ionto_rt.catalogue import Catalogue
     from ionto_rt.cli.arguments import device_defaults, operator_limits
-    from ionto_rt.cli.receipt import receipt_text
+    from ionto_rt.cli.receipt import host_of, receipt_text
     from ionto_rt.device import open_device
     from ionto_rt.live import make_view
     from ionto_rt.safety import resolve_limits
@@ -144,7 +144,8 @@ def run_command(
             if receipt["outcome"] != "complete":
                 complain(f"{receipt['outcome']}: {receipt['reason']}")
         else:
-            say(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            say(receipt_text(receipt, width, host_of(receipt)))
     return DONE if receipt["outcome"] == "complete" else SHORT
 
 
