@@ -142,7 +142,8 @@ class Acq:
         found = Counters()
         self._library.adapter_count(self._handle, found)
         numbers = {name: getattr(found, name) for name, *_ in Counters._fields_}
-        return DeviceCounters(bad_frames=0, **numbers)
+        charges = ((found.net_codes, found.absolute_codes),)
+        return DeviceCounters(bad_frames=0, channel_charges=charges, **numbers)
 
     def disarm(self, token: int) -> DeviceCounters | None:
         if not self._handle:

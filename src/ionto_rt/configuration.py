@@ -56,6 +56,8 @@ AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
 HEARTBEAT_S = 2.0
+RING_S = 8.0
+"""Telemetry that the loop's ring holds: the record may stand still for that long."""
 LEASE_S = 0.08
 GAP_PAUSE_S = 0.002
 GAP_STOP_S = 0.010
@@ -116,7 +118,8 @@ def controller_config(
     gap_pause_s, gap_stop_s = GAP_PAUSE_S, GAP_STOP_S
     if pacing == Pacing.HOST:
         # No sample was lost: the host itself came late, and may be as late as its deadlines say.
-        gap_pause_s, gap_stop_s = max(gap_pause_s, profile.late_pause_us * 1e-6), profile.late_stop_us * 1e-6
+        gap_pause_s = max(gap_pause_s, profile.late_pause_us * 1e-6)
+        gap_stop_s = max(gap_stop_s, profile.late_stop_us * 1e-6)
     open_floor_a = max(10.0 * lsb_a, 0.4 * probe_a)
     contact_level_a = max(probe_a, 2.0 * open_floor_a)
     impedance = {

@@ -20,14 +20,15 @@ from ionto_rt.catalogue import Catalogue
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
 from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
-from ionto_rt.configuration import FIT, REGULATOR_DELAY_TICKS, controller_config, device_limits, ticks_of
+from ionto_rt.configuration import FIT, REGULATOR_DELAY_TICKS, RING_S, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
 from ionto_rt.errors import RefusedError
+from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import Happening, Interpreter
-from ionto_rt.journal import Journal
+from ionto_rt.journal import Ending, Journal, Reservation
 from ionto_rt.plan import Plan, compile_plan, format_plan
 from ionto_rt.record import RecordError, SessionFolder
 from ionto_rt.safety import Limits, OperatorLimits, resolve_limits
@@ -40,7 +41,6 @@ TURN_S = 0.1
 """Virtual time between two visits on a virtual clock: one batch of the record, so that a crash loses no more."""
 RESERVE_S = 1.0
 """Charge reserved ahead in the journal: this long at the session's highest current."""
-RING_S = 8.0
 DRAIN_ROWS = 512
 LATE_ALARM_SHARE = 0.01
 SHOWN_ALARMS = 8
@@ -91,7 +91,8 @@ class Session:
 
     `speed` "max" needs a device that offers lock-step. `watcher` is called at each visit of the orchestrator, in its
     thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
-    `attended` says that somebody is there to resume: without, a pause that latches ends the session.
+    `attended` says that somebody is there to resume: without, a pause that latches ends the session. In real time a
+    host that is unfit is refused on hardware, unless `accept_unfit`; `cpu` is the processor the loop then stays on.
     RefusedError from the constructor or from `run` means that no current has flowed and nothing was left behind.
     `record_path` is the session's folder from arming on; while it is None, no current has flowed.
     """
@@ -107,6 +108,8 @@ class Session:
         operator: OperatorLimits | None = None,
         watcher: Watcher | None = None,
         attended: bool = False,
+        accept_unfit: bool = False,
+        cpu: int | None = None,
     ) -> None:
         hello = device.hello
         self.pacing = Pacing.LOCK_STEP if speed == "max" else Pacing.DEVICE
@@ -128,6 +131,11 @@ class Session:
         self.virtual_clock = speed == "max"
         self.watcher = watcher
         self.attended = attended
+        self.cpu = cpu
+        self.fitness = examine_for(device, cpu=cpu)
+        self.accepted = accept_unfit and self.fitness.verdict == "unfit"
+        if not (self.virtual_clock or accept_unfit):
+            refuse_unfit(self.fitness, device)
         self.catalogue = catalogue or Catalogue.load()
         self.limits: Limits = resolve_limits(treatment, self.catalogue, hello.capabilities, operator)
         self.plan: Plan = compile_plan(treatment, self.limits, hello.tick_s)
@@ -195,12 +203,21 @@ class Session:
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
         session: dict[str, Any] = {
             "subject": self.treatment.subject or "",
-            "site": self.treatment.site or "",
-            "prescribed_c": self.plan.prescribed_c,
-            "max_current_a": self.limits.current_cap_a,
-            "controller": self.controller.config,
-            "segments": self.controller.segments,
-            "polarity": self.plan.polarity,
+            "channels": [
+                {
+                    "name": "",
+                    "drug": self.limits.drug_key,
+                    "site": self.treatment.site or "",
+                    "polarity": self.plan.polarity,
+                    "prescribed_c": self.plan.prescribed_c,
+                    "max_current_a": self.limits.current_cap_a,
+                    "controller": self.controller.config,
+                    "segments": self.controller.segments,
+                    "limits": self.limits.as_rows(),
+                    "plan": format_plan(self.plan),
+                    "calibration": known.as_record() if known is not None else None,
+                }
+            ],
             "rate_hz": 1.0 / hello.tick_s,
             "device": {
                 "uri": self.device.uri,
@@ -211,9 +228,6 @@ class Session:
                 "sentinel": hello.sentinel_lsb_v > 0.0,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
-            "calibration": known.as_record() if known is not None else None,
-            "limits": self.limits.as_rows(),
-            "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,
             "treatment_sha256": self.treatment.sha256,
             "host": describe_host() | host,
@@ -228,9 +242,7 @@ class Session:
                     folder.session_id,
                     folder.path,
                     self.treatment.subject or "",
-                    self.treatment.site or "",
-                    self.plan.prescribed_c,
-                    self._reserved_c,
+                    [Reservation(self.treatment.site or "", self.plan.prescribed_c, self._reserved_c)],
                 )
                 self.device.push_limits(**device_limits(hello, self.limits, token))
                 self.device.arm(self.pacing, token)
@@ -242,15 +254,16 @@ class Session:
                 folder.events.write("host", None, processors_awake=awake)
                 return self._carry_out(folder, journal, token)
 
-    def _prepare_host(self) -> dict[str, str]:
+    def _prepare_host(self) -> dict[str, Any]:
         """Ask the host for what the loop would like to have; what came of it."""
-        host = {"serial": getattr(self.device.port, "low_latency", "in process")}
+        host: dict[str, Any] = {
+            "serial": getattr(self.device.port, "low_latency", "in process"),
+            "fitness": self.fitness.as_record(accepted=self.accepted),
+        }
         if self.virtual_clock:
             host["affinity"] = pin_to_cpu(self.device.cpu)
         else:
-            trial = threading.Thread(target=lambda: host.update(prepare_thread()))
-            trial.start()
-            trial.join()
+            host |= self.fitness.thread
         return host
 
     def _carry_out(self, folder: SessionFolder, journal: Journal, token: int) -> dict[str, Any]:
@@ -293,7 +306,7 @@ class Session:
 
     def _loop_thread(self, done: threading.Event) -> None:
         try:
-            prepare_thread()
+            prepare_thread(self.cpu)
             self.loop.run()
         finally:
             done.set()
@@ -370,7 +383,7 @@ class Session:
         least_s = 2.0 * TURN_S if self.virtual_clock else 0.6 * RESERVE_S
         if self._reserved_c - absolute_c < least_s * highest_a:
             self._reserved_c = absolute_c + RESERVE_S * highest_a
-            self._journal.extend(self._folder.session_id, absolute_c, self._reserved_c)
+            self._journal.extend(self._folder.session_id, [(absolute_c, self._reserved_c)])
 
     def _coulombs(self, codes: int) -> float:
         return codes * self._code_c
@@ -507,7 +520,7 @@ class Session:
             "session-ended", int(last["index"]) if last is not None else None, safety=True, outcome=outcome, reason=text
         )
         written = folder.finish(receipt)
-        journal.finish(folder.session_id, outcome, net_c, absolute_c)
+        journal.finish(folder.session_id, [Ending(outcome, net_c, absolute_c)])
         return written
 
     def _margins(self) -> dict[str, float] | None:
