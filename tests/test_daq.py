@@ -12,10 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ import ionto_rt
 import ionto_rt.codes as codes
 from ionto_rt.codes import EndReason, Pacing, Phase, Trip
 from ionto_rt.configuration import FIT, UNFIT, DeadlineProfile, controller_config
+from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import DeviceCounters, daq_capsule, open_device
 from ionto_rt.errors import RefusedError
@@ -186,6 +187,15 @@ def test_an_address_that_is_none_is_refused(nowhere: Any) -> None:
         daq_capsule(nowhere, None)
 
 
+def test_a_loop_of_another_pacing_is_refused() -> None:
+    config, plan = planned()
+    for told, offered in ((Pacing.DEVICE, Pacing.HOST), (Pacing.HOST, Pacing.DEVICE)):
+        daq, capsule = capsule_of(pacing=offered)
+        with pytest.raises(ValueError, match=f"pacing {int(offered)}, the loop {int(told)}"):
+            Loop(Controller(config, plan.segments), capsule, virtual_clock=False, pacing=told)
+        del daq
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The example as its README builds it, in a folder of its own, with every warning an error."""
@@ -226,22 +236,15 @@ class Run:
 @pytest.fixture(scope="module")
 def runs(host: ModuleType) -> dict[str, Run]:
     """Both pacings, side by side: each takes its five seconds."""
-    done: dict[str, Run] = {}
-
-    def run(pacing: str) -> None:
-        done[pacing] = Run(host, f"acq:Acq1?pacing={pacing}")
-
-    threads = [threading.Thread(target=run, args=(pacing,)) for pacing in ("device", "host")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return done
+    with ThreadPoolExecutor() as threads:
+        started = {pacing: threads.submit(Run, host, f"acq:Acq1?pacing={pacing}") for pacing in ("device", "host")}
+        return {pacing: run.result() for pacing, run in started.items()}
 
 
 PACINGS = pytest.mark.parametrize("pacing", ["device", "host"])
 
 
+@pytest.mark.slow
 @PACINGS
 def test_a_treatment_on_the_card_delivers_its_dose(pacing: str, runs: dict[str, Run]) -> None:
     run = runs[pacing]
@@ -251,6 +254,7 @@ def test_a_treatment_on_the_card_delivers_its_dose(pacing: str, runs: dict[str, 
     assert (run.left_a, run.openings) == (0.0, 0)
 
 
+@pytest.mark.slow
 @PACINGS
 def test_ledger_card_and_patient_count_the_same_charge(pacing: str, runs: dict[str, Run]) -> None:
     run = runs[pacing]
@@ -263,6 +267,7 @@ def test_ledger_card_and_patient_count_the_same_charge(pacing: str, runs: dict[s
     assert last["net_codes"] * code_c == pytest.approx(run.true_c, rel=5e-3), "by the current's own course"
 
 
+@pytest.mark.slow
 @PACINGS
 def test_at_the_plateau_the_current_is_the_setpoint(pacing: str, runs: dict[str, Run]) -> None:
     rows = runs[pacing].rows
@@ -272,6 +277,7 @@ def test_at_the_plateau_the_current_is_the_setpoint(pacing: str, runs: dict[str,
     assert np.abs(plateau["current_a"][100:] / CURRENT_A - 1.0).max() < 0.03, "tone and noise of the converter included"
 
 
+@pytest.mark.slow
 @PACINGS
 def test_the_contact_check_finds_the_patient_and_the_delay_of_the_page(pacing: str, runs: dict[str, Run]) -> None:
     last = runs[pacing].rows[-1]
@@ -279,21 +285,23 @@ def test_the_contact_check_finds_the_patient_and_the_delay_of_the_page(pacing: s
     assert last["resistance_ohm"] == pytest.approx(20.6e3, rel=0.1)
 
 
+@pytest.mark.slow
 @PACINGS
 def test_every_sample_is_answered_and_shows_which_command_it_is_under(pacing: str, runs: dict[str, Run]) -> None:
     run = runs[pacing]
-    rows = run.rows
+    rows = run.rows[run.rows["applied_index"] != 0xFFFFFFFF]
     late = (rows["status"] & codes.DeviceStatus.LATE) != 0
-    behind = (rows["index"].astype(np.int64) - rows["applied_index"])[2:]
-    assert (behind[~late[2:]] == 2).mean() > 0.9
+    behind = rows["index"].astype(np.int64) - rows["applied_index"]
+    assert behind.min() == 2
+    assert (behind[~late] == 2).mean() > 0.5, "and more where a host that was behind answers the newest alone"
     assert run.counted.refused == run.counted.lapsed == 0
-    applied = dict(zip(rows["index"].tolist(), rows["output_code"].tolist(), strict=True))
-    seen = rows[10:]
-    shown = [(applied[row["applied_index"]], row["applied_code"]) for row in seen if row["applied_index"] in applied]
+    applied = dict(zip(run.rows["index"].tolist(), run.rows["output_code"].tolist(), strict=True))
+    shown = [(applied[row["applied_index"]], row["applied_code"]) for row in rows if row["applied_index"] in applied]
     assert len(shown) > 1000
     assert all(sent == taken for sent, taken in shown)
 
 
+@pytest.mark.slow
 def test_the_hosts_clock_paces_one_and_the_cards_the_other(runs: dict[str, Run]) -> None:
     assert set(runs["host"].histograms) == {"answer", "wake_up"}
     assert set(runs["device"].histograms) == {"answer", "age"}
@@ -326,12 +334,12 @@ def until(wanted: Callable[[], bool], most_s: float = 5.0) -> None:
 def armed_and_flowing(host: ModuleType, device: Any) -> tuple[Loop, dict[str, Any]]:
     """The loop stopped in mid-ramp: relay closed, current on."""
     loop, config = host.make_loop(device, example_treatment())
-    while not len(newest := loop.newest()) or abs(newest[0]["current_a"]) < 0.05e-3 or newest[0]["phase"] < 2:
-        loop.beat()
-        assert loop.run(20) == "running"
+    host.run_loop(loop, 1500)
+    assert (loop.status, loop.newest()[0]["phase"]) == ("running", Phase.RAMP_UP)
     return loop, config
 
 
+@pytest.mark.slow
 @PACINGS
 def test_when_the_loop_stops_the_lease_switches_off(pacing: str, host: ModuleType) -> None:
     with host.open_acq(f"acq:Acq1?pacing={pacing}") as device:
@@ -350,6 +358,7 @@ def test_when_the_loop_stops_the_lease_switches_off(pacing: str, host: ModuleTyp
         assert device.disarm(config["token"]).lapsed == 1
 
 
+@pytest.mark.slow
 def test_when_the_whole_process_stops_the_watchdog_line_opens_the_relay(host: ModuleType, tmp_path: Path) -> None:
     """A process that is stopped keeps no lease. The card's simulation runs on by the clock when it goes on again."""
     program = (
@@ -373,6 +382,7 @@ def test_when_the_whole_process_stops_the_watchdog_line_opens_the_relay(host: Mo
     assert float(said.split()[1]) == 0.0
 
 
+@pytest.mark.slow
 def test_a_session_runs_on_the_card(host: ModuleType, tmp_path: Path) -> None:
     with host.open_acq("acq:Acq1") as device:
         receipt = Session(example_treatment(), device, out_dir=tmp_path).run()

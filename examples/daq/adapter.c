@@ -278,7 +278,9 @@ static int32_t send(void *context, const ionto_command *command)
         command->lease_ticks > device->limits.lease_max_ticks ||
         (device->answered_any && (int32_t)(command->index - device->answered) <= 0)) {
         device->command.lease_ticks = 0;
+        pthread_mutex_lock(&device->output);
         device->counters.refused++;
+        pthread_mutex_unlock(&device->output);
         return 0;
     }
     device->answered = command->index;

@@ -75,6 +75,8 @@ class Acq:
     low_latency = "in process"
     process = None
     cpu = None
+    hardware = False
+    """Of the simulated card. True with a real one: a session then asks for a host that is fit."""
 
     def __init__(self, uri: str, card: str, pacing: Pacing, rate_hz: float) -> None:
         self.uri = uri
@@ -192,12 +194,12 @@ def make_loop(device: Acq, treatment: Treatment) -> tuple[Loop, dict[str, Any]]:
     return loop, config
 
 
-def run_loop(loop: Loop) -> None:
-    """Runs the loop to its end in a thread of its own, and keeps its heartbeat; what it does is in loop.drain()."""
+def run_loop(loop: Loop, ticks: int = 1 << 32) -> None:
+    """Runs the loop to its end, or for `ticks`, in a thread of its own, and keeps its heartbeat meanwhile."""
 
     def work() -> None:
         prepare_thread()
-        loop.run()
+        loop.run(ticks)
 
     thread = threading.Thread(target=work, name="loop")
     thread.start()

@@ -231,6 +231,10 @@ class SessionDevice(Protocol):
     def cpu(self) -> int | None:
         """The processor that a virtual device's process stays on; None otherwise."""
 
+    @property
+    def hardware(self) -> bool:
+        """Whether it may drive current through somebody; False only if it is known to be a simulation."""
+
     def greet(self) -> Hello:
         """Find out that the device is there, and return its hello. RefusedError if it cannot be used."""
 
