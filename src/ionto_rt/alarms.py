@@ -20,7 +20,7 @@ class Priority(IntEnum):
 
 
 class SoftAlarm(Enum):
-    """Conditions under which the session goes on."""
+    """Conditions under which the session goes on, and RECORD_STOPPED, by which it ends."""
 
     DERATED = "derated"
     DERATED_LONG = "derated-long"
@@ -28,6 +28,7 @@ class SoftAlarm(Enum):
     LATE_COMMANDS = "late-commands"
     RING_OVERFLOW = "ring-overflow"
     RECORD_BEHIND = "record-behind"
+    RECORD_STOPPED = "record-stopped"
     PAUSE_LEFT = "pause-left"
 
 
@@ -383,6 +384,15 @@ _SOFT = {
         Action.NONE,
         "The record is behind",
         "free space on the disk or record to a faster one; no new session starts like this",
+    ),
+    SoftAlarm.RECORD_STOPPED: Alarm(
+        "record-stopped",
+        "H38",
+        Priority.MEDIUM,
+        False,
+        Action.RAMP_DOWN,
+        "The record could not be written for 30 s: ramped down",
+        "free space on the disk or record to a faster one; what the ring could not hold is missing in the record",
     ),
     SoftAlarm.PAUSE_LEFT: Alarm(
         "pause-left",

@@ -86,7 +86,8 @@ class Journal:
     """The journal of the sessions' folder `out_dir`; made there if there are no sessions yet, so open it first.
 
     A journal that is missing beside sessions, damaged, or of another version raises `JournalError` naming the remedy
-    (`rebuild`): a new empty one would forget charge. Use from one thread; any number of processes may hold it open.
+    (`rebuild`): a new empty one would forget charge. Use from one thread at a time; any number of processes may hold it
+    open.
     """
 
     def __init__(self, out_dir: Path) -> None:
@@ -141,7 +142,7 @@ class Journal:
         *,
         cap_c: float | None = None,
     ) -> None:
-        """Enter a session and reserve its first `reserve_c` (C, at most 1 s of its maximum current).
+        """Enter a session and reserve its first `reserve_c` (C).
 
         With `cap_c`, refuses (`JournalError`) if what the site has received today and `prescribed_c` exceed it; two
         processes cannot both pass. Only the folder's name is kept, so that the sessions' folder can be moved.
@@ -289,7 +290,8 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    # The session hands its journal from thread to thread; two never use it at once.
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -313,7 +315,7 @@ def _row_of(folder: Path) -> dict[str, Any]:
     begun = datetime.fromisoformat(str(session.get("created_utc")))
     counted = record.counted()
     outcome, ended, measured = None, None, True
-    net_c, absolute_c, reserved_c = counted.net_c, counted.absolute_c, counted.absolute_c + record.unseen_c
+    net_c, absolute_c, reserved_c = counted.net_c, counted.absolute_c, counted.absolute_c + record.unreserved_c
     if receipt is not None:
         outcome, ended = str(receipt.get("outcome")), str(receipt.get("ended_utc", ""))
         net_c = float(receipt.get("delivered_net_c", _dose_c(receipt, counted.net_c)))

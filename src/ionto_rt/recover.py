@@ -126,7 +126,7 @@ def _recover(record: Record, device: Counter | None) -> RecoverResult:
 
 
 def _charge(
-    record: Record, counted: CountedCharge, device: Counter | None, reserved_c: float, notes: list[str]
+    record: Record, counted: CountedCharge, device: Counter | None, reserved_c: float | None, notes: list[str]
 ) -> dict[str, Any]:
     unit = record.coulombs_per_code
     token = int(record.number("controller", "token"))
@@ -140,7 +140,10 @@ def _charge(
         absolute_codes = max(absolute_codes, abs(device.net_codes), device.absolute_codes or 0)
         net_c, absolute_c, basis = record.polarity * device.net_codes * unit, absolute_codes * unit, MEASURED
     else:
-        absolute_c = max(counted.absolute_c, reserved_c) + record.unseen_c
+        if reserved_c is None:
+            absolute_c = counted.absolute_c + record.unreserved_c
+        else:
+            absolute_c = max(counted.absolute_c, reserved_c) + record.unseen_c
         net_c, basis = counted.net_c + (absolute_c - counted.absolute_c), BOUND
     return {
         "dose_delivered_mamin": net_c / COULOMB_PER_MAMIN,
@@ -152,20 +155,20 @@ def _charge(
     }
 
 
-def _reserved(folder: Path, notes: list[str]) -> float:
-    """Charge (C) that the journal holds reserved for the session, 0 if it does not know it."""
+def _reserved(folder: Path, notes: list[str]) -> float | None:
+    """Charge (C) that the journal holds reserved for the session, None if it does not know it."""
     if not (folder.parent / JOURNAL).exists():
         notes.append(f"no {JOURNAL} beside the session: its reservation is not known")
-        return 0.0
+        return None
     try:
         with Journal(folder.parent) as journal:
             row = journal.get(folder.name)
     except JournalError as error:
         notes.append(str(error))
-        return 0.0
+        return None
     if row is None:
         notes.append(f"{folder.name} is not in {JOURNAL}: its reservation is not known")
-        return 0.0
+        return None
     return max(row.reserved_until_c, row.delivered_abs_c)
 
 
