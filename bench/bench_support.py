@@ -54,7 +54,7 @@ def core_header() -> str:
         "typedef struct {\n" + re.sub(r"^    (\w+ \w+(?:\[\d+\])?).*$", r"    \1;", fields.rstrip(), flags=re.M)
         + f"\n}} {name};\n"
         for name, fields in structs
-        if name not in ("Tick", "TickInput", "Port")
+        if name not in ("Tick", "TickInput", "Port", "Daq")
     )  # fmt: skip
     return f"#include <stdint.h>\nenum {{ {', '.join(numbers)} }};\n{typed}"
 

@@ -32,30 +32,54 @@ cdef void ring_close(Ring* ring) noexcept nogil:
         ring.rows = NULL
 
 
-cdef int ring_push(Ring* ring, const void* row) noexcept nogil:
-    cdef uint64_t head = ring.head
-    cdef uint64_t used = head - ring_load(&ring.tail)
+cdef void* ring_slot(Ring* ring) noexcept nogil:
+    cdef uint64_t used = ring.head - ring_load(&ring.tail)
     if used >= ring.capacity:
         ring_store(&ring.dropped, ring.dropped + 1)
-        return 0
-    memcpy(ring.rows + (head & (ring.capacity - 1)) * ring.row_bytes, row, ring.row_bytes)
-    ring_store(&ring.head, head + 1)
+        return NULL
     if used + 1 > ring.high_water:
         ring_store(&ring.high_water, used + 1)
+    return ring.rows + ring.head_at * ring.row_bytes
+
+
+cdef void ring_commit(Ring* ring) noexcept nogil:
+    ring.head_at = ring.head_at + 1 if ring.head_at + 1 < ring.capacity else 0
+    ring_store(&ring.head, ring.head + 1)
+
+
+cdef int ring_push(Ring* ring, const void* row) noexcept nogil:
+    cdef void* slot = ring_slot(ring)
+    if slot == NULL:
+        return 0
+    memcpy(slot, row, ring.row_bytes)
+    ring_commit(ring)
     return 1
 
 
 cdef uint64_t ring_take(Ring* ring, void* rows, uint64_t most) noexcept nogil:
-    cdef uint64_t tail = ring.tail
-    cdef uint64_t ready = ring_load(&ring.head) - tail
-    cdef uint64_t at, first
+    cdef uint64_t ready = ring_load(&ring.head) - ring.tail
+    cdef uint64_t first
     if ready > most:
         ready = most
-    at = tail & (ring.capacity - 1)
-    first = ring.capacity - at
+    first = ring.capacity - ring.tail_at
     if first > ready:
         first = ready
-    memcpy(rows, ring.rows + at * ring.row_bytes, first * ring.row_bytes)
+    memcpy(rows, ring.rows + ring.tail_at * ring.row_bytes, first * ring.row_bytes)
     memcpy(<uint8_t*>rows + first * ring.row_bytes, ring.rows, (ready - first) * ring.row_bytes)
-    ring_store(&ring.tail, tail + ready)
+    ring.tail_at += ready
+    if ring.tail_at >= ring.capacity:
+        ring.tail_at -= ring.capacity
+    ring_store(&ring.tail, ring.tail + ready)
     return ready
+
+
+cdef uint64_t ring_newest(const Ring* ring, void* rows, uint64_t most) noexcept nogil:
+    cdef uint64_t head = ring_load(&ring.head), k
+    if most > head:
+        most = head
+    if most > ring.capacity:
+        most = ring.capacity
+    for k in range(most):
+        memcpy(<uint8_t*>rows + k * ring.row_bytes, ring.rows + ((head - most + k) % ring.capacity) * ring.row_bytes,
+               ring.row_bytes)
+    return most

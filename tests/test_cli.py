@@ -123,6 +123,38 @@ def test_check_with_a_device_shows_its_limits_too(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+ELBOWS = ROOT / "examples" / "two-elbows.toml"
+
+
+def test_check_prints_the_plan_of_every_channel_under_one_title(tmp_path: Path) -> None:
+    done = ionto("check", ELBOWS, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("Dexamethasone, both elbows") == 1
+    head, left, right = re.split(r"^channel \d: ", done.out, flags=re.M)
+    assert "2 channels; if one trips or ends short, the others pause" in head
+    assert left.startswith("left elbow\n") and "40 mA\u00b7min in 10:31, up to 4 mA" in left
+    assert right.startswith("right elbow\n") and "18 mA\u00b7min in 10:57, up to 2 mA" in right
+    assert "treatment: line" in right and "treatment: line" not in left
+
+
+def test_check_gives_the_plans_of_several_channels_as_one_object(tmp_path: Path) -> None:
+    found = ionto("check", ELBOWS, "--json", cwd=tmp_path).receipt
+    assert (found["title"], found["on_channel_trip"]) == ("Dexamethasone, both elbows", "pause")
+    assert [(one["name"], one["dose_mamin"]) for one in found["channels"]] == [
+        ("left elbow", pytest.approx(40.0)),
+        ("right elbow", pytest.approx(18.0)),
+    ]
+    single = ionto("check", EXAMPLE, "--json", cwd=tmp_path).receipt
+    assert "channels" not in single
+    for one in found["channels"]:
+        assert one.keys() == single.keys() | {"name"}
+
+
+def test_check_refuses_more_channels_than_the_device_has(tmp_path: Path) -> None:
+    said = ionto("check", ELBOWS, "--device", "sim:", cwd=tmp_path).refusal
+    assert "channels[1]: the device ionto-virtual VIRTUAL-0001 has 1 channel, the treatment 2" in said
+
+
 CONTRACT = {
     "outcome", "dose_prescribed_mamin", "dose_delivered_mamin", "peak_current_ma", "peak_voltage_v", "ticks", "gaps",
     "late", "latency_us", "trips", "record",
@@ -135,7 +167,7 @@ def test_run_with_json_prints_the_receipt_and_nothing_else(tmp_path: Path) -> No
     assert done.code == 0
     receipt = done.receipt
     assert receipt.keys() >= CONTRACT
-    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "max"}
+    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "p9999", "max"}
     assert (receipt["outcome"], receipt["trips"], receipt["gaps"]) == ("complete", [], 0)
     assert receipt["dose_prescribed_mamin"] == pytest.approx(2 * 4 / 60)
     assert receipt["dose_delivered_mamin"] == pytest.approx(receipt["dose_prescribed_mamin"], rel=0.005)

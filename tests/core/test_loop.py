@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ionto_rt.codes import OperatorCommand, StopFlag
+from ionto_rt.codes import LOOP_SEQUENCE, EndReason, OnTrip, OperatorCommand, Pacing, StopFlag, Trip
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.core.wire import FrameReader, encode_frame, pack_sample, unpack_command
@@ -47,6 +48,14 @@ def sample(index: int, **changes: int) -> dict[str, int]:
 
 def frames(indices: Iterable[int], **changes: int) -> bytes:
     return b"".join(encode_frame(pack_sample([sample(index, **changes)])) for index in indices)
+
+
+def several(indices: Iterable[int], channels: int, **of_one: dict[str, int]) -> bytes:
+    """Frames of several channels at rest; `of_one` names a channel as c0, c1 and what its samples say instead."""
+    return b"".join(
+        encode_frame(pack_sample([sample(index, **of_one.get(f"c{channel}", {})) for channel in range(channels)]))
+        for index in indices
+    )
 
 
 class ScriptedPort:
@@ -85,13 +94,17 @@ class ScriptedPort:
     @property
     def answers(self) -> list[int]:
         """Index of each command that was written."""
-        return [unpack_command(payload)[0]["index"] for one in self.written for payload in FrameReader().feed(one)]
+        return [command[0]["index"] for command in self.commands()]
+
+    def commands(self, channels: int = 1) -> list[list[dict[str, int]]]:
+        """Each command that was written, by channel."""
+        return [unpack_command(payload, channels) for one in self.written for payload in FrameReader().feed(one)]
 
 
-def scripted(script: Iterable[bytes | int], **options: Any) -> tuple[ScriptedPort, Loop]:
+def scripted(script: Iterable[bytes | int], *, channels: int = 1, **options: Any) -> tuple[ScriptedPort, Loop]:
     port_options = {name: options.pop(name) for name in ("at_end", "write_returns") if name in options}
     port = ScriptedPort(script, **port_options)
-    return port, Loop(controller(), port.capsule, virtual_clock=True, **options)
+    return port, Loop([controller() for _ in range(channels)], port.capsule, virtual_clock=True, **options)
 
 
 def test_samples_that_queued_are_ticked_in_order_and_answered_once() -> None:
@@ -347,9 +360,9 @@ def test_another_thread_drains_beats_and_stops_while_the_loop_runs() -> None:
     assert rows["heartbeat"][-1] > 0
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3, 1000])
-def test_a_ring_has_a_power_of_two_rows(rows: int) -> None:
-    with pytest.raises(ValueError, match=f"ring_rows = {rows}: must be a power of two"):
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_ring_has_room_for_two_rows_at_least(rows: int) -> None:
+    with pytest.raises(ValueError, match=f"ring_rows = {rows}: must be at least 2"):
         Loop(controller(), 0, virtual_clock=True, ring_rows=rows)
 
 
@@ -368,3 +381,281 @@ def test_a_replay_of_what_the_loop_recorded_gives_the_same_bits() -> None:
     loop.run(600)
     rows = loop.drain()
     assert same_bits(controller().run(rows), rows) == ""
+
+
+def test_every_channel_is_ticked_on_its_own_sample_and_answered_in_one_frame() -> None:
+    port, loop = scripted([several(range(40), 3, c1={"voltage_code": 9}, c2={"current_code": 3})], channels=3)
+    assert loop.run(40) == "running"
+    rows = loop.drain()
+    assert list(rows["channel"]) == [0, 1, 2] * 40
+    assert list(rows["index"]) == [index for index in range(40) for _ in range(3)]
+    for channel, codes in enumerate(((0, 0), (9, 0), (0, 3))):
+        own = rows[rows["channel"] == channel]
+        assert {tuple(pair) for pair in own[["voltage_code", "current_code"]].tolist()} == {codes}
+        assert same_bits(controller().run(own), own) == "", "each replays alone"
+    (answer,) = port.commands(3)
+    assert [command["index"] for command in answer] == [39, 39, 39]
+    assert loop.counters["ticks"] == 40
+    assert same_bits(loop.newest(), rows[-3:]) == ""
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.integers(1, 7))
+def test_an_operators_word_reaches_the_channel_it_is_for(to: list[int], cut: int) -> None:
+    _, loop = scripted([several(range(40), 3)], channels=3)
+    for channel in to:
+        loop.operator(OperatorCommand.TRIM, 1e-5, channel)
+    loop.operator(OperatorCommand.TRIM, 2e-5)
+    loop.run(40)
+    rows = loop.drain()
+    for channel in range(3):
+        own = rows[rows["channel"] == channel]
+        expected = [number + 1 for number, other in enumerate(to) if other == channel] + [len(to) + 1]
+        assert [int(sequence) for sequence in own["operator_sequence"] if sequence] == expected
+
+
+def test_there_is_no_word_to_a_channel_that_there_is_not() -> None:
+    _, loop = scripted([], channels=2)
+    with pytest.raises(ValueError, match="channel 2: must be 0 to 1"):
+        loop.operator(OperatorCommand.STOP, 0.0, 2)
+
+
+TRIP_AT = 200
+
+
+def tripped(on_trip: OnTrip, stop: int = 0) -> np.ndarray[Any, Any]:
+    """Rows of three channels; at TRIP_AT the middle one reads 2 mA too much on its redundant shunt."""
+    wrong = {"redundant_code": 9000}
+    script = several(range(TRIP_AT), 3), several(range(TRIP_AT, TRIP_AT + 900), 3, c1=wrong)
+    _, loop = scripted([*script], channels=3, on_trip=on_trip)
+    loop.stop(stop)
+    loop.run(TRIP_AT + 900)
+    return loop.drain(10_000)
+
+
+@pytest.mark.parametrize("on_trip", OnTrip)
+def test_one_channels_trip_leaves_the_others_in_the_state_that_the_treatment_says(on_trip: OnTrip) -> None:
+    rows = tripped(on_trip)
+    middle = rows[rows["channel"] == 1]
+    assert middle["trip"][-1] == Trip.OVER_CURRENT
+    fell = int(middle["index"][np.flatnonzero(middle["trip"])[0]])
+    for channel in (0, 2):
+        own = rows[rows["channel"] == channel]
+        assert not own["trip"].any()
+        told = own[own["index"] == fell + 1][0]
+        assert not own["stop"][own["index"] <= fell].any() and not own["operator_command"][own["index"] <= fell].any()
+        if on_trip == OnTrip.STOP:
+            assert (own["stop"][own["index"] > fell] == StopFlag.RAMP_DOWN).all()
+            assert own["end_reason"][-1] == EndReason.OPERATOR
+        elif on_trip == OnTrip.PAUSE:
+            assert (told["operator_command"], own["operator_command"].sum()) == (OperatorCommand.PAUSE, 1)
+            assert told["operator_sequence"] > LOOP_SEQUENCE
+        else:
+            assert not own["stop"].any() and not own["operator_command"].any()
+        assert same_bits(controller().run(own), own) == "", "what it was told is among its inputs"
+    assert not middle["stop"].any() and not middle["operator_command"].any()
+
+
+def test_what_one_channel_asks_lowers_no_stop() -> None:
+    rows = tripped(OnTrip.STOP, StopFlag.NOW)
+    assert (rows["stop"] == StopFlag.NOW).all()
+
+
+def test_the_loop_ends_when_every_channel_has_ended() -> None:
+    _, loop = scripted([several([k], 2) for k in range(2000)], channels=2)
+    loop.operator(OperatorCommand.STOP, 0.0, 0)
+    loop.run(500)
+    assert loop.status == "running", "the other goes on"
+    loop.operator(OperatorCommand.STOP, 0.0, 1)
+    assert loop.run() == "ended"
+    last = loop.drain(10_000)[-2:]
+    assert list(last["end_reason"]) == [EndReason.OPERATOR] * 2
+
+
+def test_channels_without_a_programme_stay_at_zero_with_their_relays_open() -> None:
+    port, loop = scripted([several([k], 4) for k in range(700)], channels=2, device_channels=4)
+    loop.run(700)
+    commands = port.commands(4)
+    assert len(commands) == 700
+    assert {(one["code"], one["flags"]) for command in commands for one in command[2:]} == {(0, 0)}
+    assert [one["flags"] for one in commands[-1]][:2] == [1, 1], "and the others' are closed"
+
+
+def test_samples_of_another_number_of_channels_are_not_the_devices() -> None:
+    _, loop = scripted([several([0], 2) + several([1], 3) + several([2], 2)], channels=2)
+    assert loop.run(2) == "running"
+    assert list(loop.drain()["index"]) == [0, 0, 2, 2]
+    assert loop.counters["foreign"] == 1
+
+
+def answering(answers: int, delay_s: Callable[[int], float] = lambda _: 0.0) -> Callable[[socket.socket], None]:
+    """A device that the host paces: a sample at once, and one for each command."""
+
+    def device(port: socket.socket) -> None:
+        reader = FrameReader()
+        port.sendall(frames([0]))
+        for index in range(1, answers):
+            while not reader.feed(data := port.recv(4096)):
+                if not data:
+                    return
+            time.sleep(delay_s(index))
+            port.sendall(frames([index], device_time_us=1000 * index))
+
+    return device
+
+
+def test_a_device_that_only_answers_is_paced_by_the_host() -> None:
+    loop, thread, ours = on_socket(answering(300), pacing=Pacing.HOST)
+    began = time.monotonic()
+    assert loop.run(300) == "running"
+    took = time.monotonic() - began
+    ours.close()
+    thread.join()
+    skipped = loop.counters["skipped_periods"]
+    assert list(loop.drain()["index"]) == list(range(300))
+    assert took >= (299 + skipped) * 1e-3 - 2e-3, "one period each, and none earlier"
+    assert loop.histograms["wake_up"].total == 299
+    assert loop.counters["sent"] == 299
+
+
+def test_instants_that_have_passed_are_skipped_by_whole_periods() -> None:
+    loop, thread, ours = on_socket(answering(60, lambda index: 0.0155 if index == 30 else 0.0), pacing=Pacing.HOST)
+    loop.run(60)
+    ours.close()
+    thread.join()
+    assert loop.counters["skipped_periods"] >= 14
+    assert loop.counters["deadlines_missed"] >= 1
+    assert loop.counters["missed_by_phase"]["wait"] >= 1
+    assert loop.worst["wait"] >= 15e6 and loop.worst["index"] in (30, 31)
+
+
+DAQ_RECEIVE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int64)
+DAQ_SEND = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
+
+
+class CalledDevice:
+    """A struct Daq whose functions are here: each receive hands over the next list of sample periods."""
+
+    def __init__(self, script: Iterable[list[list[dict[str, int]]] | int], channels: int = 1) -> None:
+        self.script, self.channels = iter(script), channels
+        self.sent: list[list[int]] = []
+        self.daq: Any = struct("Daq")(version=1, size=ctypes.sizeof(struct("Daq")), channels=channels)
+        self._callbacks = DAQ_RECEIVE(self._receive), DAQ_SEND(self._send)
+        self.daq.receive, self.daq.send = (ctypes.cast(one, ctypes.c_void_p).value for one in self._callbacks)
+
+    def _receive(self, context: int, samples: int, most: int, timeout_us: int) -> int:
+        periods = next(self.script, -errno.ENODEV)
+        if isinstance(periods, int):
+            return periods
+        assert len(periods) <= most
+        into = (struct("Sample") * (len(periods) * self.channels)).from_address(samples)
+        for at, one in enumerate(channel for period in periods for channel in period):
+            for name, value in one.items():
+                setattr(into[at], name, value)
+        return len(periods)
+
+    def _send(self, context: int, commands: int) -> int:
+        found = (struct("Command") * self.channels).from_address(commands)
+        self.sent.append([one.index for one in found])
+        return 0
+
+    @property
+    def capsule(self) -> object:
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return new(ctypes.addressof(self.daq), b"ionto_rt.core.types.Daq", None)
+
+
+def test_a_device_that_is_called_gives_the_bits_of_one_that_is_spoken_to() -> None:
+    periods = [[sample(index), sample(index, voltage_code=4)] for index in range(60)]
+    device = CalledDevice([periods[:1], periods[1:1], periods[1:41], periods[41:]], channels=2)
+    called = Loop([controller(), controller()], device.capsule, virtual_clock=True)
+    assert called.run() == "lost"
+    assert device.sent == [[0, 0], [40, 40], [59, 59]]
+    _, spoken = scripted([several(range(60), 2, c1={"voltage_code": 4})], channels=2)
+    spoken.run(60)
+    assert same_bits(called.drain(), spoken.drain()) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"version": 2}, "of version 2"), ({"size": 8}, "version"), ({"channels": 2}, "2 channels, the loop 1"),
+     ({"send": None}, "version")],
+)  # fmt: skip
+def test_a_called_device_of_another_shape_is_refused(change: dict[str, int | None], words: str) -> None:
+    device = CalledDevice([])
+    for name, value in change.items():
+        setattr(device.daq, name, value)
+    with pytest.raises(ValueError, match=words):
+        Loop(controller(), device.capsule, virtual_clock=True)
+
+
+def test_more_samples_than_were_asked_for_end_the_loop() -> None:
+    loop = Loop(controller(), CalledDevice([1 << 20]).capsule, virtual_clock=True)
+    assert loop.run() == "lost"
+    assert loop.error == os.strerror(errno.EINVAL)
+
+
+def test_a_terminal_that_hangs_up_is_a_loss_and_one_that_says_nothing_is_silent() -> None:
+    device, host = os.openpty()
+    tty.setraw(host)
+    silent = Loop(controller(), host, virtual_clock=False, silence_s=0.15)
+    assert silent.run() == "silent"
+    lost = Loop(controller(), host, virtual_clock=False)
+    os.write(device, frames([0, 1]))
+    assert lost.run(2) == "running"
+    os.close(device)
+    assert lost.run() == "lost"
+    assert list(lost.drain()["index"]) == [0, 1]
+    os.close(host)
+
+
+def test_between_two_runs_no_descriptor_of_the_loop_holds_the_port_open() -> None:
+    device, host = os.openpty()
+    tty.setraw(host)
+    loop = Loop(controller(), host, virtual_clock=True)
+    os.write(device, frames([0]))
+    assert loop.run(1) == "running"
+    os.close(host)
+    assert os.read(device, 100), "the command"
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        os.read(device, 100)
+    os.close(device)
+
+
+def test_in_real_time_each_sample_has_its_age_and_each_answer_its_phases() -> None:
+    def device(port: socket.socket) -> None:
+        reader, answered = FrameReader(), 0
+        for index in range(0, 300, 3):
+            port.sendall(frames(range(index, index + 3)))
+            while answered < index + 3:
+                for payload in reader.feed(port.recv(4096)):
+                    answered = unpack_command(payload)[0]["index"] + 1
+
+    loop, thread, ours = on_socket(device)
+    assert loop.run(300) == "running"
+    ours.close()
+    thread.join()
+    assert loop.histograms["age"].total == 300, "one for each sample"
+    assert loop.histograms["answer"].total == loop.counters["sent"] <= 300
+    worst = loop.worst
+    assert worst.keys() == {"index", "wait", "decode", "tick", "encode", "write"}
+    assert all(worst[name] > 0 for name in ("decode", "tick", "encode", "write"))
+    assert sum(loop.counters["missed_by_phase"].values()) == loop.counters["deadlines_missed"]
+    assert loop.counters["processor_s"] > 0.0
+
+
+def test_in_a_forked_child_the_loops_port_leads_nowhere() -> None:
+    device, host = os.openpty()
+    tty.setraw(host)
+    loop = Loop(controller(), host, virtual_clock=True)
+    child = os.fork()
+    if child == 0:
+        loop.abandon()
+        os.write(host, b"from the child")
+        os._exit(0 if loop.run(1) == "lost" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.write(device, frames([0]))
+    assert loop.run(1) == "running", "the parent's goes on"
+    assert FrameReader().feed(os.read(device, 100)), "and nothing of the child is in between"
+    os.close(host)
+    os.close(device)

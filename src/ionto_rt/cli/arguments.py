@@ -72,7 +72,7 @@ def device_defaults(treatment: Treatment, uri: str, speed: str, out_dir: Path) -
     scheme, _, _ = split_uri(uri)
     if scheme not in ("virtual", "sim"):
         return {}
-    pads = treatment.electrodes
+    pads = treatment.channels[0].electrodes
     defaults: dict[str, Any] = {
         "active_area_cm2": pads.active.area_m2 * 1e4,
         "return_area_cm2": pads.return_.area_m2 * 1e4,

@@ -210,37 +210,47 @@ def _remove_unused(made: list[Path]) -> None:
 def check_command(treatment: str, uri: str | None, out_dir: str, as_json: bool, **limits: str | None) -> int:
     """Validate the treatment in the file TREATMENT and print its plan: steps, times, charge, expected drug, limits.
 
-    No current flows. Without --device the rows of the device are left out, and a sample period is 1 ms. With it, the
-    calibration that a run with this folder of sessions would go by is named.
+    Of several channels the plan of each is printed. No current flows. Without --device the rows of the device are left
+    out, and a sample period is 1 ms. With it, the calibration that a run with this folder of sessions would go by is
+    named.
     """
     from ionto_rt.calibration_file import calibration_in_force
     from ionto_rt.catalogue import Catalogue
     from ionto_rt.cli.arguments import device_defaults, operator_limits
     from ionto_rt.device import open_device
-    from ionto_rt.plan import compile_plan, format_plan
-    from ionto_rt.safety import resolve_limits
+    from ionto_rt.plan import compile_plan, format_plans
+    from ionto_rt.safety import resolve_channels
     from ionto_rt.treatment import Treatment
 
     operator = operator_limits(limits)
     loaded = Treatment.load(treatment)
     catalogue = Catalogue.load()
-    found = resolve_limits(loaded, catalogue, None, operator)
+    found = resolve_channels(loaded, catalogue, None, operator)
     tick_s = 1e-3
     known = None
     if uri is not None:
         defaults = device_defaults(loaded, uri, "real", Path())
         defaults.pop("state", None)
         with open_device(uri, defaults=defaults) as device:
-            found = resolve_limits(loaded, catalogue, device.hello.capabilities, operator)
+            found = resolve_channels(loaded, catalogue, device.hello.capabilities, operator)
             tick_s = device.hello.tick_s
-            if found.current_range is not None:
-                known = calibration_in_force(Path(out_dir), device.hello, found.current_range.index)
-    plan = compile_plan(loaded, found, tick_s)
+            if found[0].current_range is not None:
+                known = calibration_in_force(Path(out_dir), device.hello, found[0].current_range.index)
+    plans = [compile_plan(channel, limits, tick_s) for channel, limits in zip(loaded.channels, found, strict=True)]
     if as_json:
-        facts = _plan_facts(plan) | {"calibration": None if known is None else known.as_record()}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        calibration = {"calibration": None if known is None else known.as_record()}
+        facts = [_plan_facts(plan) | calibration for plan in plans]
+        if len(plans) == 1:
+            said = facts[0]
+        else:
+            said = {
+                "title": loaded.title,
+                "on_channel_trip": loaded.on_channel_trip.name.lower(),
+                "channels": [{"name": plan.channel} | each for plan, each in zip(plans, facts, strict=True)],
+            }
+        click.echo(json.dumps(said, ensure_ascii=False))
     else:
-        click.echo(format_plan(plan))
+        click.echo(format_plans(plans, loaded.on_channel_trip))
         if uri is not None:
             click.echo(f"\ncalibration: {'none; see `ionto-rt calibrate`' if known is None else known.text}")
     return DONE
