@@ -120,6 +120,8 @@ cdef class LatencyHistogram:
         The mean then rests on the middle of each bucket. ValueError if there are not 3328 counts, or if the longest
         time is not in the last bucket that has any.
         """
+        import numpy as np
+
         cdef LatencyHistogram made = cls()
         cdef uint64_t[::1] given = np.ascontiguousarray(counts, dtype=np.uint64)
         cdef int bucket, last = 0
