@@ -121,6 +121,7 @@ cdef class LatencyHistogram:
         time is not in the last bucket that has any.
         """
         import numpy as np
+
         cdef LatencyHistogram made = cls()
         cdef uint64_t[::1] given = np.ascontiguousarray(counts, dtype=np.uint64)
         cdef int bucket, last = 0

@@ -86,7 +86,7 @@ class Reservation:
 
     site          where its pads lie; may be empty
     prescribed_c  by its treatment
-    reserve_c     reserved first, at most 1 s of its maximum current
+    reserve_c     reserved first
     cap_c         what the site may receive in a day, all channels together; None: no cap
     """
 
@@ -120,7 +120,8 @@ class Journal:
     """The journal of the sessions' folder `out_dir`; made there if there are no sessions yet, so open it first.
 
     A journal that is missing beside sessions, damaged, or of another version raises `JournalError` naming the remedy
-    (`rebuild`): a new empty one would forget charge. Use from one thread; any number of processes may hold it open.
+    (`rebuild`): a new empty one would forget charge. Use from one thread at a time; any number of processes may hold it
+    open.
     """
 
     def __init__(self, out_dir: Path) -> None:
@@ -335,7 +336,8 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    # The session hands its journal from thread to thread; two never use it at once.
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -387,7 +389,7 @@ def _charge_of(channel: Channel) -> dict[str, Any]:
         "channel": channel.number,
         "site": channel.site,
         "prescribed_c": channel.prescribed_c,
-        "reserved_until_c": counted.absolute_c + channel.unseen_c,
+        "reserved_until_c": counted.absolute_c + channel.unreserved_c,
         "delivered_net_c": net_c,
         "delivered_abs_c": absolute_c,
         "outcome": outcome,

@@ -48,6 +48,7 @@ from nanoarrow.ipc import InputStream, StreamWriter  # type: ignore[import-untyp
 from ionto_rt.codes import Phase
 from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
+from ionto_rt.files import DISK, Files
 
 TREATMENT = "treatment.toml"
 SESSION = "session.json"
@@ -55,6 +56,7 @@ TELEMETRY = "telemetry.arrows"
 RECOVERED_TELEMETRY = "telemetry.recovered.arrows"
 EVENTS = "events.jsonl"
 RECEIPT = "receipt.json"
+LATENCY = "latency.hlog"
 LOCK = "lock"
 
 FORMAT = 2
@@ -65,6 +67,10 @@ COULOMB_PER_MAMIN = 0.06
 HEARTBEAT_S = 2.0
 LEASE_S = 0.1
 SLOWEST_RAMP_A_PER_S = 1e-3
+STALL_MOST_S = 30.0
+"""A session that could not write its record for this long ramps down (H38)."""
+RENEW_S = 1.0
+"""The reservation in the journal is renewed when this much of it, at the highest current, has been used."""
 PHASES = tuple(phase.name.lower().replace("_", " ") for phase in Phase)
 """Names for people, by number."""
 
@@ -141,6 +147,25 @@ _NUMPY_FORMATS = {
 }
 
 Array = npt.NDArray[Any]
+
+
+def unseen_c(max_current_a: float) -> float:
+    """The most charge (C) that can flow after the last written row of a host that dies while its record keeps up.
+
+    At `max_current_a` (A, the highest that can flow): a batch that was not yet written, the 2 s until the loop notices
+    that the orchestrator is silent, and a lease of 0.1 s; between them a ramp down at 1 mA/s, the slowest allowed.
+    """
+    flat_s = 1 / BATCHES_PER_SECOND + HEARTBEAT_S + LEASE_S
+    return max_current_a * flat_s + max_current_a**2 / (2 * SLOWEST_RAMP_A_PER_S)
+
+
+def reserve_ahead_c(max_current_a: float) -> float:
+    """The charge (C) that a session keeps reserved in the journal beyond what its record holds.
+
+    It covers all that can flow before the session ends by itself because its record cannot be written, and `unseen_c`
+    if the host dies then: so no session delivers more than is reserved on disk.
+    """
+    return max_current_a * (STALL_MOST_S + RENEW_S) + unseen_c(max_current_a)
 
 
 class RecordError(IontoError):
@@ -266,11 +291,18 @@ class TelemetryWriter:
     The file is a finished stream at every moment: a batch is written behind the end-of-stream marker, and then the
     marker's four length bytes are replaced. So a process killed in mid-write leaves a file that any reader takes to its
     last whole batch. All batches of one length share one encoded header (nanoarrow makes it); a batch costs one strided
-    copy per column and two writes. Use from one thread.
+    copy per column and two writes. Use from one thread. `files` is the file system.
     """
 
     def __init__(
-        self, path: Path, dtype: npt.DTypeLike, metadata: Mapping[str, str], rate_hz: float, *, channels: int = 1
+        self,
+        path: Path,
+        dtype: npt.DTypeLike,
+        metadata: Mapping[str, str],
+        rate_hz: float,
+        *,
+        channels: int = 1,
+        files: Files = DISK,
     ) -> None:
         given = np.dtype(dtype)
         if given.names is None or not (rate_hz > 0 and 1 <= channels <= MAX_CHANNELS):
@@ -282,6 +314,7 @@ class TelemetryWriter:
             if code not in _ARROW_TYPES:
                 raise RecordError(f"{path}: column {name} has type {code}, which telemetry cannot hold")
         self.path = path
+        self.files = files
         self.dtype = given
         self.batch_rows = max(1, round(rate_hz / BATCHES_PER_SECOND)) * channels
         self.rows = 0
@@ -290,11 +323,12 @@ class TelemetryWriter:
         self._metadata = dict(metadata)
         schema, batch = _encode(self._columns, self._metadata, self.batch_rows)
         self._layout, self._block = self._make_block(batch, max(1, _BLOCK_BYTES // len(batch)))
+        self.taken = 0
         self._fill = 0
         self._hash = hashlib.sha256()
         self._bytes = 0
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except OSError as error:
             raise RecordError(f"{path}: cannot be created ({error.strerror}); give a new session's folder") from None
         self._write(memoryview(schema))
@@ -304,33 +338,41 @@ class TelemetryWriter:
         layout = _batch_layout(header, self._columns)
         return layout, np.tile(np.frombuffer(batch, np.uint8), count).view(layout.message)
 
-    def append(self, rows: Array) -> None:
+    def append(self, rows: Array) -> int:
         """Take rows (1-D, of the writer's dtype, any number); what does not fill a batch waits for the next call.
 
-        Raises `RecordError` if the disk refuses; the file then ends with its last whole batch, the rows that were
-        waiting are lost (a gap in `index` shows it), and writing may go on.
+        Raises `RecordError` if the disk refuses; the file then ends with its last whole batch, `taken` says how many of
+        the rows need not be handed over again, and the next call tries again what waits. Returns the number of rows.
         """
         if rows.dtype != self.dtype or rows.ndim != 1:
             raise RecordError(f"{self.path}: rows of another type than the writer was made for")
-        block, size, total, start = self._block, self.batch_rows, len(rows), 0
+        block, size, total = self._block, self.batch_rows, len(rows)
+        self.taken = start = 0
+        if self._fill == size:
+            self._write_waiting()
         while start < total:
             if self._fill == 0 and total - start >= size:
                 count = min((total - start) // size, len(block))
                 taken = rows[start : start + count * size].reshape(count, size)
                 for name in self._names:
                     block[name][:count] = taken[name]
-                start += count * size
                 self._write_batches(count)
+                start += count * size
             else:
                 taken = rows[start : start + size - self._fill]
                 end = self._fill + len(taken)
                 for name in self._names:
                     block[name][0, self._fill : end] = taken[name]
                 start += len(taken)
-                self._fill = end
+                self.taken, self._fill = start, end
                 if end == size:
-                    self._fill = 0
-                    self._write_batches(1)
+                    self._write_waiting()
+            self.taken = start
+        return total
+
+    def _write_waiting(self) -> None:
+        self._write_batches(1)
+        self._fill = 0
 
     def _write_batches(self, count: int) -> None:
         self._write(self._block[:count].view(np.uint8).data)
@@ -348,34 +390,46 @@ class TelemetryWriter:
             else:
                 self._write_at(0, data, _END_OF_STREAM)
         except OSError as error:
-            os.pwrite(self._fd, _END_OF_STREAM[: min(start, 8)], start)
-            os.ftruncate(self._fd, start + min(start, 8))
+            self.files.write_at(self._fd, [_END_OF_STREAM[: min(start, 8)]], start)
+            self.files.truncate(self._fd, start + min(start, 8))
             raise RecordError(f"{self.path}: telemetry not written ({error.strerror}); free disk space") from None
         self._bytes += len(data)
         self._hash.update(data)
 
     def _write_at(self, offset: int, *parts: memoryview | bytes) -> None:
         wanted = sum(map(len, parts))
-        done = os.pwritev(self._fd, parts, offset)
+        done = self.files.write_at(self._fd, parts, offset)
         if done < wanted:
             rest = memoryview(b"".join(parts))
             while done < wanted:
-                done += os.pwrite(self._fd, rest[done:], offset + done)
+                done += self.files.write_at(self._fd, [rest[done:]], offset + done)
 
     def flush(self) -> None:
         """Write the rows that wait for a full batch as a shorter one (before a pause, or at the end)."""
         if not self._fill:
             return
-        rows, self._fill = self._fill, 0
+        if self._fill == self.batch_rows:
+            self._write_waiting()
+            return
+        rows = self._fill
         layout, block = self._make_block(_encode(self._columns, self._metadata, rows)[1], 1)
         for name, _ in self._columns:
             block[name][0] = self._block[name][0, :rows]
         self._write(block.view(np.uint8).data)
+        self._fill = 0
         self.rows += layout.rows
 
     def sync(self) -> None:
-        """Wait until all written batches are on disk."""
-        os.fsync(self._fd)
+        """Wait until all written batches are on disk; `RecordError` if the disk refuses."""
+        try:
+            self.files.sync(self._fd)
+        except OSError as error:
+            raise RecordError(f"{self.path}: telemetry not on disk ({error.strerror}); check the disk") from None
+
+    @property
+    def descriptor(self) -> int:
+        """Of the file; -1 once closed."""
+        return self._fd
 
     @property
     def sha256(self) -> str:
@@ -390,9 +444,9 @@ class TelemetryWriter:
             return
         try:
             self.flush()
-            os.fsync(self._fd)
+            self.sync()
         finally:
-            os.close(self._fd)
+            self.files.close(self._fd)
             self._fd = -1
 
     def __enter__(self) -> Self:
@@ -731,10 +785,11 @@ class SessionFolder:
     events             its event log
     """
 
-    def __init__(self, path: Path, lock_fd: int) -> None:
+    def __init__(self, path: Path, lock_fd: int, files: Files = DISK) -> None:
         self.path = path
         self.session_id = path.name
-        self.events = EventLog(path / EVENTS)
+        self.files = files
+        self.events = EventLog(path / EVENTS, files)
         self._lock_fd = lock_fd
         self._telemetry: TelemetryWriter | None = None
 
@@ -747,12 +802,14 @@ class SessionFolder:
         treatment_source: str | bytes,
         session: Mapping[str, Any],
         needs_bytes: int = 0,
+        files: Files = DISK,
     ) -> Self:
         """Make DIR/<UTC time>-<slug of name>-<token> with treatment, session and first event, all at once or not.
 
         Call it when current may flow, not before. `session` must hold the keys named in the module's text; numbers are
         kept exactly, non-finite ones are refused. `needs_bytes` is what the session will write: refused if the disk has
-        less. The lock is held until `finish` or `close`. Raises `RecordError`; then nothing is left behind.
+        less. `files` is the file system of telemetry and events. The lock is held until `finish` or `close`. Raises
+        `RecordError`; then nothing is left behind.
         """
         _require(session, _SESSION_KEYS, "")
         if not 1 <= len(session["channels"]) <= MAX_CHANNELS:
@@ -782,7 +839,7 @@ class SessionFolder:
             assert lock_fd is not None
             write_atomic(temporary / TREATMENT, source)
             write_atomic(temporary / SESSION, text)
-            with EventLog(temporary / EVENTS) as events:
+            with EventLog(temporary / EVENTS, files) as events:
                 events.write(
                     "record-begun",
                     None,
@@ -794,7 +851,7 @@ class SessionFolder:
             sync_folder(temporary)
             path = temporary.rename(out_dir / session_id)
             sync_folder(out_dir)
-            return cls(path, lock_fd)
+            return cls(path, lock_fd, files)
         except BaseException as error:
             if lock_fd is not None:
                 os.close(lock_fd)
@@ -812,7 +869,12 @@ class SessionFolder:
         """
         facts = {"session_id": self.session_id, "rate_hz": repr(float(rate_hz)), "format": str(FORMAT)}
         self._telemetry = TelemetryWriter(
-            self.path / TELEMETRY, dtype, facts | dict(metadata or {}), rate_hz, channels=channels
+            self.path / TELEMETRY,
+            dtype,
+            facts | dict(metadata or {}),
+            rate_hz,
+            channels=channels,
+            files=self.files,
         )
         return self._telemetry
 
@@ -839,6 +901,12 @@ class SessionFolder:
         finally:
             self.close()
         return written
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What is open: event log, telemetry, lock. A forked child must not keep or use them."""
+        telemetry = [] if self._telemetry is None else [self._telemetry.descriptor]
+        return [fd for fd in (self.events.descriptor, *telemetry, self._lock_fd) if fd >= 0]
 
     def discard(self) -> None:
         """Remove the folder: no current has flowed, so nothing happened that a record must tell."""
@@ -967,13 +1035,13 @@ class Channel:
 
     @property
     def unseen_c(self) -> float:
-        """The most charge (C) that can have flowed after the last whole batch of a host that died.
+        """The most charge (C) that can have flowed beyond record and reservation of a host that died."""
+        return unseen_c(self.max_current_a)
 
-        At the channel's maximum current: a batch that was not yet written, the 2 s until the loop notices that the
-        orchestrator is silent, and a lease of 0.1 s; between them a ramp down at 1 mA/s, the slowest allowed.
-        """
-        current = self.max_current_a
-        return current * (1 / BATCHES_PER_SECOND + HEARTBEAT_S + LEASE_S) + current**2 / (2 * SLOWEST_RAMP_A_PER_S)
+    @property
+    def unreserved_c(self) -> float:
+        """The most charge (C) that can have flowed beyond the record alone, where the reservation is not known."""
+        return reserve_ahead_c(self.max_current_a)
 
 
 class Record:

@@ -158,8 +158,10 @@ def _charge(
         absolute_codes = max(absolute_codes, abs(net_codes), device_codes or 0)
         net_c, absolute_c, basis = channel.polarity * net_codes * unit, absolute_codes * unit, MEASURED
     else:
-        reserved_c = max(known.reserved_until_c, known.delivered_abs_c) if known is not None else 0.0
-        absolute_c = max(counted.absolute_c, reserved_c) + channel.unseen_c
+        if known is None:
+            absolute_c = counted.absolute_c + channel.unreserved_c
+        else:
+            absolute_c = max(counted.absolute_c, known.reserved_until_c, known.delivered_abs_c) + channel.unseen_c
         net_c, basis = counted.net_c + (absolute_c - counted.absolute_c), BOUND
     return {
         "dose_delivered_mamin": net_c / COULOMB_PER_MAMIN,
@@ -259,6 +261,7 @@ def _note_in_events(
         return chain.events, {"events_broken_line": chain.broken_line}
     if chain is not None and chain.torn_tail:
         notes.append(f"{EVENTS}: the last line is half written ({len(chain.torn_tail)} bytes)")
+    of_channels: dict[str, Any] = {"channels": charges} if len(charges) > 1 else {}
     try:
         with EventLog(folder / EVENTS) as log:
             if chain is None or not chain.events or chain.events[-1].kind != RECOVERED:
@@ -270,7 +273,7 @@ def _note_in_events(
                     telemetry_rows=len(telemetry) if telemetry is not None else 0,
                     telemetry_dropped_bytes=telemetry.dropped_bytes if telemetry is not None else 0,
                     **whole,
-                    **({"channels": charges} if len(charges) > 1 else {}),
+                    **of_channels,
                 )
             proofs = {"events_count": log.count, "events_head": log.head}
     except EventError as error:

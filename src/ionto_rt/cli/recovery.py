@@ -5,7 +5,7 @@ import urllib.parse
 from pathlib import Path
 
 from ionto_rt.cli.arguments import state_file
-from ionto_rt.device import Hello, open_device, split_uri
+from ionto_rt.device import open_device, split_uri
 from ionto_rt.errors import RefusedError
 from ionto_rt.record import Record
 from ionto_rt.recover import DeviceCount
@@ -37,16 +37,7 @@ def ask_device(record: Record, uri: str | None) -> tuple[DeviceCount | None, lis
         return None, [f"the device could not be asked: {error}"]
     if not hello.last_token:
         return None, [f"{hello.name} remembers no session"]
-    return DeviceCount(hello.last_token, last_charges(hello)), []
-
-
-def last_charges(hello: Hello) -> tuple[tuple[int, int | None], ...]:
-    """Net and absolute charge of each channel in the device's last session, as its hello tells them (1/65536 code).
-
-    A device of several channels that does not tell them apart tells of the first.
-    """
-    told: tuple[tuple[int, int | None], ...] = getattr(hello, "last_channel_charges", ())
-    return told or ((hello.last_net_codes, hello.last_absolute_codes),)
+    return DeviceCount(hello.last_token, hello.last_channel_charges), []
 
 
 def _again(record: Record, recorded: dict[str, object]) -> str | RefusedError:

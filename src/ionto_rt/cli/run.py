@@ -86,7 +86,7 @@ def run_command(
     from ionto_rt.cli.receipt import host_of, receipt_text
     from ionto_rt.device import open_device
     from ionto_rt.live import make_view
-    from ionto_rt.safety import resolve_limits
+    from ionto_rt.safety import resolve_channels
     from ionto_rt.session import Session
     from ionto_rt.treatment import Treatment
 
@@ -98,7 +98,7 @@ def run_command(
     operator = operator_limits(limits)
     loaded = Treatment.load(treatment)
     catalogue = Catalogue.load()
-    resolve_limits(loaded, catalogue, None, operator)
+    resolve_channels(loaded, catalogue, None, operator)
     place = Path(out_dir)
     defaults = device_defaults(loaded, uri, speed, place)
     stop = _Stop()
