@@ -24,8 +24,8 @@ from ionto_rt.core.predictive cimport (
 from ionto_rt.core.probe cimport Identified
 from ionto_rt.core.programme cimport ProgrammeInput, ProgrammeState, programme_step
 from ionto_rt.core.types cimport (
-    HISTORY_TICKS, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit, PlantModel, RegulatorTerms,
-    Sample, Setpoint, Tick, TickInput, Verdict,
+    HISTORY_TICKS, MAX_CHANNELS, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit, PlantModel,
+    RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
 )
 from ionto_rt.core.wire cimport (
     MAX_FRAME, MAX_PAYLOAD, Receiver, wire_encode, wire_get_sample, wire_put_command, wire_put_sample, wire_receive,
@@ -424,25 +424,91 @@ cdef class Recording:
                 guard_step(&state, &self.state.config.guard, &self.guards[k], &verdict)
         return verdict.output_code, verdict.trip
 
-    def wire(self):
-        """Decodes each sample frame and encodes each command; bytes written."""
+    def whole_tick(self):
+        """From each sample's frame to its command's frame; the last output code."""
         cdef Receiver receiver
-        cdef Sample sample
+        cdef TickInput given
+        cdef Tick row
+        cdef Command command
         cdef uint8_t payload[MAX_PAYLOAD + 4]
         cdef uint8_t frame[MAX_FRAME]
         cdef size_t length, written = 0
         cdef uint32_t channels
         cdef uint64_t wrong = 0
-        cdef int read
+        cdef Py_ssize_t k
+        memset(&receiver, 0, sizeof(receiver))
+        with nogil:
+            controller_start(self.state)
+            for k in range(self.n):
+                wire_receive(&receiver, self.frames[k].bytes, self.frames[k].length, payload, &length)
+                given = self.ticks[k]
+                if not wire_get_sample(payload, length, &given.sample, &channels):
+                    wrong += 1
+                controller_tick(self.state, &given, &row, &command)
+                written += wire_encode(payload, wire_put_command(&command, 1, payload), frame)
+        if wrong or not written:
+            raise ValueError(f"{wrong} frames decoded wrong")
+        return command.code
+
+    def __len__(self):
+        return self.n
+
+
+cdef class Wire:
+    """Frames of so many channels, made of a recording's samples and commands."""
+    cdef uint32_t channels
+    cdef Py_ssize_t n
+    cdef uint8_t* frames
+    cdef size_t frame_bytes
+    cdef size_t* lengths
+    cdef Command* commands
+
+    def __cinit__(self, Recording recording, uint32_t channels):
+        cdef Sample samples[MAX_CHANNELS]
+        cdef uint8_t payload[MAX_PAYLOAD]
+        cdef uint8_t frame[MAX_FRAME]
+        cdef Py_ssize_t k
+        cdef uint32_t channel
+        self.channels = channels
+        self.n = min(len(recording) - MAX_CHANNELS, 4096)
+        self.frame_bytes = 64 + 32 * channels
+        self.frames = <uint8_t*>calloc(self.n, self.frame_bytes)
+        self.lengths = <size_t*>calloc(self.n, sizeof(size_t))
+        self.commands = <Command*>calloc(self.n * channels, sizeof(Command))
+        if not (self.frames and self.lengths and self.commands):
+            raise MemoryError
+        for k in range(self.n):
+            for channel in range(channels):
+                samples[channel] = recording.ticks[k + channel].sample
+                self.commands[k * channels + channel] = recording.commands[k + channel]
+            self.lengths[k] = wire_encode(payload, wire_put_sample(samples, channels, payload), frame)
+            if self.lengths[k] > self.frame_bytes:
+                raise ValueError(f"a sample frame of {self.lengths[k]} bytes")
+            memcpy(self.frames + k * self.frame_bytes, frame, self.lengths[k])
+
+    def __dealloc__(self):
+        free(self.frames)
+        free(self.lengths)
+        free(self.commands)
+
+    def exchange(self):
+        """Decodes each sample frame and encodes each command; bytes written."""
+        cdef Receiver receiver
+        cdef Sample samples[MAX_CHANNELS]
+        cdef uint8_t payload[MAX_PAYLOAD + 4]
+        cdef uint8_t frame[MAX_FRAME]
+        cdef size_t length, written = 0
+        cdef uint32_t channels = 0
+        cdef uint64_t wrong = 0
         cdef Py_ssize_t k
         memset(&receiver, 0, sizeof(receiver))
         with nogil:
             for k in range(self.n):
-                wire_receive(&receiver, self.frames[k].bytes, self.frames[k].length, payload, &length)
-                read = wire_get_sample(payload, length, &sample, &channels)
-                if not read or sample.index != self.ticks[k].sample.index:
+                wire_receive(&receiver, self.frames + k * self.frame_bytes, self.lengths[k], payload, &length)
+                if not wire_get_sample(payload, length, samples, &channels) or channels != self.channels:
                     wrong += 1
-                written += wire_encode(payload, wire_put_command(&self.commands[k], 1, payload), frame)
+                length = wire_put_command(&self.commands[k * self.channels], self.channels, payload)
+                written += wire_encode(payload, length, frame)
         if wrong:
             raise ValueError(f"{wrong} frames decoded wrong")
         return written
