@@ -3,11 +3,11 @@ transcription in C.
 
 Built at bench time against the installed .pxd and with transcription.c, by the flags of the core.
 """
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 
 import numpy as np
 
@@ -23,9 +23,10 @@ from ionto_rt.core.predictive cimport (
 )
 from ionto_rt.core.probe cimport Identified
 from ionto_rt.core.programme cimport ProgrammeInput, ProgrammeState, programme_step
+from ionto_rt.core.ring cimport Ring, ring_close, ring_commit, ring_open, ring_slot
 from ionto_rt.core.types cimport (
-    HISTORY_TICKS, MAX_CHANNELS, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit, PlantModel,
-    RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
+    HISTORY_TICKS, MAX_CHANNELS, PORT_VERSION, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit,
+    PlantModel, Port, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
 )
 from ionto_rt.core.wire cimport (
     MAX_FRAME, MAX_PAYLOAD, Receiver, wire_encode, wire_get_sample, wire_put_command, wire_put_sample, wire_receive,
@@ -515,6 +516,72 @@ cdef class Wire:
 
     def __len__(self):
         return self.n
+
+
+cdef class Rows:
+    """A ring of telemetry that nobody reads, with room for one pass."""
+    cdef Ring ring
+    cdef uint64_t n
+
+    def __cinit__(self, uint64_t n):
+        self.n = n
+        if ring_open(&self.ring, sizeof(Tick), n):
+            raise MemoryError
+
+    def __dealloc__(self):
+        ring_close(&self.ring)
+
+    def commit(self):
+        """Takes and commits every slot, from an empty ring, without writing the rows; how many."""
+        cdef uint64_t taken = 0, _k
+        self.ring.head = self.ring.tail = self.ring.head_at = 0
+        with nogil:
+            for _k in range(self.n):
+                taken += ring_slot(&self.ring) != NULL
+                ring_commit(&self.ring)
+        return taken
+
+
+cdef struct Script:
+    Port port
+    const Frame* frames
+    Py_ssize_t n
+    Py_ssize_t at
+
+
+cdef int64_t scripted_read(void* context, uint8_t* data, size_t capacity, int64_t timeout_us) noexcept nogil:
+    cdef Script* script = <Script*>context
+    cdef const Frame* frame = &script.frames[script.at]
+    if script.at == script.n:
+        return 0
+    script.at += 1
+    memcpy(data, frame.bytes, frame.length)
+    return <int64_t>frame.length
+
+
+cdef int64_t scripted_write(void* context, const uint8_t* data, size_t length) noexcept nogil:
+    return <int64_t>length
+
+
+cdef class ScriptedPort:
+    """A port in this process that gives the recording's sample frames, one a read, and forgets what is written."""
+    cdef Script script
+    cdef Recording recording
+
+    def __cinit__(self, Recording recording):
+        self.recording = recording
+        self.script.frames = recording.frames
+        self.script.n = recording.n
+        self.script.at = 0
+        self.script.port.version = PORT_VERSION
+        self.script.port.size = sizeof(Port)
+        self.script.port.context = &self.script
+        self.script.port.read = scripted_read
+        self.script.port.write = scripted_write
+
+    @property
+    def capsule(self):
+        return PyCapsule_New(&self.script.port, b"ionto_rt.core.types.Port", NULL)
 
 
 def regulate(dict config, dict model, setpoint_a, measured_a, bint transcribed=False):
