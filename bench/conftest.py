@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """From the arithmetic outwards, which is also the order of the table."""
-    order = ["tick", "regulator", "loop", "record", "session", "real_time", "start_up"]
+    order = ["tick", "regulator", "loop", "record", "session", "real_time", "latency", "start_up"]
     items.sort(key=lambda item: order.index(item.path.stem.removeprefix("test_")))
 
 

@@ -4,6 +4,7 @@ Every constant of the tick that is not in the treatment, the catalogue or the he
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,8 @@ AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
 HEARTBEAT_S = 2.0
+RING_S = 8.0
+"""Telemetry that the loop's ring holds: the record may stand still for that long."""
 LEASE_S = 0.08
 
 
@@ -260,8 +263,24 @@ def controller_config(
     }
 
 
-def device_limits(hello: Hello, limits: Limits, token: int) -> dict[str, int]:
-    """What is pushed to the device and read back, as arguments of `Device.push_limits`."""
+def device_limits(hello: Hello, limits: Limits | Sequence[Limits], token: int) -> dict[str, Any]:
+    """What is pushed to the device and read back, as arguments of `Device.push_limits`.
+
+    limits: of one channel, or of each that is driven, all of one range. The others of the device may put out nothing.
+    """
+    driven = [limits] if isinstance(limits, Limits) else list(limits)
+    channels = [_channel_limits(hello, one, token) for one in driven]
+    idle = channels[0] | {"output_code_min": 0, "output_code_max": 0}
+    channels += [idle] * (hello.channels - len(channels))
+    caps = ("current_cap_code", "output_code_min", "output_code_max", "charge_cap_codes")
+    return {
+        **channels[0],
+        "session_ticks": max(channel["session_ticks"] for channel in channels),
+        **{name: [channel[name] for channel in channels] for name in caps},
+    }
+
+
+def _channel_limits(hello: Hello, limits: Limits, token: int) -> dict[str, int]:
     assert limits.current_range is not None
     chosen = hello.ranges[limits.current_range.index]
     compliance_v = min(hello.compliance_v, limits.voltage_max_v)
