@@ -152,7 +152,7 @@ def test_check_gives_the_plans_of_several_channels_as_one_object(tmp_path: Path)
 
 
 def test_check_refuses_more_channels_than_the_device_has(tmp_path: Path) -> None:
-    said = ionto("check", ELBOWS, "--device", "sim:", cwd=tmp_path).refusal
+    said = ionto("check", ELBOWS, "--device", "sim:?channels=1", cwd=tmp_path).refusal
     assert "channels[1]: the device ionto-virtual VIRTUAL-0001 has 1 channel, the treatment 2" in said
 
 
@@ -168,7 +168,7 @@ def test_run_with_json_prints_the_receipt_and_nothing_else(tmp_path: Path) -> No
     assert done.code == 0
     receipt = done.receipt
     assert receipt.keys() >= CONTRACT
-    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "p9999", "max"}
+    assert receipt["latency_us"] is None, "nothing is timed on a virtual clock"
     assert (receipt["outcome"], receipt["trips"], receipt["gaps"]) == ("complete", [], 0)
     assert receipt["dose_prescribed_mamin"] == pytest.approx(2 * 4 / 60)
     assert receipt["dose_delivered_mamin"] == pytest.approx(receipt["dose_prescribed_mamin"], rel=0.005)
@@ -184,7 +184,7 @@ def test_run_away_from_a_terminal_is_quiet_but_for_phases_and_the_receipt(tmp_pa
     labels = re.findall(r"^([a-z]+) ", done.out, re.M)
     (folder,) = sessions(tmp_path / "kept")
     host = ["host"] if "fitness" in Record.open(folder).session["host"] else []
-    shown = ["dose", "drug", "peak", "held", "area", "load", "time", "latency", *host, "trips", "record", "next"]
+    shown = ["dose", "drug", "peak", "held", "area", "load", "time", *host, "trips", "record", "next"]
     assert labels == shown
     assert "\x1b" not in done.out + done.err
     assert len(done.err.splitlines()) == 7

@@ -173,7 +173,7 @@ def test_the_channels_are_rebuilt_from_the_folder(tmp_path: Path) -> None:
         for channel, row in enumerate(journal.get(open_one.session_id)):
             own = Record.open(open_one.path).channels[channel]
             assert (row.channel, row.outcome) == (channel, None)
-            assert row.reserved_until_c == own.counted().absolute_c + own.unseen_c
+            assert row.reserved_until_c == own.counted().absolute_c + own.unreserved_c
 
 
 def test_a_journal_of_an_earlier_version_is_refused_with_the_remedy(tmp_path: Path) -> None:
