@@ -263,6 +263,7 @@ cdef class Recording:
         guard.probe_a = self.state.config.probe.current_a if stage.drive in (PROBED, IDENTIFIED) else 0.0
         guard.area_alarm = row.area_alarm
         guard.area_ratio = row.area_ratio
+        guard.applied_age_ticks = sample.index - sample.applied_index
         guard.setpoint_a = row.setpoint_a
         guard.output_code = row.output_code
         guard.close_relay = row.close_relay

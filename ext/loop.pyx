@@ -499,6 +499,8 @@ cdef class Loop:
         self.state.virtual_clock = virtual_clock
         self.state.pacing = pacing
         self.state.on_trip = on_trip
+        if self.state.daq.receive != NULL and not virtual_clock and self.state.daq.pacing != <uint32_t>pacing:
+            raise ValueError(f"the device has pacing {self.state.daq.pacing}, the loop {pacing}")
         self.state.silence_us = <uint64_t>(silence_s * 1e6)
         self.state.period_ns = <uint64_t>(self.state.controllers[0].config.calibration.tick_s * 1e9 + 0.5)
         self.state.batch_most = min(<uint32_t>BATCH_PERIODS, <uint32_t>SAMPLES // self.state.device_channels)

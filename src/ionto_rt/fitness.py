@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ionto_rt.errors import RefusedError
 
 if TYPE_CHECKING:
-    from ionto_rt.device import Device
+    from ionto_rt.device import SessionDevice
 
 State = Literal["unfit", "unknown", "poor", "good"]
 Verdict = Literal["fit", "unfit"]
@@ -717,7 +717,7 @@ def examine_this_host(
     return examine(Host(Path("/"), thread, rate_hz, channels, serial, low_latency))
 
 
-def examine_for(device: "Device", *, cpu: int | None = None) -> Fitness:
+def examine_for(device: "SessionDevice", *, cpu: int | None = None) -> Fitness:
     """Carry out the checks for a session on an open device."""
     scheme, _, path = device.uri.partition(":")
     return examine_this_host(
@@ -729,7 +729,7 @@ def examine_for(device: "Device", *, cpu: int | None = None) -> Fitness:
     )
 
 
-def refuse_unfit(fitness: Fitness, device: "Device") -> None:
+def refuse_unfit(fitness: Fitness, device: "SessionDevice") -> None:
     """RefusedError, with the worst reason, if the host is unfit and the device could drive current through somebody."""
     if fitness.verdict == "unfit" and device.hardware:
         raise RefusedError(
