@@ -90,7 +90,7 @@ cdef bint is_plain(const RegulatorState* state, const RegulatorConfig* config) n
 
 
 cdef int steps(Form* form, RegulatorState* state, const double* setpoints, const double* measured, double* outputs,
-               Py_ssize_t n, RegulatorTerms* terms) noexcept nogil:
+               size_t n, RegulatorTerms* terms) noexcept nogil:
     """n ticks, one after the other; returns the last one's fault. Configuration, state and terms stay in registers in
     between: behind pointers each output written could have changed them.
     """
@@ -106,7 +106,7 @@ cdef int steps(Form* form, RegulatorState* state, const double* setpoints, const
     cdef double derivative, wanted, output, low, high, reference, used
     cdef int32_t at, held_at = state.setpoint_at, started = state.started, hold = state.hold
     cdef bint manual = state.mode == MODE_MANUAL
-    cdef Py_ssize_t k
+    cdef size_t k
     if Form is Plain:
         started = 1
         hold = manual = 0
@@ -244,8 +244,8 @@ cdef int steps(Form* form, RegulatorState* state, const double* setpoints, const
 
 
 cdef int run(RegulatorState* state, const RegulatorConfig* config, const double* setpoints, const double* measured,
-             double* outputs, Py_ssize_t n, RegulatorTerms* terms) noexcept nogil:
-    cdef Py_ssize_t first = 0 if state.started else 1
+             double* outputs, size_t n, RegulatorTerms* terms) noexcept nogil:
+    cdef size_t first = 0 if state.started else 1
     if first:
         steps(<General*>config, state, setpoints, measured, outputs, first, terms)
     if n == first:
@@ -372,7 +372,7 @@ cdef class Regulator:
         cdef double[::1] outputs = result
         if n:
             with nogil:
-                run(&self.state, &self.config, &setpoints[0], &measured[0], &outputs[0], n, &self.last)
+                run(&self.state, &self.config, &setpoints[0], &measured[0], &outputs[0], <size_t>n, &self.last)
         if n and isfinite(setpoints[n - 1]):
             self.setpoint_a = setpoints[n - 1]
         return result
