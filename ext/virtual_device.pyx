@@ -386,7 +386,7 @@ cdef void save_round_trip(VirtualDeviceState* device) noexcept nogil:
         trip_.error = error
 
 
-cdef void remember(VirtualDeviceState* device) noexcept nogil:
+cdef inline void remember(VirtualDeviceState* device) noexcept nogil:
     cdef uint32_t c
     device.last_token = device.token
     device.last_range = device.range
@@ -493,7 +493,8 @@ cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
     return device.ticks <= device.stall_until and device.stall_until > 0
 
 
-cdef void take_sample(VirtualDeviceState* device, uint32_t index, int64_t periods, Sample* samples) noexcept nogil:
+cdef inline void take_sample(VirtualDeviceState* device, uint32_t index, int64_t periods,
+                             Sample* samples) noexcept nogil:
     """Sample `index`; its codes are counted for so many periods."""
     cdef uint32_t time_us = <uint32_t>(device.ticks * device.sample_period_ns // 1000)
     cdef uint16_t nonce = <uint16_t>(noise_next(&device.noise) >> 48)
@@ -555,7 +556,7 @@ cdef void expire(VirtualDeviceState* device) noexcept nogil:
     device.save_due = 1
 
 
-cdef bint capped(VirtualDeviceState* device) noexcept nogil:
+cdef inline bint capped(VirtualDeviceState* device) noexcept nogil:
     """Whether a cap of charge or time has tripped the device at this boundary."""
     cdef uint32_t c
     for c in range(device.channels):
@@ -595,7 +596,7 @@ cdef void act(VirtualDeviceState* device) noexcept nogil:
     device.lease_left = device.channel[0].command.lease_ticks
 
 
-cdef void cross_boundary(VirtualDeviceState* device) noexcept nogil:
+cdef inline void cross_boundary(VirtualDeviceState* device) noexcept nogil:
     """Boundary at the end of a period; its index is samples - 1."""
     cdef uint32_t c
     if device.relay_left:
@@ -613,7 +614,7 @@ cdef void cross_boundary(VirtualDeviceState* device) noexcept nogil:
             expire(device)
 
 
-cdef bint run_plants(VirtualDeviceState* device) noexcept nogil:
+cdef inline bint run_plants(VirtualDeviceState* device) noexcept nogil:
     """One period of every front-end and skin; whether a comparator has opened its relay."""
     cdef VirtualChannel* one
     cdef bint tripped = False
@@ -628,7 +629,7 @@ cdef bint run_plants(VirtualDeviceState* device) noexcept nogil:
     return tripped
 
 
-cdef void run_period(VirtualDeviceState* device) noexcept nogil:
+cdef inline void run_period(VirtualDeviceState* device) noexcept nogil:
     """A period up to its boundary."""
     apply_faults(device)
     if run_plants(device):
@@ -637,7 +638,7 @@ cdef void run_period(VirtualDeviceState* device) noexcept nogil:
         write_truth(device)
 
 
-cdef void end_period(VirtualDeviceState* device) noexcept nogil:
+cdef inline void end_period(VirtualDeviceState* device) noexcept nogil:
     if device.truth_fd >= 0 and device.ticks % device.flush_ticks == 0:
         flush_truth(device)
     if device.save_due or device.ticks % device.save_ticks == 0:

@@ -13,15 +13,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ionto_rt.codes as codes
-from ionto_rt.codes import MAX_SEGMENTS, FrontEnd, SegmentKind
+from ionto_rt.codes import MAX_SEGMENTS, FrontEnd, OnTrip, SegmentKind
 from ionto_rt.core.constant_current import nominal_probe_ticks
 from ionto_rt.errors import RefusedError
-from ionto_rt.plan import Plan, Segment, compile_plan, format_mass, format_plan
-from ionto_rt.safety import DeviceCapabilities, resolve_limits
+from ionto_rt.plan import Plan, Segment, compile_plan, format_mass, format_plan, format_plans
+from ionto_rt.safety import DeviceCapabilities, resolve_channels, resolve_limits
 from ionto_rt.treatment import Treatment
-from treatments import CATALOGUE, DEVICE, mutated, perfusion, treatment
+from treatments import CATALOGUE, DEVICE, mutated, perfusion, together, treatment
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+EIGHT = replace(DEVICE, channels=8)
+
+
+def plans_of(of: Treatment, tick_s: float = 1e-3, device: DeviceCapabilities | None = EIGHT) -> list[Plan]:
+    limits = resolve_channels(of, CATALOGUE, device)
+    return [compile_plan(channel, found, tick_s) for channel, found in zip(of.channels, limits, strict=True)]
 
 
 def plan_of(of: Treatment, tick_s: float = 1e-3, device: DeviceCapabilities | None = DEVICE) -> Plan:
@@ -169,7 +175,7 @@ def test_a_pause_as_long_as_its_ramp_down_leaves_no_rest() -> None:
 
 def test_no_segment_that_ends_by_time_has_no_time() -> None:
     for path in EXAMPLES.glob("*.toml"):
-        for segment in plan_of(Treatment.load(path)).segments:
+        for segment in (each for plan in plans_of(Treatment.load(path)) for each in plan.segments):
             if segment["kind"] in (SegmentKind.SELF_TEST, SegmentKind.REST):
                 assert segment["duration_ticks"] > 0
             if segment["kind"] == SegmentKind.DELIVER:
@@ -264,14 +270,73 @@ def test_the_charge_of_the_segments_is_the_prescription(text: str, tick_s: float
 @given(mutated())
 def test_a_mutated_example_becomes_a_plan_or_one_line(source: bytes) -> None:
     try:
-        plan = plan_of(Treatment.parse(source))
+        of = Treatment.parse(source)
+        plans = plans_of(of)
     except RefusedError as error:
         assert str(error).isprintable()
         return
-    assert plan.prescribed_c > 0.0
-    assert len(plan.segments) <= MAX_SEGMENTS
-    assert all(math.isfinite(value) for segment in plan.segments for value in segment.values())
-    format_plan(plan)
+    for plan in plans:
+        assert plan.prescribed_c > 0.0
+        assert len(plan.segments) <= MAX_SEGMENTS
+        assert all(math.isfinite(value) for segment in plan.segments for value in segment.values())
+    format_plans(plans, of.on_channel_trip)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(steps_text.filter(lambda text: "current" in text), min_size=2, max_size=4),
+    st.sampled_from([None, EIGHT]),
+    st.sampled_from([1e-4, 1 / 300]),
+)
+def test_every_channel_of_a_file_gets_the_plan_of_a_file_of_its_own(
+    texts: list[str], device: DeviceCapabilities | None, tick_s: float
+) -> None:
+    """All levels are on one range here, so that nothing but the name and the lines of the file may differ."""
+    refused, alone = [], []
+    singles = [treatment(text) for text in texts]
+    for single in singles:
+        try:
+            alone.append(plan_of(single, tick_s, device))
+        except RefusedError as error:
+            refused.append(error)
+    of = Treatment.parse(together([single.source.decode() for single in singles]).encode(), "t.toml")
+    try:
+        plans = plans_of(of, tick_s, device)
+    except RefusedError as error:
+        assert str(error).isprintable() and error.key is not None and error.line is not None
+        assert error.key.split(".", 1)[1] in [each.key for each in refused]
+        assert error.problem in [each.problem for each in refused]
+        return
+    assert not refused
+    for number, (plan, same) in enumerate(zip(plans, alone, strict=True)):
+        assert plan.channel == str(number)
+        assert replace(plan, channel="", notes=[]) == replace(same, notes=[])
+        assert len(plan.notes) == len(same.notes)
+
+
+def test_an_error_of_a_channel_names_its_key_and_line_in_the_file() -> None:
+    good, steep = treatment().source.decode(), '[[steps]]\ncurrent = "4 mA"\ndose = "40 mA*min"\nramp = "1 s"'
+    text = together([good, treatment(steep).source.decode()])
+    with pytest.raises(RefusedError, match="steeper than") as caught:
+        plans_of(Treatment.parse(text.encode(), "t.toml"))
+    assert caught.value.key == "channels[1].steps[0].ramp"
+    assert caught.value.line == text.splitlines().index('ramp = "1 s"') + 1
+
+
+def test_the_printed_plans_have_the_title_once_and_a_part_for_each_channel() -> None:
+    of = Treatment.load(EXAMPLES / "two-elbows.toml")
+    plans = plans_of(of)
+    text = format_plans(plans, of.on_channel_trip)
+    assert text.startswith(f"{of.title}\n2 channels; if one trips or ends short, the others pause\n")
+    assert text.count(of.title) == 1
+    for number, plan in enumerate(plans):
+        assert f"channel {number}: {plan.channel}\n{format_plan(plan).partition(chr(10))[2]}" in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_the_plan_of_one_channel_is_printed_as_that_of_one() -> None:
+    plan = example("dexamethasone-40")
+    assert format_plans([plan], OnTrip.STOP) == format_plan(plan)
 
 
 def test_the_printed_plan_tells_steps_times_charge_and_drug() -> None:

@@ -9,9 +9,20 @@ from hypothesis import strategies as st
 from ionto_rt.codes import FrontEnd
 from ionto_rt.errors import RefusedError
 from ionto_rt.plan import compile_plan
-from ionto_rt.safety import CurrentRange, DeviceCapabilities, Limits, OperatorLimits, exceeds, resolve_limits
+from ionto_rt.safety import (
+    CurrentRange,
+    DeviceCapabilities,
+    Limits,
+    OperatorLimits,
+    common_range,
+    exceeds,
+    resolve_channels,
+    resolve_limits,
+)
 from ionto_rt.treatment import Treatment
-from treatments import CATALOGUE, DEVICE, perfusion, treatment
+from treatments import CATALOGUE, DEVICE, perfusion, together, treatment
+
+TWO = replace(DEVICE, channels=2)
 
 
 def refusal(
@@ -325,3 +336,108 @@ def test_the_table_is_told_to_people_and_to_the_record() -> None:
         "source": "catalogue",
         "detail": "dexamethasone-phosphate",
     }
+
+
+def several(*levels: str) -> Treatment:
+    """A treatment of several channels, each of one step at its level."""
+    singles = [treatment(step(level, "2 mA*min", "10 s")).source.decode() for level in levels]
+    return Treatment.parse(together(singles).encode(), "t.toml")
+
+
+def test_a_treatment_of_more_channels_than_the_device_has_is_refused() -> None:
+    of = several("2 mA", "2 mA", "2 mA")
+    with pytest.raises(RefusedError, match="has 2 channels, the treatment 3; use a device with 3 channels") as caught:
+        resolve_channels(of, CATALOGUE, TWO)
+    assert caught.value.key == "channels[2]" and caught.value.line is not None
+    assert len(resolve_channels(of, CATALOGUE, replace(DEVICE, channels=32))) == 3, "the rest stay at zero"
+
+
+def test_all_channels_are_on_the_smallest_range_that_holds_the_highest_level() -> None:
+    for low, high, full_scale_a in [("0.1 mA", "0.2 mA", 0.0002), ("0.25 mA", "4 mA", 0.005), ("1 mA", "2 mA", 0.005)]:
+        limits = resolve_channels(several(low, high), CATALOGUE, TWO)
+        assert [each.current_range and each.current_range.full_scale_a for each in limits] == [full_scale_a] * 2
+
+
+def test_a_channel_on_the_range_of_another_has_the_limits_of_that_range() -> None:
+    """Its highest level is no longer cut at the range that it would have had, and its guard has the coarser margin."""
+    of = several("0.25 mA", "4 mA")
+    one_range = replace(TWO, ranges=TWO.ranges[:1])
+    assert resolve_channels(of, CATALOGUE, TWO)[0].rows == resolve_limits(of.channels[0], CATALOGUE, one_range).rows
+
+
+def test_a_level_below_a_twentieth_of_the_common_range_is_refused() -> None:
+    ranges = (CurrentRange(0.005, 2e-7, 0, 0.0, 0.00625), CurrentRange(0.0005, 2e-8, 1, 0.0, 0.000625))
+    device = replace(TWO, ranges=ranges)
+    resolve_channels(several("4 mA", "0.25 mA"), CATALOGUE, device)
+    with pytest.raises(RefusedError) as caught:
+        resolve_channels(several("4 mA", "0.249 mA"), CATALOGUE, device)
+    assert caught.value.key == "channels[1].steps[0].current" and caught.value.value == "0.249 mA"
+    for part in ('range of 5 mA that "0" needs', "a twentieth of it, 0.25 mA", 'treat "1" in a session of its own'):
+        assert part in str(caught.value)
+
+
+def test_a_level_that_alone_would_be_on_the_same_range_is_judged_as_alone() -> None:
+    """A small level on a device of one range is accepted in a session of its own, so beside another one too."""
+    device = replace(TWO, ranges=TWO.ranges[:1])
+    accepted(treatment(step("0.1 mA", "2 mA*min", "10 s")), device)
+    resolve_channels(several("4 mA", "0.1 mA"), CATALOGUE, device)
+
+
+def test_every_step_of_a_channel_must_fit_the_common_range_not_only_its_highest() -> None:
+    low = treatment(step("0.2 mA", "2 mA*min", "10 s") + "\n" + step("0.05 mA", "2 mA*min", "10 s"))
+    both = together([treatment().source.decode(), low.source.decode()])
+    accepted(low, DEVICE)
+    with pytest.raises(RefusedError) as caught:
+        resolve_channels(Treatment.parse(both.encode(), "t.toml"), CATALOGUE, TWO)
+    assert caught.value.key == "channels[1].steps[0].current"
+
+
+def test_a_level_beyond_the_device_is_told_of_the_channel_that_has_it() -> None:
+    small = replace(TWO, ranges=(CurrentRange(0.002, 1e-7),))
+    with pytest.raises(RefusedError, match="reaches 2 mA at most") as caught:
+        resolve_channels(several("1 mA", "2.5 mA"), CATALOGUE, small)
+    assert caught.value.key == "channels[1].steps[0].current"
+
+
+def test_the_catalogue_speaks_before_the_device_does() -> None:
+    """A slip in one channel must not be told as the other channel being too small for the range of the slip."""
+    wide = replace(TWO, ranges=(CurrentRange(0.04, 1e-6), *TWO.ranges))
+    with pytest.raises(RefusedError, match="mA/cm") as caught:
+        resolve_channels(several("0.2 mA", "40 mA"), CATALOGUE, wide)
+    assert caught.value.key == "channels[1].steps[0].current"
+
+
+def test_a_small_range_without_enough_ballast_is_no_obstacle_if_it_is_not_used() -> None:
+    ranges = (CurrentRange(0.005, 2e-7, 0, 500.0, 0.00625), CurrentRange(0.0005, 2e-8, 1, 500.0, 0.000625))
+    device = replace(TWO, front_end=FrontEnd.VOLTAGE_SOURCE, ranges=ranges)
+    refusal(treatment(step("0.5 mA", "2 mA*min", "10 s")), device)
+    resolve_channels(several("0.5 mA", "4 mA"), CATALOGUE, device)
+
+
+def test_the_operator_s_limits_hold_for_each_channel() -> None:
+    with pytest.raises(RefusedError, match="operator") as caught:
+        resolve_channels(several("1 mA", "2 mA"), CATALOGUE, TWO, OperatorLimits(current_a=0.0015))
+    assert caught.value.key == "channels[1].steps[0].current"
+
+
+@given(
+    levels_ua=st.lists(st.integers(10, 4000), min_size=1, max_size=6),
+    full_scales_ua=st.sets(st.integers(100, 40_000), min_size=1, max_size=4),
+)
+def test_the_common_range_holds_every_level_and_never_takes_one_out_of_what_is_surveyed(
+    levels_ua: list[int], full_scales_ua: set[int]
+) -> None:
+    ranges = tuple(CurrentRange(ua * 1e-6, 1e-9, at, 0.0, 1.25e-6 * ua) for at, ua in enumerate(full_scales_ua))
+    device = replace(DEVICE, channels=8, ranges=ranges)
+    channels = [treatment(step(f"{ua} uA")) for ua in levels_ua]
+    levels_a = [ua * 1e-6 for ua in levels_ua]
+    try:
+        shared = common_range(channels, device)
+    except RefusedError as error:
+        assert "is too small for the range" in str(error) or "at most" in str(error)
+        own = device.range_for(max(levels_a))
+        assert own is None or exceeds(own.full_scale_a / 20, min(levels_a))
+        return
+    assert not exceeds(max(levels_a), shared.full_scale_a)
+    for level_a in levels_a:
+        assert not exceeds(shared.full_scale_a / 20, level_a) or device.range_for(level_a) == shared

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ionto_rt.codes import OnTrip
 from ionto_rt.errors import RefusedError, shown
 from ionto_rt.toml_source import MAX_BYTES, MAX_LINE, Location, key_lines
 from ionto_rt.treatment import MAX_STEPS, Deliver, Pause, Treatment
-from treatments import EXAMPLES, mutated
+from treatments import EXAMPLES, mutated, together
 
 BASE = """\
 format = 1
@@ -380,7 +381,8 @@ def test_a_mutated_example_is_read_or_refused_in_one_line(source: bytes) -> None
     except RefusedError as error:
         assert str(error).isprintable()
     else:
-        assert all(isinstance(leaf, (Deliver, Pause)) for _, leaf, _ in treatment.expanded())
+        leaves = [leaf for channel in treatment.channels for _, leaf, _ in channel.expanded()]
+        assert leaves and all(isinstance(leaf, (Deliver, Pause)) for leaf in leaves)
 
 
 def test_shown_values_are_short() -> None:
@@ -388,3 +390,190 @@ def test_shown_values_are_short() -> None:
     assert shown(10**400) == "a number of more than 60 digits"
     assert shown([1]) == "a list"
     assert shown({"a": 1}) == "a table"
+
+
+TWO = together([BASE, BASE], "pause")
+LINES_OF_TWO = TWO.splitlines()
+
+
+def swap_in_second(old: str, new: str) -> str:
+    first, mark, second = TWO.rpartition("[[channels]]\n")
+    assert old in second
+    return first + mark + second.replace(old, new, 1)
+
+
+def line_in_second(text: str) -> int:
+    return len(LINES_OF_TWO) - LINES_OF_TWO[::-1].index(text)
+
+
+def channels_named(*names: str) -> str:
+    tables = TWO.split("[[channels]]\n")
+    return tables[0] + "".join(
+        "[[channels]]\n" + tables[1].replace('name = "0"', f'name = "{name}"') for name in names
+    )
+
+
+def test_a_treatment_of_one_channel_is_that_channel() -> None:
+    treatment = Treatment.parse(BASE.encode(), "t.toml")
+    (channel,) = treatment.channels
+    assert (channel.name, channel.index, treatment.on_channel_trip) == ("", 0, OnTrip.STOP)
+    for name in ("title", "subject", "drug", "site", "electrodes", "limits", "steps", "blocks", "name", "polarity"):
+        assert getattr(channel, name) == getattr(treatment, name)
+    for name in ("source", "sha256", "path"):
+        assert getattr(channel, name) == getattr(treatment, name)
+    assert channel.line_of(("steps", 0, "current")) == treatment.line_of(("steps", 0, "current")) == 15
+    assert str(channel.refuse(("steps",), "no")) == str(treatment.refuse(("steps",), "no"))
+
+
+def test_each_table_of_channels_is_what_a_file_of_one_channel_would_be() -> None:
+    other = swap('"8 cm^2"', '"10 cm^2"').replace('"cathode"', '"anode"').replace("4 mA", "3 mA") + (
+        '[limits]\ndose = "50 mA*min"\n[[steps]]\nrepeat = "p"\ntimes = 2\n'
+        '[[blocks.p]]\npause = "60 s"\n[[blocks.p]]\ncurrent = "1 mA"\ntime = "20 s"\n'
+    )
+    treatment = Treatment.parse(together([BASE, other]).encode(), "t.toml")
+    assert treatment.on_channel_trip == OnTrip.STOP
+    assert [channel.name for channel in treatment.channels] == ["0", "1"]
+    assert [channel.index for channel in treatment.channels] == [0, 1]
+    for channel, text in zip(treatment.channels, (BASE, other), strict=True):
+        alone = Treatment.parse(text.encode())
+        for name in ("title", "subject", "drug", "site", "electrodes", "limits", "steps", "blocks", "polarity"):
+            assert getattr(channel, name) == getattr(alone, name)
+        assert list(channel.expanded()) == list(alone.expanded())
+        assert list(channel.deliveries()) == list(alone.deliveries())
+        assert (channel.source, channel.sha256, channel.path) == (treatment.source, treatment.sha256, "t.toml")
+
+
+@pytest.mark.parametrize("word", ["stop", "pause", "continue"])
+def test_the_file_says_what_a_trip_means_for_the_other_channels(word: str) -> None:
+    treatment = Treatment.parse(TWO.replace('"pause"', f'"{word}"').encode())
+    assert treatment.on_channel_trip == OnTrip[word.upper()]
+
+
+def test_a_channel_finds_its_lines_and_keys_in_the_file() -> None:
+    second = Treatment.parse(TWO.encode(), "t.toml").channels[1]
+    assert second.line_of(("steps", 0, "current")) == line_in_second('current = "4 mA"')
+    assert second.line_of(("limits", "dose")) == line_in_second("[[channels]]")
+    error = second.refuse(("steps", 0, "current"), "is too much", "take less")
+    line = line_in_second('current = "4 mA"')
+    assert str(error) == f't.toml:{line}: channels[1].steps[0].current = "4 mA": is too much; take less'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "says"),
+    [
+        (
+            'drug = "x"\n' + TWO + "[[steps]]\n",
+            1,
+            "drug",
+            "stands at the top of a file that has [[channels]]; move to each channel, or remove: drug, steps",
+        ),
+        (channels_named("a"), 4, "channels[0]", "is the only channel; write its keys at the top"),
+        (channels_named(*map(str, range(33))), None, "channels[32]", "a device has 32 at most"),
+        (channels_named("left elbow", "Left  elbow"), None, "channels[1].name", "is the name of channels[0] already"),
+        (channels_named("left", " "), None, "channels[1].name", "is empty"),
+        (channels_named("left", "x" * 61), None, "channels[1].name", "longer than 60"),
+        (channels_named("left", "a\\nb"), None, "channels[1].name", "line breaks"),
+        (
+            swap_in_second('name = "1"\n', ""),
+            line_in_second("[[channels]]"),
+            "channels[1].name",
+            'is missing; add name = "left elbow"',
+        ),
+        (TWO.replace('"pause"', '"halt"'), 3, "on_channel_trip", "write 'stop', 'pause' or 'continue'"),
+        (TWO.replace('"pause"', "true"), 3, "on_channel_trip", "write 'stop', 'pause' or 'continue'"),
+        (swap("drug", 'on_channel_trip = "stop"\ndrug'), 3, "on_channel_trip", "there are no other channels"),
+        (TWO.replace("on_channel_trip", "on_chanel_trip"), 3, "on_chanel_trip", 'did you mean "on_channel_trip"?'),
+        (TWO.replace("[[channels]]", "[[chanels]]").replace("channels.", "chanels."), None, "chanels", '"channels"?'),
+        (TWO.partition("[[")[0] + "channels = []\n", 4, "channels", "is empty"),
+        (TWO.partition("[[")[0] + "channels = 2\n", 4, "channels", "list of tables in double brackets"),
+        (TWO.partition("[[")[0] + "channels = [1, 2]\n", 4, "channels[0]", "must be a table"),
+        (TWO.partition("[[")[0] + "[channels]\nname = 1\n", 4, "channels", "list of tables in double brackets"),
+        (
+            swap_in_second('name = "1"', 'nam = "1"'),
+            line_in_second('name = "1"'),
+            "channels[1].nam",
+            'did you mean "name"?',
+        ),
+        (
+            swap_in_second('name = "1"', 'name = "1"\ntitle = "x"'),
+            line_in_second('name = "1"') + 1,
+            "channels[1].title",
+            "unknown key",
+        ),
+        (
+            swap_in_second("area", "aera"),
+            line_in_second('area = "8 cm^2"'),
+            "channels[1].electrodes.active.aera",
+            'did you mean "area"?',
+        ),
+        (
+            swap_in_second("current =", "curent ="),
+            line_in_second('current = "4 mA"'),
+            "channels[1].steps[0].curent",
+            'did you mean "current"?',
+        ),
+        (
+            swap_in_second('"4 mA"', '"4 volt"'),
+            line_in_second('current = "4 mA"'),
+            "channels[1].steps[0].current",
+            "has none of the units of current",
+        ),
+        (
+            swap_in_second(TWO[TWO.index("[[channels.steps]]") : TWO.index('[[channels]]\nname = "1"')], ""),
+            line_in_second("[[channels]]"),
+            "channels[1].steps",
+            'add [[channels.steps]] with current = "2 mA"',
+        ),
+        (
+            swap_in_second('[channels.electrodes.return]\ntype = "return-pad"\narea = "25 cm^2"\n', ""),
+            line_in_second("[channels.electrodes.active]"),
+            "channels[1].electrodes.return",
+            "add [channels.electrodes.return] with type",
+        ),
+        (
+            TWO + '[[channels.steps]]\nrepeat = "x"\ntimes = 2\n',
+            len(LINES_OF_TWO) + 2,
+            "channels[1].steps[1].repeat",
+            "no block has this name; add [[channels.blocks.NAME]] with its steps",
+        ),
+        (
+            swap_in_second('current = "4 mA"\ndose = "40 mA*min"\nramp = "30 s"', 'pause = "1 s"'),
+            line_in_second("[[channels.steps]]"),
+            "channels[1].steps",
+            "delivers current",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_of_several_channels_is_told_with_its_place(
+    text: str, line: int | None, key: str, says: str
+) -> None:
+    error = refusal(text)
+    assert error.key == key and says in str(error), str(error)
+    assert error.line == line or (line is None and error.line is not None)
+
+
+def test_thirty_two_channels_are_read() -> None:
+    treatment = Treatment.parse(channels_named(*map(str, range(32))).encode())
+    assert [channel.index for channel in treatment.channels] == list(range(32))
+
+
+@pytest.mark.parametrize("name", ["drug", "steps", "electrodes", "limits", "blocks", "site", "name", "polarity"])
+def test_a_treatment_of_several_channels_is_refused_where_one_of_a_single_one_is_needed(name: str) -> None:
+    treatment = Treatment.parse(TWO.encode(), "t.toml")
+    with pytest.raises(RefusedError, match=r"t\.toml: has 2 channels, where a treatment of one is needed"):
+        getattr(treatment, name)
+    assert (treatment.title, treatment.line_of(("on_channel_trip",))) == ("test", 3)
+    assert "channels" in repr(treatment) and not hasattr(treatment, "nothing")
+
+
+def test_the_schema_has_either_the_keys_of_one_channel_or_channels() -> None:
+    schema = Treatment.json_schema()
+    one, several = schema["oneOf"]
+    assert set(one["required"]) == {"drug", "electrodes", "steps"} and one["properties"]["channels"] is False
+    assert several["required"] == ["channels"] and several["properties"]["steps"] is False
+    assert schema["properties"]["on_channel_trip"]["enum"] == ["stop", "pause", "continue"]
+    channels = schema["properties"]["channels"]
+    assert (channels["minItems"], channels["maxItems"]) == (2, 32)
+    channel = schema["$defs"]["Channel"]
+    assert channel["additionalProperties"] is False
+    assert set(channel["properties"]) == {"name", "drug", "site", "electrodes", "limits", "steps", "blocks"}

@@ -631,6 +631,80 @@ def test_charge_is_the_sum_of_the_samples_and_its_cap_trips_at_its_sample() -> N
     assert int(host.next_sample()["status"]) & 16
 
 
+class StrangersChannels(StrangersHost):
+    """The same host on a device of several channels that offers every pacing."""
+
+    def __init__(self, pacing: int, channels: int = 3) -> None:
+        super().__init__(channels, pacing=7)
+        caps = {key.split(".")[1]: value for key, value in self.LIMITS.items() if "." in key}
+        each = {f"channels[{c}].{key}": value for c in range(channels) for key, value in caps.items()}
+        self.say("LIMITS", **self.LIMITS | each)
+        self.newest = self.say("ARM", pacing=pacing, token=self.TOKEN)[-1][1]
+
+    def command(self, codes: list[int], relays: int, **other: Value) -> list[tuple[str, dict[str, Value]]]:
+        """A command for 5 ticks; what is heard, and its last sample is the newest."""
+        head = {"index": self.newest["index"], "token": self.TOKEN, "nonce": self.newest["nonce"], "lease_ticks": 5}
+        each = {f"channels[{c}].output_code": code for c, code in enumerate(codes)}
+        heard = self.say("COMMAND", flags=int(relays > 0), relays=relays, **head | each | other)
+        self.newest = [values for name, values in heard if name == "SAMPLE"][-1]
+        return heard
+
+    def now(self, field_name: str) -> list[Value]:
+        return [self.newest[f"channels[{c}].{field_name}"] for c in range(self.device.channels)]
+
+
+def test_each_channel_has_its_code_and_its_bit_of_relays() -> None:
+    host = StrangersChannels(pacing=4)
+    for _ in range(3):
+        host.command([100, 200, 300], relays=0b110)
+    assert host.now("applied_code") == [100, 200, 300]
+    assert host.now("status") == [0, 1, 1]
+
+
+def test_a_lapse_shows_in_every_channel_and_the_counts_are_of_each() -> None:
+    host = StrangersChannels(pacing=4)
+    for _ in range(3):
+        host.command([100, -200, 300], relays=0b111)
+    while not int(host.newest["channels[0].status"]) & 4:
+        host.newest = next(values for name, values in host.say("COUNTERS_REQUEST") if name == "SAMPLE")
+    assert host.now("status") == [5, 5, 5]
+    assert host.now("applied_code") == [0, 0, 0]
+    ((_, counters),) = host.say("DISARM", token=host.TOKEN)
+    assert (counters["status"], counters["lapsed"]) == (4, 1)
+    charges = [counters["net_codes"], counters["channels[1].net_codes"], counters["channels[2].net_codes"]]
+    assert charges == host.now("charge_codes")
+    ((_, hello),) = host.say("HELLO_REQUEST", version=1)
+    assert [hello["last_net_codes"], *(hello[f"channels[{c}].last_net_codes"] for c in (1, 2))] == charges
+
+
+def test_when_the_host_paces_each_command_good_or_bad_brings_exactly_one_sample_and_nothing_else_does() -> None:
+    host = StrangersChannels(pacing=2)
+    for frame in (b"\x09nonsense\0", frame_of(b"\x55"), frame_of(b"\x06"), frame_of(b"\x01\x01")):
+        host.device.receive(frame)
+        assert "SAMPLE" not in [name for name, _ in host.heard()]
+    assert [name for name, _ in host.command([1, 2, 3], 7)] == ["SAMPLE"]
+    assert [name for name, _ in host.command([1, 2, 3], 7, nonce=int(host.newest["nonce"]) ^ 1)] == ["ERROR", "SAMPLE"]
+
+
+def test_when_the_host_paces_a_sample_stands_for_every_period_that_has_passed_on_the_timer() -> None:
+    host = StrangersChannels(pacing=2)
+    ((_, hello),) = host.say("HELLO_REQUEST", version=1)
+    for passed in (1, 4, 1, 1):
+        before, charges = int(host.newest["index"]), host.now("charge_codes")
+        host.device.advance(passed)
+        host.command([1000, -1000, 0], 7)
+        assert int(host.newest["index"]) == before + passed
+        for before_codes, codes, code in zip(charges, host.now("charge_codes"), host.now("current_code"), strict=True):
+            one = int(code) * 65536 - int(hello["ranges[0].current_offset_q16"])
+            assert int(codes) - int(before_codes) == passed * one
+    assert host.now("status") == [1, 1, 1]
+    host.device.advance(5)
+    assert (host.device.phase, host.heard()) == ("expired", [])
+    assert host.command([1000, -1000, 0], 7)[0][1]["code"] == 4
+    assert host.now("status") == [5, 5, 5]
+    assert host.now("applied_code") == [0, 0, 0]
+
+
 def test_bytes_appended_to_a_payload_are_ignored() -> None:
     host = StrangersHost()
     host.say_payload(encode("LIMITS", {"type": 2} | host.LIMITS) + b"\x01\x02")

@@ -1,5 +1,7 @@
 """Treatments for the tests: the examples, mutations of them, and short texts."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -64,11 +66,30 @@ def perfusion(steps: str, area: str = "1 cm^2") -> Treatment:
     )
 
 
+def together(singles: Sequence[str], on_channel_trip: str = "") -> str:
+    """One file of several channels, named 0, 1, ..., each of which asks for what a file of one channel asks for.
+
+    The head (format, title, subject) is that of the first.
+    """
+    head = [line for line in singles[0].splitlines() if re.match("(format|title|subject) ", line)]
+    if on_channel_trip:
+        head.append(f'on_channel_trip = "{on_channel_trip}"')
+    for name, text in enumerate(singles):
+        head += ["[[channels]]", f'name = "{name}"']
+        for line in text.splitlines():
+            if not re.match("(format|title|subject) ", line):
+                head.append(re.sub(r"^(\[+)", r"\1channels.", line))
+    return "\n".join(head) + "\n"
+
+
 SOURCES = [path.read_bytes() for path in EXAMPLES]
 FRAGMENTS = [
     b"[[steps]]\n",
     b"[[blocks.pulse]]\n",
     b"[limits]\n",
+    b"[[channels]]\n",
+    b'name = "left elbow"\n',
+    b'on_channel_trip = "pause"\n',
     b'current = "4 mA"\n',
     b'time = "1 s"\n',
     b"times = 999999999999999999999\n",

@@ -20,7 +20,7 @@ class Priority(IntEnum):
 
 
 class SoftAlarm(Enum):
-    """Conditions under which the session goes on."""
+    """Conditions under which the session goes on, and RECORD_STOPPED, by which it ends."""
 
     DERATED = "derated"
     DERATED_LONG = "derated-long"
@@ -28,7 +28,9 @@ class SoftAlarm(Enum):
     LATE_COMMANDS = "late-commands"
     RING_OVERFLOW = "ring-overflow"
     RECORD_BEHIND = "record-behind"
+    RECORD_STOPPED = "record-stopped"
     PAUSE_LEFT = "pause-left"
+    HELD_FOR_OTHERS = "held-for-others"
 
 
 DERATED_LONG_S = 30.0
@@ -357,6 +359,15 @@ _SOFT = {
         "Contact was lost for a moment: current starts again on a ramp",
         "fix lead and pad with tape, and keep the limb still",
     ),
+    SoftAlarm.HELD_FOR_OTHERS: Alarm(
+        "held-for-others",
+        "",
+        Priority.LOW,
+        False,
+        Action.PAUSE,
+        "Another channel has ended short: this one holds its dose",
+        "see to the other channel first, then resume this one or stop",
+    ),
     SoftAlarm.LATE_COMMANDS: Alarm(
         "late-commands",
         "H26",
@@ -383,6 +394,15 @@ _SOFT = {
         Action.NONE,
         "The record is behind",
         "free space on the disk or record to a faster one; no new session starts like this",
+    ),
+    SoftAlarm.RECORD_STOPPED: Alarm(
+        "record-stopped",
+        "H38",
+        Priority.MEDIUM,
+        False,
+        Action.RAMP_DOWN,
+        "The record could not be written for 30 s: ramped down",
+        "free space on the disk or record to a faster one; what the ring could not hold is missing in the record",
     ),
     SoftAlarm.PAUSE_LEFT: Alarm(
         "pause-left",

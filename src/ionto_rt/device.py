@@ -3,7 +3,9 @@
 While the loop runs it alone owns the port; the frames are those of docs/wire-protocol.md.
 """
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -11,6 +13,7 @@ import select
 import struct
 import subprocess
 import sys
+import termios
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -19,15 +22,20 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from ionto_rt.codes import FrontEnd, Pacing
+from ionto_rt.core.daq import daq_capsule as daq_capsule
 from ionto_rt.core.wire import FrameReader, encode_frame
 from ionto_rt.errors import IontoError, RefusedError
 from ionto_rt.safety import CurrentRange, DeviceCapabilities
 
+ASYNC_LOW_LATENCY = 0x2000
+"""Of the flags in struct serial_struct (linux/serial.h), its fifth word."""
 PROTOCOL_VERSION = 1
 ANSWER_S = 0.4
 HELLO_TRIES = 5
 SPAWN_S = 10.0
 GARBAGE_BYTES = 65536
+VIRTUAL_MODEL = "ionto-virtual"
+"""What a virtual device calls itself in its hello, on whichever port it is served."""
 
 HELLO_REQUEST, LIMITS, ARM, DISARM, COUNTERS_REQUEST = 0x01, 0x02, 0x03, 0x04, 0x06
 HELLO, LIMITS_READ_BACK, ARMED, DISARMED, COUNTERS, ERROR = 0x81, 0x82, 0x83, 0x84, 0x86, 0xFF
@@ -64,7 +72,16 @@ class DeviceError(IontoError):
     """The device failed after it had been armed."""
 
 
-class BytePort(Protocol):
+class LoopPort(Protocol):
+    """What the compiled loop reaches a device by."""
+
+    def loop_port(self) -> Any:
+        """What the compiled loop takes: a file descriptor, a PyCapsule "ionto_rt.core.types.Port", or one of
+        `daq_capsule`.
+        """
+
+
+class BytePort(LoopPort, Protocol):
     """Bytes to and from a device before and after the loop."""
 
     def read(self, most: int, timeout_s: float) -> bytes:
@@ -72,9 +89,6 @@ class BytePort(Protocol):
 
     def write(self, data: bytes) -> None:
         """All of `data`. OSError if the port is gone."""
-
-    def loop_port(self) -> Any:
-        """What the compiled loop takes: a file descriptor, or a PyCapsule "ionto_rt.core.types.Port"."""
 
     def close(self) -> None:
         """Give the port back."""
@@ -186,6 +200,69 @@ class DeviceCounters:
     net_codes: int
     absolute_codes: int
     channel_charges: tuple[tuple[int, int], ...]
+
+
+class SessionDevice(Protocol):
+    """What a session needs of a device: `Device` has it, and so must one that no frame reaches.
+
+    That is a device behind a vendor's library: its `port.loop_port()` is a `daq_capsule`, and the rest is for its own
+    Python to do, outside the loop, in the order of docs/wire-protocol.md, section 5. What an entry point of
+    `ionto_rt.devices` returns has these members; examples/daq is one. RefusedError, with the URI as its key, says
+    before arming why the device cannot be used.
+    """
+
+    @property
+    def uri(self) -> str:
+        """What the person wrote."""
+
+    @property
+    def hello(self) -> Hello:
+        """Identity, ranges and calibration, from `greet` on. `pacing` has the Pacing bits that it offers."""
+
+    @property
+    def port(self) -> LoopPort:
+        """What the loop takes. An attribute `low_latency` (str), if it has one, goes into the record."""
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes] | None":
+        """The process that a virtual device runs in; None otherwise."""
+
+    @property
+    def cpu(self) -> int | None:
+        """The processor that a virtual device's process stays on; None otherwise."""
+
+    @property
+    def hardware(self) -> bool:
+        """Whether it may drive current through somebody; False only if it is known to be a simulation."""
+
+    def greet(self) -> Hello:
+        """Find out that the device is there, and return its hello. RefusedError if it cannot be used."""
+
+    def push_limits(
+        self,
+        *,
+        range_index: int,
+        lease_max_ticks: int,
+        token: int,
+        session_ticks: int,
+        current_cap_code: int | Sequence[int],
+        output_code_min: int | Sequence[int],
+        output_code_max: int | Sequence[int],
+        charge_cap_codes: int | Sequence[int],
+    ) -> None:
+        """The session's limits, as frame LIMITS has them, which the device holds by itself from `arm` on.
+
+        The last four are one number for all channels, or one for each. RefusedError if it cannot hold them.
+        """
+
+    def arm(self, pacing: Pacing, token: int) -> None:
+        """Arm: samples from index 0 on, relay open, output zero. RefusedError if it cannot."""
+
+    def disarm(self, token: int) -> "DeviceCounters | None":
+        """Output zero, relay open; the device's counts of the session, or None if it is gone. Raises nothing."""
+
+    def close(self) -> None:
+        """Give the device back, switched off. May be called in any state."""
 
 
 def parse_hello(payload: bytes) -> Hello:
@@ -330,7 +407,11 @@ class SerialBytes:
             self.port.set_low_latency_mode(True)
         except (ValueError, OSError, NotImplementedError):
             return "not offered by the driver"
-        return "set"
+        # A driver may take the flag and forget it.
+        words = array.array("i", bytes(128))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.fd, termios.TIOCGSERIAL, words)
+        return "set" if words[4] & ASYNC_LOW_LATENCY else "taken but not kept by the driver"
 
     def read(self, most: int, timeout_s: float) -> bytes:
         if not select.select([self.fd], [], [], timeout_s)[0]:
@@ -357,7 +438,10 @@ class SerialBytes:
 
 @dataclass
 class Device:
-    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on."""
+    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on.
+
+    `virtual`: no current flows through anybody, whatever its URI and its model say.
+    """
 
     uri: str
     port: BytePort
@@ -366,6 +450,13 @@ class Device:
     cpu: int | None = None
     reader: FrameReader = field(default_factory=FrameReader)
     raw_bytes: int = 0
+    virtual: bool = False
+
+    @property
+    def hardware(self) -> bool:
+        """Whether it may drive current through somebody: all that is not known to be a virtual device."""
+        scheme = self.uri.partition(":")[0]
+        return not (self.virtual or scheme in ("virtual", "sim") or self.hello.model == VIRTUAL_MODEL)
 
     def greet(self) -> Hello:
         """Ask for the hello. RefusedError if nothing, garbage or another version answers."""
@@ -513,6 +604,16 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
     return scheme, path, options
 
 
+def serial_path(uri: str) -> str:
+    """Path of the port in a URI of scheme `serial`. RefusedError if it has none."""
+    _, path, options = split_uri(uri)
+    if options or not path:
+        raise RefusedError(
+            "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
+        )
+    return path
+
+
 VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "skin": ("skin", str),
     "load": ("load", str),
@@ -618,16 +719,12 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Devic
     """Open a device and greet it.
 
     `virtual:` starts a virtual device as its own process, `sim:` one in this process, `serial:PATH` opens a port; other
-    schemes come from the entry points `ionto_rt.devices`, each a function of the URI that returns a `Device`.
+    schemes come from the entry points `ionto_rt.devices`, each a function of the URI that returns a `SessionDevice`.
     `defaults` are arguments for a virtual device that its URI does not give. RefusedError if it cannot be used.
     """
     scheme, path, options = split_uri(uri)
     if scheme == "serial":
-        if options or not path:
-            raise RefusedError(
-                "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
-            )
-        device = Device(uri, SerialBytes(path))
+        device = Device(uri, SerialBytes(serial_path(uri)))
     elif scheme in ("virtual", "sim"):
         if path:
             raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ionto_rt.errors import IontoError, one_line
+from ionto_rt.files import DISK, Files
 
 GENESIS = "0" * 64
 RECOVERED = "recovered"
@@ -184,13 +185,15 @@ def _blame(
 
 
 class EventLog:
-    """Writer of one session's log. Use from one thread; close it, or use it as a context manager.
+    """Writer of one session's log. Use from one thread; close it, or use it as a context manager. `files` is the file
+    system.
 
     An existing log is continued; it must be intact up to a half-written last line, or `EventError` is raised.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: Files = DISK) -> None:
         self.path = path
+        self.files = files
         chain = read_events(path) if path.exists() else EventChain()
         if not chain.intact:
             raise EventError(
@@ -199,18 +202,26 @@ class EventLog:
         self.count = len(chain.events)
         self.head = chain.head
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             raise EventError(f"{path}: cannot be opened ({error.strerror}); check the folder's permissions") from None
         self._before = b"" if chain.ends_with_newline else b"\n"
 
-    def write(self, kind: str, tick: int | None, safety: bool = False, **fields: Any) -> Event:
+    @property
+    def descriptor(self) -> int:
+        """Of the file; -1 once closed."""
+        return self._fd
+
+    def write(
+        self, kind: str, tick: int | None, safety: bool = False, *, at: datetime | None = None, **fields: Any
+    ) -> Event:
         """Append one event; with `safety` (trip, stop, fault, session begun and ended) wait until it is on disk.
 
-        `tick` is the sample index, None before the first sample. `fields` may hold anything that `plain` takes.
+        `tick` is the sample index, None before the first sample; `at` when it happened, now if None. `fields` may hold
+        anything that `plain` takes.
         Raises `EventError` if the disk refuses; the log then holds at most half a line more.
         """
-        event = Event(self.count, utc_text(), None if tick is None else int(tick), kind, plain(fields))
+        event = Event(self.count, utc_text(at), None if tick is None else int(tick), kind, plain(fields))
         line = canonical(
             {
                 "fields": event.fields,
@@ -222,15 +233,15 @@ class EventLog:
             }
         )
         data = self._before + line + b"\n"
-        start = os.fstat(self._fd).st_size
+        start = self.files.size(self._fd)
         try:
             done = 0
             while done < len(data):
-                done += os.write(self._fd, data[done:])
+                done += self.files.write(self._fd, data[done:])
             if safety:
-                os.fsync(self._fd)
+                self.files.sync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, start)
+            self.files.truncate(self._fd, start)
             raise EventError(f"{self.path}: event {kind} not written ({error.strerror}); free disk space") from None
         self._before = b""
         self.head = hashlib.sha256(line).hexdigest()
@@ -239,15 +250,15 @@ class EventLog:
 
     def sync(self) -> None:
         """Wait until every event written so far is on disk."""
-        os.fsync(self._fd)
+        self.files.sync(self._fd)
 
     def close(self) -> None:
         """Sync and close; closing twice does nothing."""
         if self._fd >= 0:
             try:
-                os.fsync(self._fd)
+                self.files.sync(self._fd)
             finally:
-                os.close(self._fd)
+                self.files.close(self._fd)
                 self._fd = -1
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A treatment within its limits, compiled to the segments that the tick's programme runs.
+"""What a treatment asks of a channel, within its limits, compiled to the segments that the tick's programme runs.
 
 Segments have the fields of `struct Segment` in core/types.pxd. Charge of a ramp is that of the straight line: half the
 sum of its levels, times its ticks.
@@ -17,10 +17,11 @@ How a treatment becomes segments:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ionto_rt.codes import MAX_SEGMENTS, FrontEnd, SegmentKind
+from ionto_rt.codes import MAX_SEGMENTS, FrontEnd, OnTrip, SegmentKind
 from ionto_rt.core.constant_current import PROBE_MOST_A, PROBE_RATIO, nominal_probe_ticks
 from ionto_rt.safety import Limits, exceeds, format_limit
 from ionto_rt.toml_source import Location, format_location
@@ -36,7 +37,7 @@ from ionto_rt.units import (
 )
 
 if TYPE_CHECKING:
-    from ionto_rt.treatment import Deliver, Pause, Treatment
+    from ionto_rt.treatment import ChannelTreatment, Deliver, Pause
 
 SELF_TEST_S = 0.5
 
@@ -78,12 +79,13 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled treatment.
+    """A compiled treatment, or one channel of several.
 
-    Attributes: `segments` for the programme; `polarity` +1 (the active electrode is the anode) or -1; `prescribed_c`
-    and `max_level_a` as magnitudes; `nominal_duration_s` from arming to the end, without derating or pauses of the
-    operator; `tick_s`; `service_s` of self-test and contact check; `steps` for people; `drug_mass_kg` least and
-    greatest mass expected, or None; `notes` for the operator.
+    Attributes: `title` of the treatment; `segments` for the programme; `polarity` +1 (the active electrode is the
+    anode) or -1; `prescribed_c` and `max_level_a` as magnitudes; `nominal_duration_s` from arming to the end, without
+    derating or pauses of the operator; `tick_s`; `service_s` of self-test and contact check; `steps` for people;
+    `drug_mass_kg` least and greatest mass expected, or None; `notes` for the operator; `channel` its name, empty if
+    there is only one.
     """
 
     title: str
@@ -99,9 +101,10 @@ class Plan:
     electrodes: tuple[str, str]
     limits: Limits
     notes: list[str]
+    channel: str = ""
 
 
-def compile_plan(treatment: "Treatment", limits: Limits, tick_s: float) -> Plan:
+def compile_plan(treatment: "ChannelTreatment", limits: Limits, tick_s: float) -> Plan:
     """Compile `treatment` for sample periods of `tick_s` seconds (1 us to 100 ms).
 
     Raises RefusedError: a ramp too steep or a step at once too large, a dose smaller than its own ramps, dose or
@@ -114,7 +117,7 @@ def compile_plan(treatment: "Treatment", limits: Limits, tick_s: float) -> Plan:
 
 
 class _Compiler:
-    def __init__(self, treatment: "Treatment", limits: Limits, tick_s: float) -> None:
+    def __init__(self, treatment: "ChannelTreatment", limits: Limits, tick_s: float) -> None:
         self.treatment = treatment
         self.limits = limits
         self.tick_s = tick_s
@@ -158,6 +161,7 @@ class _Compiler:
             ),
             limits=limits,
             notes=list(self.notes),
+            channel=treatment.name,
         )
 
     def _segment(self, kind: SegmentKind, step: int, **fields: float) -> None:
@@ -385,6 +389,19 @@ class _Compiler:
 
 def format_plan(plan: Plan) -> str:
     """The plan as `ionto-rt check` prints it: what, steps with times and charge, expected drug, limits, notes."""
+    return f"{plan.title}\n{_body(plan)}"
+
+
+def format_plans(plans: Sequence[Plan], on_channel_trip: OnTrip) -> str:
+    """The plans of all channels of a treatment under its title; of one channel as `format_plan` has it."""
+    if len(plans) == 1:
+        return format_plan(plans[0])
+    act = {OnTrip.STOP: "stop", OnTrip.PAUSE: "pause", OnTrip.CONTINUE: "go on"}[on_channel_trip]
+    head = f"{plans[0].title}\n{len(plans)} channels; if one trips or ends short, the others {act}"
+    return "\n\n".join([head, *(f"channel {at}: {plan.channel}\n{_body(plan)}" for at, plan in enumerate(plans))])
+
+
+def _body(plan: Plan) -> str:
     limits, drug = plan.limits, plan.limits.drug
     rows = [["step", "", "from", "lasts", "level", "ramp in", "ramp out", "ends by", "charge", "total"]]
     service_s = plan.service_s
@@ -417,7 +434,6 @@ def format_plan(plan: Plan) -> str:
     if len(plan.steps) > SHOWN_STEPS:
         table.append(f"... and {len(plan.steps) - SHOWN_STEPS} more steps")
     lines = [
-        plan.title,
         f"drug      {limits.drug_key}: {drug.title}",
         f"active    {plan.electrodes[0]}",
         f"return    {plan.electrodes[1]}",

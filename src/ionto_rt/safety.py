@@ -7,6 +7,7 @@ device's cap lies above that, and acts when the host does not.
 Quantities are SI: A, A/m2, C, V, s, A/s.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from ionto_rt.units import (
 
 if TYPE_CHECKING:
     from ionto_rt.catalogue import Catalogue, Drug, Electrode
-    from ionto_rt.treatment import Treatment
+    from ionto_rt.treatment import ChannelTreatment, Treatment
 
 TOLERANCE = 1e-9
 """Relative; takes up the rounding of a few float operations, far below any decimal that a person writes."""
@@ -49,6 +50,10 @@ GUARD_TIME_MARGIN_S = 1.0
 BALLAST_LEAST_RATIO = 0.1
 """Ballast of a voltage source, of compliance voltage over full scale. With less, one output code is more than a percent
 of the current on wet skin, and what flows at once through a contact that comes back has no bound (docs/design.md)."""
+
+RANGE_LEAST_PART = 20.0
+"""Levels from this part of a range's full scale on are those on which the regulator has been surveyed
+(docs/regulator.md); a channel is not put below it for the sake of another."""
 
 PLAUSIBLE_LOAD_OHM = 2000.0
 """The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
@@ -303,12 +308,17 @@ class _Offer:
 
 
 def resolve_limits(
-    treatment: "Treatment",
+    treatment: "ChannelTreatment",
     catalogue: "Catalogue",
     device: DeviceCapabilities | None = None,
     operator: OperatorLimits | None = None,
+    *,
+    current_range: CurrentRange | None = None,
 ) -> Limits:
-    """Resolve the limits of one session, and refuse what can be refused without a plan.
+    """Resolve the limits of one channel, and refuse what can be refused without a plan.
+
+    `current_range` is the device's range in use; None: the smallest that holds the channel's levels. The limits of
+    several channels of one device, which share a range, come from `resolve_channels`.
 
     Refused here (RefusedError): a drug or electrode that is not in the catalogue, the wrong polarity, an area that the
     electrode does not have, a limit that would loosen the catalogue's, a level beyond current, density or the device.
@@ -332,7 +342,8 @@ def resolve_limits(
     stated = treatment.limits
     own = operator if operator is not None else OperatorLimits()
     entry = treatment.drug
-    current_range = _range(treatment, device)
+    if device is not None and current_range is None:
+        current_range = _range(treatment, device)
     density = _tightest(
         treatment,
         Kind.DENSITY,
@@ -386,8 +397,7 @@ def resolve_limits(
     _check_levels(treatment, density, current, voltage, current_range)
 
     # A setpoint that passed the checks is never cut by the rounding of density times area.
-    largest_a = max(step.current_a for _, step in treatment.deliveries())
-    current = replace(current, value=max(current.value, largest_a))
+    current = replace(current, value=max(current.value, _highest_a(treatment)))
     margin_a = 0.0 if current_range is None else current_range.full_scale_a / GUARD_FULL_SCALE_PART
     current_guard_a = max(GUARD_RATIO * current.value, current.value + margin_a)
     charge_margin_c = min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * dose.value)
@@ -426,6 +436,62 @@ def resolve_limits(
     )
 
 
+def resolve_channels(
+    treatment: "Treatment",
+    catalogue: "Catalogue",
+    device: DeviceCapabilities | None = None,
+    operator: OperatorLimits | None = None,
+) -> tuple[Limits, ...]:
+    """Resolve the limits of every channel of a treatment, in its order; on a device all are of its `common_range`.
+
+    The operator's limits hold for each channel. Refused (RefusedError): what `resolve_limits` refuses, more channels
+    than the device has, and a level that is too small for the common range. A device may have more channels than the
+    treatment.
+    """
+    channels = treatment.channels
+    resolved = tuple(resolve_limits(channel, catalogue, None, operator) for channel in channels)
+    if device is None:
+        return resolved
+    if len(channels) > device.channels:
+        has = f"{device.channels} channel{'s' if device.channels > 1 else ''}"
+        raise channels[device.channels].refuse(
+            (),
+            f"the device {device.name} has {has}, the treatment {len(channels)}",
+            f"use a device with {len(channels)} channels, or write a treatment for each",
+        )
+    shared = common_range(channels, device)
+    return tuple(resolve_limits(channel, catalogue, device, operator, current_range=shared) for channel in channels)
+
+
+def common_range(channels: Sequence["ChannelTreatment"], device: DeviceCapabilities) -> CurrentRange:
+    """The one range on which all channels run: the smallest that holds the highest level of any.
+
+    RefusedError if the device has none; or if it is larger than the range that a channel would have on its own, and a
+    level of that channel is less than 1/RANGE_LEAST_PART of its full scale.
+    """
+    highest = max(channels, key=_highest_a)
+    shared = _range(highest, device)
+    least_a = shared.full_scale_a / RANGE_LEAST_PART
+    for channel in channels:
+        own = device.range_for(_highest_a(channel))
+        if own is None or own.full_scale_a >= shared.full_scale_a:
+            continue
+        for location, step in channel.deliveries():
+            if exceeds(least_a, step.current_a):
+                raise channel.refuse(
+                    (*location, "current"),
+                    f'is too small for the range of {format_current(shared.full_scale_a)} that "{highest.name}" needs:'
+                    f" {device.name} has one range for all channels, and each level must have a twentieth of it,"
+                    f" {format_current(least_a)}",
+                    f'treat "{channel.name}" in a session of its own',
+                )
+    return shared
+
+
+def _highest_a(treatment: "ChannelTreatment") -> float:
+    return max(step.current_a for _, step in treatment.deliveries())
+
+
 def _step_offer(step_max_a: float, entry: str, device: DeviceCapabilities | None) -> _Offer:
     """A voltage source makes no steps: what its output jumps by flows through the skin's capacitance alone."""
     if device is not None and device.front_end == FrontEnd.VOLTAGE_SOURCE and step_max_a > 0.0:
@@ -438,7 +504,7 @@ def _row(quantity: str, kind: Kind, offer: _Offer, guard: float | None, device_c
 
 
 def _tightest(
-    treatment: "Treatment",
+    treatment: "ChannelTreatment",
     kind: Kind,
     from_catalogue: list[_Offer],
     from_treatment: tuple[str, float | None],
@@ -465,7 +531,7 @@ def _tightest(
 
 
 def _electrode(
-    treatment: "Treatment", catalogue: "Catalogue", role: str, key: str, area_m2: float, polarity: str
+    treatment: "ChannelTreatment", catalogue: "Catalogue", role: str, key: str, area_m2: float, polarity: str
 ) -> "Electrode":
     pad = catalogue.electrodes.get(key)
     if pad is None:
@@ -488,9 +554,7 @@ def _electrode(
     return pad
 
 
-def _range(treatment: "Treatment", device: DeviceCapabilities | None) -> CurrentRange | None:
-    if device is None:
-        return None
+def _range(treatment: "ChannelTreatment", device: DeviceCapabilities) -> CurrentRange:
     location, step = max(treatment.deliveries(), key=lambda item: item[1].current_a)
     chosen = device.range_for(step.current_a)
     if chosen is None:
@@ -512,7 +576,7 @@ def _range(treatment: "Treatment", device: DeviceCapabilities | None) -> Current
 
 
 def _check_levels(
-    treatment: "Treatment", density: _Offer, current: _Offer, voltage: _Offer, chosen: CurrentRange | None
+    treatment: "ChannelTreatment", density: _Offer, current: _Offer, voltage: _Offer, chosen: CurrentRange | None
 ) -> None:
     areas = (("active", treatment.electrodes.active.area_m2), ("return", treatment.electrodes.return_.area_m2))
     ballast_ohm = 0.0 if chosen is None else chosen.ballast_ohm

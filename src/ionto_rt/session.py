@@ -1,97 +1,89 @@
 """One treatment session: limits resolved and pushed, the loop run and watched, the record kept, the receipt written.
 
-The orchestrator's thread drains the rings, renews the heartbeat, extends the charge reservation and writes the record;
-the loop's thread does none of that. On a virtual clock the two take turns in one thread, so that nothing depends on
-the speed of this host.
+Three threads: the loop's ticks; the recorder's alone touches the disk while current flows; the orchestrator's, which is
+the caller's, renews the heartbeat, interprets events, shows and watches, and waits for neither disk nor device. On a
+virtual clock the three take turns in one thread, so that nothing depends on the speed of this host.
 """
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from ionto_rt.accuracy import Accuracy
-from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, SoftAlarm, alarm_for_soft
+from ionto_rt.alarms import SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.certificate.loop import Plant, running
-from ionto_rt.certificate.margins import margins_at
-from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, StopFlag, Trip
-from ionto_rt.configuration import FIT, REGULATOR_DELAY_TICKS, controller_config, device_limits, ticks_of
-from ionto_rt.core.controller import Controller
+from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
+from ionto_rt.codes import ALL_CHANNELS, Action, EndReason, OnTrip, OperatorCommand, Pacing, StopFlag
+from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
 from ionto_rt.errors import RefusedError
+from ionto_rt.files import DISK, Files
+from ionto_rt.fitness import examine_for, refuse_unfit
+from ionto_rt.hdr_log import write_log
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
-from ionto_rt.interpret import Happening, Interpreter
-from ionto_rt.journal import Journal
-from ionto_rt.plan import Plan, compile_plan, format_plan
-from ionto_rt.record import RecordError, SessionFolder
-from ionto_rt.safety import Limits, OperatorLimits, resolve_limits
+from ionto_rt.interpret import Happening
+from ionto_rt.journal import Ending, Journal, Reservation
+from ionto_rt.plan import Plan
+from ionto_rt.record import LATENCY, SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordError, SessionFolder
+from ionto_rt.recorder import PASS_S, Recorder, reserved_first_c, ring_rows
+from ionto_rt.running import program_is_ending, running
+from ionto_rt.safety import Limits, OperatorLimits, resolve_channels
 from ionto_rt.treatment import Treatment
 
-COULOMB_PER_MAMIN = 0.06
 SERVICE_S = 0.1
-"""Real time between two visits of the orchestrator; a tenth of a second is also a batch of the record."""
-TURN_S = 0.1
+"""Real time between two visits of the orchestrator."""
+TURN_S = PASS_S
 """Virtual time between two visits on a virtual clock: one batch of the record, so that a crash loses no more."""
-RESERVE_S = 1.0
-"""Charge reserved ahead in the journal: this long at the session's highest current."""
-RING_S = 8.0
-DRAIN_ROWS = 512
+BEHIND_VISITS = 10
+"""Visits without a sign of the recorder until it is called behind. Visits and not seconds: a stall of all of Python is
+none of the disk's."""
+EXIT_S = 10.0
+"""What closing device and record may take at the interpreter's end."""
 LATE_ALARM_SHARE = 0.01
-SHOWN_ALARMS = 8
-PAUSES_TO_RESUME = (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)
-"""Pauses of the guard that wait for a person."""
-CONTACT_REASONS = (
-    EndReason.CONTACT_OPEN,
-    EndReason.CONTACT_SHORT,
-    EndReason.CONTACT_OUTSIDE,
-    EndReason.CONTACT_UNCLEAR,
-)
 
 Outcome = Literal["complete", "aborted", "faulted"]
-
-
-@dataclass
-class Progress:
-    """What the screen shows. Currents in A as signed by the device, charge in C in the treatment's direction.
-
-    `alarms` are the latest ones, `alarms_raised` counts all.
-    """
-
-    phase: Phase = Phase.SELF_TEST
-    elapsed_s: float = 0.0
-    remaining_s: float = 0.0
-    current_a: float = 0.0
-    setpoint_a: float = 0.0
-    voltage_v: float = 0.0
-    resistance_ohm: float = 0.0
-    resistance_sigma_ohm: float = 0.0
-    delivered_c: float = 0.0
-    prescribed_c: float = 0.0
-    step: int = -1
-    limited: bool = False
-    paused: bool = False
-    late: int = 0
-    lost: int = 0
-    alarms: list[Alarm] = field(default_factory=list)
-    alarms_raised: int = 0
-    messages: list[str] = field(default_factory=list)
-
+OUTCOMES: tuple[Outcome, ...] = ("complete", "aborted", "faulted")
+"""From the best to the worst."""
+__all__ = ["Progress", "Session", "Watcher"]
 
 Watcher = Callable[["Session"], None]
+
+
+def pacing_for(device: Device, speed: Literal["real", "max"]) -> Pacing:
+    """Who paces a session on this device. RefusedError if it cannot be had at that speed."""
+    offered = device.hello.pacing
+    if speed == "max":
+        if not offered & Pacing.LOCK_STEP:
+            remedy = "run with --speed real, or on virtual:"
+            raise RefusedError("this device has no lock-step", key="--speed", value=speed, remedy=remedy)
+        return Pacing.LOCK_STEP
+    for pacing in (Pacing.DEVICE, Pacing.HOST):
+        if offered & pacing:
+            return pacing
+    remedy = "run with --speed max, or use another device"
+    raise RefusedError("this device has no clock in real time", key=device.uri, remedy=remedy)
 
 
 class Session:
     """One session of `treatment` on an open `device`; `run` carries it out and returns the receipt.
 
-    `speed` "max" needs a device that offers lock-step. `watcher` is called at each visit of the orchestrator, in its
+    Each channel of the treatment runs on that channel of the device; channels that the treatment leaves out stay at
+    zero, relay open. `speed` "max" needs a device that offers lock-step; in real time a device that paces itself does,
+    and one that only answers is paced by the host. `watcher` is called at each visit of the orchestrator, in its
     thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
     `attended` says that somebody is there to resume: without, a pause that latches ends the session.
+    `files` is the file system of telemetry and events. In real time a host that is unfit is refused on hardware, unless
+    `accept_unfit`; `cpu` is the processor the loop then stays on.
+
+    Whatever happens in the orchestrator's thread ramps down. An exception of the watcher ends in the receipt; what is
+    meant to end the program (SystemExit and the like) is raised again when the record is written. The end of the main
+    thread, while the session runs in another one, ramps down too. In a forked child the session is dead.
+
     RefusedError from the constructor or from `run` means that no current has flowed and nothing was left behind.
     `record_path` is the session's folder from arming on; while it is None, no current has flowed.
     """
@@ -107,68 +99,83 @@ class Session:
         operator: OperatorLimits | None = None,
         watcher: Watcher | None = None,
         attended: bool = False,
+        files: Files = DISK,
+        accept_unfit: bool = False,
+        cpu: int | None = None,
     ) -> None:
         hello = device.hello
-        self.pacing = Pacing.LOCK_STEP if speed == "max" else Pacing.DEVICE
-        if not hello.pacing & self.pacing:
-            if speed == "max":
-                remedy = "run with --speed real, or on virtual:"
-                raise RefusedError("this device has no lock-step", key="--speed", value=speed, remedy=remedy)
-            raise RefusedError(
-                "this device does not pace itself", key=device.uri, remedy="run with --speed max, or use another device"
-            )
-        if hello.channels != 1:
-            remedy = "use a device with one channel"
-            raise RefusedError(
-                f"the device has {hello.channels} channels, this version drives one", key=device.uri, remedy=remedy
-            )
+        self.pacing = pacing_for(device, speed)
         self.treatment = treatment
         self.device = device
         self.out_dir = out_dir
         self.virtual_clock = speed == "max"
         self.watcher = watcher
         self.attended = attended
+        self.files = files
         self.catalogue = catalogue or Catalogue.load()
-        self.limits: Limits = resolve_limits(treatment, self.catalogue, hello.capabilities, operator)
-        self.plan: Plan = compile_plan(treatment, self.limits, hello.tick_s)
-        self.progress = Progress(prescribed_c=self.plan.prescribed_c, remaining_s=self.plan.nominal_duration_s)
+        limits = resolve_channels(treatment, self.catalogue, hello.capabilities, operator)
+        self.channels = [
+            ChannelRun(channel, limit, hello.tick_s)
+            for channel, limit in zip(treatment.channels, limits, strict=True)
+        ]
+        self.cpu = cpu
+        self.fitness = examine_for(device, cpu=cpu)
+        self.accepted = accept_unfit and self.fitness.verdict == "unfit"
+        if not (self.virtual_clock or accept_unfit):
+            refuse_unfit(self.fitness, device)
         self.trips: list[str] = []
         self.record_path: Path | None = None
-        self._interpreter = Interpreter()
-        self._last: np.void | None = None
-        self._accuracy = Accuracy()
-        self._load: dict[str, Any] = {}
-        self._treated = 0
-        self._area_watched = 0
-        self._peak_current_a = 0.0
-        self._peak_voltage_v = 0.0
-        self._rows = 0
-        self._reserved_c = 0.0
-        self._paused_at_s: float | None = None
         self._soft: set[SoftAlarm] = set()
         self._stop_sent = False
-        self._cause: Alarm | None = None
+        self._unrecorded = False
+        self._leaving = False
         self._interrupts = 0
         self._failure: Exception | None = None
+        self._raised: BaseException | None = None
+        self._passes_seen = 0
+        self._visits_behind = 0
+        self._asked_to_stop = False
+        self._gone: str | None = None
 
-    def pause(self) -> None:
-        """Ramp down and hold the dose until `resume`."""
-        self.loop.operator(OperatorCommand.PAUSE)
+    @property
+    def limits(self) -> Limits:
+        """Of the first channel."""
+        return self.channels[0].limits
 
-    def resume(self) -> None:
-        """Ramp up again from zero."""
-        self.loop.operator(OperatorCommand.RESUME)
+    @property
+    def plan(self) -> Plan:
+        """Of the first channel."""
+        return self.channels[0].plan
 
-    def trim(self, current_a: float) -> None:
-        """Add to the level of the steps (A, of the magnitude), within the limits."""
-        self.loop.operator(OperatorCommand.TRIM, current_a)
+    @property
+    def progress(self) -> Progress:
+        """Of the first channel, and the alarms of the session."""
+        return self.channels[0].progress
+
+    def pause(self, channel: int = ALL_CHANNELS) -> None:
+        """Ramp down and hold the dose until `resume`; one channel, or all."""
+        self.loop.operator(OperatorCommand.PAUSE, 0.0, channel)
+
+    def resume(self, channel: int = ALL_CHANNELS) -> None:
+        """Ramp up again from zero; one channel, or all."""
+        self.loop.operator(OperatorCommand.RESUME, 0.0, channel)
+
+    def trim(self, current_a: float, channel: int = ALL_CHANNELS) -> None:
+        """Add to the level of the steps (A, of the magnitude), within the limits; of one channel, or of all."""
+        self.loop.operator(OperatorCommand.TRIM, current_a, channel)
+
+    def end(self, channel: int) -> None:
+        """Ramp one channel down and end it; the others go on."""
+        self.loop.operator(OperatorCommand.STOP, 0.0, channel)
 
     def stop(self) -> None:
-        """Ramp down and end."""
+        """Ramp all channels down and end."""
+        self._asked_to_stop = True
         self.loop.stop(StopFlag.RAMP_DOWN)
 
     def stop_now(self) -> None:
-        """Output off at once."""
+        """Output of all channels off at once."""
+        self._asked_to_stop = True
         self.loop.stop(StopFlag.NOW)
 
     def run(self) -> dict[str, Any]:
@@ -178,29 +185,77 @@ class Session:
         host = self._prepare_host()
         profile = FIT if self.virtual_clock else deadline_profile(host)
         host["deadlines"] = profile.name
-        assert self.limits.current_range is not None
-        known = calibration_in_force(self.out_dir, hello, self.limits.current_range.index)
-        skew_s = known.skew_s if known is not None else 0.0
-        config = controller_config(hello, self.limits, self.plan, profile, token, skew_s=skew_s)
-        calibration = config["calibration"]
-        self._code_c: float = calibration["current_lsb_a"] * calibration["tick_s"] / 65536.0
-        self.controller = Controller(config, self.plan.segments)
+        for channel in self.channels:
+            assert channel.limits.current_range is not None
+            known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
+            skew_s = known.skew_s if known is not None else 0.0
+            config = controller_config(
+                hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing
+            )
+            channel.configure(config, known)
         self.loop = Loop(
-            self.controller,
+            [channel.controller for channel in self.channels],
             self.device.port.loop_port(),
             virtual_clock=self.virtual_clock,
-            ring_rows=1 << max(10, (ticks_of(RING_S, hello.tick_s) - 1).bit_length()),
+            ring_rows=ring_rows(1.0 / hello.tick_s, len(self.channels)),
             silence_s=2.0 if self.virtual_clock else 0.5,
+            pacing=self.pacing,
+            on_trip=self.treatment.on_channel_trip,
+            device_channels=hello.channels,
         )
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
+        journal = Journal(self.out_dir)
+        try:
+            folder = self._folder(host)
+            try:
+                self._begin_in_journal(journal, folder)
+                telemetry = folder.open_telemetry(
+                    self.loop.drain(1).dtype, 1.0 / hello.tick_s, channels=len(self.channels)
+                )
+                self.device.push_limits(**device_limits(hello, [channel.limits for channel in self.channels], token))
+                self.device.arm(self.pacing, token)
+            except BaseException:
+                journal.withdraw(folder.session_id)
+                folder.discard()
+                raise
+        except BaseException:
+            journal.close()
+            raise
+        self.record_path = folder.path
+        self._recorder = Recorder(
+            folder,
+            telemetry,
+            journal,
+            self.loop,
+            self.channels,
+            now_s=self._now_s,
+            durable=not self.virtual_clock,
+        )
+        ramp_s = max(channel.limits.current_cap_a for channel in self.channels) / SLOWEST_RAMP_A_PER_S
+        with running(self.loop, lambda: folder.descriptors, ramp_s + EXIT_S) as self._entry:
+            try:
+                with awake_processors(self.virtual_clock) as awake:
+                    self._recorder.post("host", None, processors_awake=awake)
+                    self._recorder.post(
+                        "armed", None, safety=True, device=hello.name, token=token, pacing=self.pacing.name
+                    )
+                    written = self._carry_out(folder, journal, token)
+            except BaseException:
+                if not self._entry.elsewhere and self._recorder.give_up():
+                    with contextlib.suppress(RecordError, OSError):
+                        folder.close()
+                    journal.close()
+                raise
+            journal.close()
+        if self._raised is not None:
+            raise self._raised
+        return written
+
+    def _folder(self, host: dict[str, Any]) -> SessionFolder:
+        """The session's folder, with what is known before the first current."""
+        hello = self.device.hello
         session: dict[str, Any] = {
             "subject": self.treatment.subject or "",
-            "site": self.treatment.site or "",
-            "prescribed_c": self.plan.prescribed_c,
-            "max_current_a": self.limits.current_cap_a,
-            "controller": self.controller.config,
-            "segments": self.controller.segments,
-            "polarity": self.plan.polarity,
             "rate_hz": 1.0 / hello.tick_s,
             "device": {
                 "uri": self.device.uri,
@@ -211,319 +266,337 @@ class Session:
                 "sentinel": hello.sentinel_lsb_v > 0.0,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
-            "calibration": known.as_record() if known is not None else None,
-            "limits": self.limits.as_rows(),
-            "plan": format_plan(self.plan),
             "catalogue_sha256": self.limits.catalogue_sha256,
             "treatment_sha256": self.treatment.sha256,
             "host": describe_host() | host,
+            "on_channel_trip": self.treatment.on_channel_trip.name.lower(),
+            "channels": [channel.facts() for channel in self.channels],
         }
-        with Journal(self.out_dir) as journal:
-            folder = SessionFolder.create(
-                self.out_dir, Path(self.treatment.path).stem, treatment_source=self.treatment.source, session=session
-            )
-            try:
-                self._reserved_c = self.limits.current_cap_a * RESERVE_S
-                journal.begin(
-                    folder.session_id,
-                    folder.path,
-                    self.treatment.subject or "",
-                    self.treatment.site or "",
-                    self.plan.prescribed_c,
-                    self._reserved_c,
-                )
-                self.device.push_limits(**device_limits(hello, self.limits, token))
-                self.device.arm(self.pacing, token)
-            except BaseException:
-                journal.withdraw(folder.session_id)
-                folder.discard()
-                raise
-            with awake_processors(self.virtual_clock) as awake:
-                folder.events.write("host", None, processors_awake=awake)
-                return self._carry_out(folder, journal, token)
+        return SessionFolder.create(
+            self.out_dir,
+            Path(self.treatment.path).stem,
+            treatment_source=self.treatment.source,
+            session=session,
+            files=self.files,
+        )
 
-    def _prepare_host(self) -> dict[str, str]:
+    def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
+        reservations = [
+            Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
+            for channel in self.channels
+        ]
+        journal.begin(folder.session_id, folder.path, self.treatment.subject or "", reservations)
+
+    def _now_s(self) -> float:
+        """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
+        return self.loop.counters["ticks"] * self.device.hello.tick_s if self.virtual_clock else time.monotonic()
+
+    def _prepare_host(self) -> dict[str, Any]:
         """Ask the host for what the loop would like to have; what came of it."""
-        host = {"serial": getattr(self.device.port, "low_latency", "in process")}
+        host: dict[str, Any] = {
+            "serial": getattr(self.device.port, "low_latency", "in process"),
+            "fitness": self.fitness.as_record(accepted=self.accepted),
+        }
         if self.virtual_clock:
             host["affinity"] = pin_to_cpu(self.device.cpu)
         else:
-            trial = threading.Thread(target=lambda: host.update(prepare_thread()))
-            trial.start()
-            trial.join()
+            host |= self.fitness.thread
         return host
 
     def _carry_out(self, folder: SessionFolder, journal: Journal, token: int) -> dict[str, Any]:
-        self.record_path = folder.path
-        telemetry = folder.open_telemetry(self.loop.drain(1).dtype, 1.0 / self.device.hello.tick_s)
-        folder.events.write(
-            "armed", None, safety=True, device=self.device.hello.name, token=token, pacing=self.pacing.name
-        )
-        self._folder, self._journal, self._telemetry = folder, journal, telemetry
+        self._armed_utc = datetime.now(UTC)
         if self.virtual_clock:
             turn = ticks_of(TURN_S, self.device.hello.tick_s)
-            while self.loop.status == "running":
-                self._guarded(lambda: self.loop.run(turn))
-                self._guarded(self._visit)
+            self._supervise(lambda: self.loop.run(turn), lambda: self.loop.status != "running")
         else:
-            done = threading.Event()
-            thread = threading.Thread(target=self._loop_thread, args=(done,), name="ionto-rt loop")
-            thread.start()
-            while not done.is_set():
-                self._guarded(lambda: done.wait(SERVICE_S))
-                self._guarded(self._visit)
-            thread.join()
-        self._guarded(self._visit)
+            self._run_in_threads()
         counters = self.device.disarm(token)
-        return self._end(folder, journal, counters)
+        self._visit_safely()
+        self._close_recorder(folder)
+        self._look()
+        receipt, endings = self._receipt(counters)
+        self._write_latency(folder, receipt)
+        written = folder.finish(receipt)
+        journal.finish(folder.session_id, endings)
+        return written
 
-    def _guarded(self, act: Callable[[], object]) -> None:
-        """Nothing that fails here may leave current on: the first failure ramps down, and the session goes on to its
-        end. A second Ctrl-C switches off at once.
-        """
+    def _write_latency(self, folder: SessionFolder, receipt: dict[str, Any]) -> None:
+        """The loop's histograms, for the tools of HdrHistogram. Nothing is timed on a virtual clock."""
+        histograms = self.loop.histograms
+        if not histograms:
+            return
         try:
-            act()
-        except KeyboardInterrupt:
-            self._interrupts += 1
-            self.loop.stop(StopFlag.RAMP_DOWN if self._interrupts == 1 else StopFlag.NOW)
-        except Exception as failure:
-            self.loop.stop(StopFlag.RAMP_DOWN)
-            self.loop.beat()
-            self._failure = self._failure or failure
+            write_log(folder.path / LATENCY, histograms, self._armed_utc, receipt["duration_s"])
+        except OSError as error:
+            receipt.setdefault("notes", []).append(f"{LATENCY}: not written ({error.strerror})")
 
-    def _loop_thread(self, done: threading.Event) -> None:
+    def _run_in_threads(self) -> None:
+        over = threading.Event()
+        thread = threading.Thread(target=self._loop_thread, args=(over,), name="ionto-rt loop", daemon=False)
         try:
-            prepare_thread()
+            thread.start()
+            self._recorder.start()
+            self._supervise(lambda: over.wait(SERVICE_S), over.is_set)
+        except BaseException:
+            if not self._entry.elsewhere:
+                self.loop.stop(StopFlag.NOW)
+                thread.join()
+            raise
+        thread.join()
+
+    def _loop_thread(self, over: threading.Event) -> None:
+        try:
+            prepare_thread(self.cpu)
             self.loop.run()
         finally:
-            done.set()
+            over.set()
+
+    def _supervise(self, step: Callable[[], object], over: Callable[[], bool]) -> None:
+        """Steps and visits until it is over. Nothing that is raised here may leave current on."""
+        while not over():
+            try:
+                while not over():
+                    self._entry.check()
+                    step()
+                    self._visit()
+            except BaseException as error:
+                self._entry.check()
+                try:
+                    self._interrupted(error)
+                except BaseException as another:
+                    self._interrupted(another)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """The first failure ramps down, and the session goes on to its end. A second Ctrl-C switches off at once."""
+        if isinstance(error, KeyboardInterrupt):
+            self._interrupts += 1
+            self.loop.stop(StopFlag.RAMP_DOWN if self._interrupts == 1 else StopFlag.NOW)
+            return
+        self.loop.stop(StopFlag.RAMP_DOWN)
+        self.loop.beat()
+        if isinstance(error, Exception):
+            self._failure = self._failure or error
+        else:
+            self._raised = self._raised or error
+
+    def _visit_safely(self) -> None:
+        """A visit after the loop's end: what fails is told, and what is meant to end the program does it later."""
+        try:
+            self._visit()
+        except BaseException as error:
+            self._entry.check()
+            self._interrupted(error)
 
     def _visit(self) -> None:
         """One round of the orchestrator."""
+        self._entry.check()
         self.loop.beat()
         for row in self.loop.drain_events():
-            for happening in self._interpreter.read(row):
-                self._note(happening)
-        self._drain()
-        self._reserve()
+            channel = self.channels[int(row["channel"])]
+            for happening in channel.read(row):
+                self._note(channel, happening)
+        if self.virtual_clock:
+            self._recorder.work()
+        self._look()
         self._watch_conditions()
+        self._watch_record()
+        if program_is_ending() and not self._leaving:
+            self._leaving = True
+            self._recorder.post("program-ending", self.channels[0].tick, safety=True)
+            self.stop()
         if self.watcher is not None:
             self.watcher(self)
 
-    def _drain(self) -> None:
-        """Rows to the record and to the screen; a round that is not full is the last, or it would chase the loop."""
-        filled = DRAIN_ROWS
-        while filled == DRAIN_ROWS:
-            rows = self.loop.drain(DRAIN_ROWS)
-            filled = len(rows)
-            if filled:
-                self._keep(rows)
-                self._take(rows)
+    def _look(self) -> None:
+        rows = {int(row["channel"]): row for row in self.loop.newest()}
+        counters = self.loop.counters
+        for channel in self.channels:
+            channel.look(rows.get(channel.number))
+            channel.progress.late, channel.progress.lost = counters["late"], counters["lost"]
 
-    def _keep(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> None:
-        try:
-            self._telemetry.append(rows)
-            if not self.virtual_clock:
-                self._telemetry.flush()
-        except RecordError as error:
-            self._raise_soft(SoftAlarm.RECORD_BEHIND, problem=str(error))
-
-    def _take(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> None:
-        last = rows[-1]
-        self._rows += len(rows)
-        self._peak_current_a = max(self._peak_current_a, float(np.abs(rows["current_a"]).max()))
-        self._peak_voltage_v = max(self._peak_voltage_v, float(np.abs(rows["voltage_v"]).max()))
-        self._accuracy.add(rows)
-        treated = rows["phase"] == Phase.TREATMENT
-        self._treated += int(treated.sum())
-        self._area_watched += int((treated & (rows["area_ratio"] > 0.0)).sum())
-        self._last = last
-        shown = self.progress
-        shown.phase = Phase(int(last["phase"]))
-        shown.elapsed_s = (int(last["index"]) + 1) * self.device.hello.tick_s
-        shown.current_a = float(rows["current_a"].mean())
-        shown.setpoint_a = float(last["level_a"])
-        shown.voltage_v = float(rows["voltage_v"].mean())
-        shown.resistance_ohm = float(last["resistance_ohm"])
-        shown.resistance_sigma_ohm = float(last["resistance_sigma_ohm"])
-        shown.delivered_c = float(last["delivered_c"])
-        shown.remaining_s = self._remaining_s(shown.delivered_c, shown.elapsed_s)
-        shown.step = int(last["step"])
-        shown.limited = bool(last["limited"])
-        shown.paused = shown.phase == Phase.PAUSE
-
-    def _remaining_s(self, delivered_c: float, elapsed_s: float) -> float:
-        """Where the nominal plan has this much delivered, and what it takes from there."""
-        for step in self.plan.steps:
-            if delivered_c < step.charge_total_c and step.charge_c > 0.0:
-                left = (step.charge_total_c - delivered_c) / step.charge_c
-                return max(0.0, self.plan.nominal_duration_s - step.start_s - step.duration_s * (1.0 - min(1.0, left)))
-        return max(0.0, self.plan.nominal_duration_s - elapsed_s)
-
-    def _reserve(self) -> None:
-        """Keep the journal's reservation ahead of the charge, before the current gets there."""
-        if self._last is None or self._last["end_reason"]:
-            return
-        absolute_c = self._coulombs(int(self._last["absolute_codes"]))
-        highest_a = self.limits.current_cap_a
-        # On a virtual clock no charge flows between two visits but a turn's; in real time Python may stall.
-        least_s = 2.0 * TURN_S if self.virtual_clock else 0.6 * RESERVE_S
-        if self._reserved_c - absolute_c < least_s * highest_a:
-            self._reserved_c = absolute_c + RESERVE_S * highest_a
-            self._journal.extend(self._folder.session_id, absolute_c, self._reserved_c)
-
-    def _coulombs(self, codes: int) -> float:
-        return codes * self._code_c
-
-    def _note(self, happening: Happening) -> None:
-        self._folder.events.write(happening.kind, happening.tick, safety=happening.safety, **happening.fields)
+    def _note(self, channel: ChannelRun, happening: Happening) -> None:
+        of_channel = {"channel": channel.number} if len(self.channels) > 1 else {}
+        self._recorder.post(happening.kind, happening.tick, safety=happening.safety, **happening.fields, **of_channel)
         if happening.kind == "trip":
             self.trips.append(happening.fields["name"])
-        if happening.kind == "load-identified":
-            self._load = happening.fields
-        if happening.kind in ("trip", "end"):
-            self._cause = self._cause or happening.alarm
-        if happening.alarm is not None:
-            self._show(happening.alarm)
-        self.progress.messages.append(happening.kind)
-        del self.progress.messages[:-8]
-        latched = happening.kind == "guard-pause" and happening.fields["code"] in PAUSES_TO_RESUME
-        if latched and not self.attended and not self._stop_sent:
+        if channel.waits_for_a_person(happening) and not self.attended and not self._stop_sent:
             self._stop_sent = True
-            self._folder.events.write(
-                "unattended", happening.tick, safety=True, advice="nobody is there to resume: ending"
-            )
+            self._recorder.post("unattended", happening.tick, safety=True, advice="nobody is there to resume: ending")
             self.stop()
 
-    def _raise_soft(self, soft: SoftAlarm, **fields: Any) -> None:
+    def _raise_soft(self, soft: SoftAlarm, *, safety: bool = False, **fields: Any) -> None:
         if soft in self._soft:
             return
         self._soft.add(soft)
         alarm = alarm_for_soft(soft)
-        tick = int(self._last["index"]) if self._last is not None else None
-        self._folder.events.write(
+        self._recorder.post(
             "alarm",
-            tick,
+            self.channels[0].tick,
+            safety=safety,
             alarm=alarm.key,
             priority=alarm.priority.name,
             title=alarm.title,
             advice=alarm.advice,
             **fields,
         )
-        self._show(alarm)
-
-    def _show(self, alarm: Alarm) -> None:
-        self.progress.alarms.append(alarm)
-        self.progress.alarms_raised += 1
-        del self.progress.alarms[:-SHOWN_ALARMS]
+        self.progress.show(alarm)
 
     def _watch_conditions(self) -> None:
         counters = self.loop.counters
-        self.progress.late, self.progress.lost = counters["late"], counters["lost"]
         if counters["ring_dropped"]:
             self._raise_soft(SoftAlarm.RING_OVERFLOW, dropped=counters["ring_dropped"])
-        ended = self._last is not None and bool(self._last["end_reason"])
-        if not ended and counters["late"] > max(10, LATE_ALARM_SHARE * counters["ticks"]):
+        late = counters["late"] > max(10, LATE_ALARM_SHARE * counters["ticks"])
+        if late and not all(channel.ended for channel in self.channels):
             self._raise_soft(SoftAlarm.LATE_COMMANDS, late=counters["late"])
-        if (self.progress.phase == Phase.PAUSE and self.progress.step < 0) or self.progress.paused:
-            self._paused_at_s = self.progress.elapsed_s if self._paused_at_s is None else self._paused_at_s
-            if self.progress.elapsed_s - self._paused_at_s > PAUSE_LEFT_S:
-                self._raise_soft(SoftAlarm.PAUSE_LEFT)
-        else:
-            self._paused_at_s = None
+        if any([channel.pause_is_left() for channel in self.channels]):
+            self._raise_soft(SoftAlarm.PAUSE_LEFT)
 
-    def _end(self, folder: SessionFolder, journal: Journal, counters: DeviceCounters | None) -> dict[str, Any]:
-        last = self._last
-        status = self.loop.status
-        tick_s = self.device.hello.tick_s
-        net_c = float(last["delivered_c"]) if last is not None else 0.0
-        absolute_c = self._coulombs(int(last["absolute_codes"])) if last is not None else 0.0
-        unseen_c = 0.0
-        device_net_c = None
-        if counters is not None:
-            device_net_c = self.plan.polarity * self._coulombs(counters.net_codes)
-            net_c = max(net_c, device_net_c)
-            absolute_c = max(absolute_c, self._coulombs(counters.absolute_codes))
-        elif last is not None:
-            # Nobody counted what flowed after the last sample: the lease, at the guard's trip level.
-            config = self.controller.config
-            level_a = abs(float(last["setpoint_a"]))
-            trip_a = max(config["guard"]["over_ratio"] * level_a, level_a + config["guard"]["over_margin_a"])
-            unseen_c = trip_a * (config["lease_ticks"] + 2) * tick_s if last["close_relay"] else 0.0
-            net_c += unseen_c
-            absolute_c += unseen_c
-        reason = EndReason(int(last["end_reason"])) if last is not None else EndReason.NONE
-        outcome: Outcome
-        if status in ("lost", "silent"):
-            outcome, text = "faulted", self._device_gone(folder, status)
-        elif reason == EndReason.COMPLETE:
-            outcome, text = "complete", "the prescribed dose was delivered"
-            if net_c < self.plan.prescribed_c * 0.995:
-                outcome, text = "aborted", "the programme ended short of the prescribed dose"
-        elif reason in (EndReason.TRIP, EndReason.SELF_TEST):
-            outcome = "faulted"
-            text = self._cause.line if self._cause is not None else "a trip latched"
-        else:
-            outcome = "aborted"
-            unattended = self.progress.alarms[-1:] if self._stop_sent else []
-            contact = reason in CONTACT_REASONS
-            text = self._cause.line if contact and self._cause is not None else "stopped by the operator"
-            if unattended:
-                text = f"{unattended[0].line}; nobody was there to resume"
-        if self._failure is not None:
-            outcome, text = "faulted", f"the host failed ({type(self._failure).__name__}: {self._failure}); ramped down"
-        device_late = counters.late if counters is not None else None
+    def _watch_record(self) -> None:
+        recorder = self._recorder
+        if recorder.failure is not None:
+            raise recorder.failure
+        self._visits_behind = self._visits_behind + 1 if recorder.passes == self._passes_seen else 0
+        self._passes_seen = recorder.passes
+        if recorder.problem or self._visits_behind >= BEHIND_VISITS:
+            self._raise_soft(SoftAlarm.RECORD_BEHIND, problem=recorder.problem or "the disk does not answer")
+        if (
+            self.loop.status == "running"
+            and self._now_s() - recorder.written_at_s > STALL_MOST_S
+            and not self._unrecorded
+        ):
+            # The reservation in the journal covers no more.
+            self._unrecorded = True
+            self._raise_soft(SoftAlarm.RECORD_STOPPED, safety=True, problem=recorder.problem)
+            self.stop()
+
+    def _close_recorder(self, folder: SessionFolder) -> None:
+        """Wait until all is written, while the screen goes on; the output is off."""
+        recorder = self._recorder
+        recorder.end()
+        if self.virtual_clock:
+            recorder.work()
+            recorder.done.set()
+        until_s = time.monotonic() + STALL_MOST_S
+        while not recorder.done.wait(SERVICE_S) and time.monotonic() < until_s:
+            self._visit_safely()
+        if not recorder.give_up():
+            raise RecordError(f"{folder.path}: the disk did not take the record for {STALL_MOST_S:.0f} s; check it")
+
+    def _receipt(self, counters: DeviceCounters | None) -> tuple[dict[str, Any], list[Ending]]:
+        """What there is to say in the end, and how each channel ended; the last events are written with it."""
+        found = self.loop.counters
+        charges = [channel.delivered(counters) for channel in self.channels]
+        ends = [self._outcome(channel, charge) for channel, charge in zip(self.channels, charges, strict=True)]
+        parts: list[dict[str, Any]] = [
+            {"outcome": outcome, "reason": text, **channel.receipt(charge)}
+            for channel, charge, (outcome, text) in zip(self.channels, charges, ends, strict=True)
+        ]
         receipt: dict[str, Any] = {
-            "outcome": outcome,
-            "reason": text,
-            "dose_prescribed_mamin": self.plan.prescribed_c / COULOMB_PER_MAMIN,
-            "dose_delivered_mamin": net_c / COULOMB_PER_MAMIN,
-            "dose_ledger_mamin": (float(last["delivered_c"]) if last is not None else 0.0) / COULOMB_PER_MAMIN,
-            "dose_device_mamin": device_net_c / COULOMB_PER_MAMIN if device_net_c is not None else None,
-            "dose_unseen_mamin": unseen_c / COULOMB_PER_MAMIN,
-            "delivered_net_c": net_c,
-            "delivered_abs_c": absolute_c,
-            "peak_current_ma": self._peak_current_a * 1e3,
-            "peak_voltage_v": self._peak_voltage_v,
-            "duration_s": self._rows * tick_s,
-            "ticks": self.loop.counters["ticks"],
-            "gaps": self.loop.counters["lost"],
-            "late": device_late if device_late is not None else self.loop.counters["late"],
-            "latency_us": self.loop.latency_us,
-            "area_watched_ratio": self._area_watched / self._treated if self._treated else None,
-            "load": self._load or None,
-            "margins": self._margins(),
-            "mean_error_ratio": self._accuracy.mean_error_ratio,
-            "ripple_rms_ratio": self._accuracy.ripple_rms_ratio,
+            **self._whole(parts),
+            "duration_s": self.channels[0].totals.rows * self.device.hello.tick_s,
+            "ticks": found["ticks"],
+            "gaps": found["lost"],
+            "late": counters.late if counters is not None else found["late"],
+            "latency_us": None if self.virtual_clock else self.loop.latency_us,
+            "worst_answer_ns": None if self.virtual_clock else self.loop.worst,
             "trips": self.trips,
-            "alarms": [alarm.line for alarm in self.progress.alarms],
-            "loop": self.loop.counters,
+            "alarms": [alarm.line for channel in self.channels for alarm in channel.progress.alarms],
+            "loop": found,
             "device": vars(counters) if counters is not None else None,
         }
-        if self.plan.drug_mass_kg is not None:
-            share = min(1.0, net_c / self.plan.prescribed_c) if self.plan.prescribed_c else 0.0
-            receipt["drug_mass_mg_interval"] = [mass * share * 1e6 for mass in self.plan.drug_mass_kg]
-        folder.events.write(
-            "session-ended", int(last["index"]) if last is not None else None, safety=True, outcome=outcome, reason=text
+        if len(self.channels) > 1:
+            receipt["channels"] = [
+                {"name": channel.name, **part} for channel, part in zip(self.channels, parts, strict=True)
+            ]
+        self._recorder.post(
+            "session-ended", self.channels[0].tick, safety=True, outcome=receipt["outcome"], reason=receipt["reason"]
         )
-        written = folder.finish(receipt)
-        journal.finish(folder.session_id, outcome, net_c, absolute_c)
-        return written
+        if not self._recorder.work():
+            receipt["notes"] = [self._recorder.problem]
+        endings = [
+            Ending(outcome, charge.net_c, charge.absolute_c)
+            for charge, (outcome, _) in zip(charges, ends, strict=True)
+        ]
+        return receipt, endings
 
-    def _margins(self) -> dict[str, float] | None:
-        """Of the loop at the load that the contact check identified."""
-        if not self._load:
+    def _whole(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of several channels: charges add up, of peaks the highest counts, and the worst end is the session's."""
+        if len(parts) == 1:
+            return parts[0]
+        worst = max(range(len(parts)), key=lambda number: OUTCOMES.index(parts[number]["outcome"]))
+        reason = parts[worst]["reason"]
+        if parts[worst]["outcome"] == "complete":
+            reason = "the prescribed doses were delivered"
+        elif reason not in self._common_reasons():
+            reason = f"{self.channels[worst].name}: {reason}"
+        sums = [key for key in parts[0] if key.startswith(("dose_", "delivered_"))]
+        whole: dict[str, Any] = {"outcome": parts[worst]["outcome"], "reason": reason}
+        for key in sums:
+            values = [part[key] for part in parts]
+            whole[key] = None if None in values else sum(values)
+        return whole | {key: max(part[key] for part in parts) for key in ("peak_current_ma", "peak_voltage_v")}
+
+    def _common_reasons(self) -> set[str]:
+        """Ends that are no single channel's."""
+        found = self._common_end()
+        return {found[1]} if found is not None else set()
+
+    def _common_end(self) -> tuple[Outcome, str] | None:
+        """How the session ended, where host or device ended it."""
+        if self._failure is not None:
+            return "faulted", f"the host failed ({type(self._failure).__name__}: {self._failure}); ramped down"
+        if self.loop.status in ("lost", "silent"):
+            self._gone = self._device_gone(self.loop.status) if self._gone is None else self._gone
+            return "faulted", self._gone
+        return None
+
+    def _outcome(self, channel: ChannelRun, charge: Delivered) -> tuple[Outcome, str]:
+        """How a channel ended, and why."""
+        reason, cause = channel.end_reason, channel.cause
+        common = self._common_end()
+        if common is not None:
+            return common
+        if reason == EndReason.COMPLETE:
+            if charge.net_c < channel.plan.prescribed_c * 0.995:
+                return "aborted", "the programme ended short of the prescribed dose"
+            return "complete", "the prescribed dose was delivered"
+        if reason in (EndReason.TRIP, EndReason.SELF_TEST):
+            return "faulted", cause.line if cause is not None else "a trip latched"
+        if reason in CONTACT_REASONS and cause is not None:
+            return "aborted", cause.line
+        if self._unrecorded:
+            return "faulted", alarm_for_soft(SoftAlarm.RECORD_STOPPED).line
+        if self._raised is not None:
+            return "aborted", f"the program was ended ({type(self._raised).__name__}: {self._raised}); ramped down"
+        if self._leaving:
+            return "aborted", "the program ended while the session ran; ramped down"
+        alarms = channel.progress.alarms or self.progress.alarms
+        if self._stop_sent and alarms:
+            return "aborted", f"{alarms[-1].line}; nobody was there to resume"
+        fallen = self._fallen_other(channel)
+        if fallen is not None and not self._asked_to_stop:
+            return "aborted", f"ended with {fallen.name}"
+        return "aborted", "stopped by the operator"
+
+    def _fallen_other(self, channel: ChannelRun) -> ChannelRun | None:
+        """The channel that ended short by itself and took this one with it, if the treatment wants that."""
+        if self.treatment.on_channel_trip != OnTrip.STOP:
             return None
-        plant = Plant(*(self._load[name] for name in ("model_pole", "model_gain", "model_gain_before")))
-        # The model's delay is the one found, the tuning is of the one told.
-        return margins_at(plant, self._load["model_delay_ticks"], running(REGULATOR_DELAY_TICKS))._asdict()
+        alone = (EndReason.COMPLETE, EndReason.OPERATOR, EndReason.NONE)
+        others = [other for other in self.channels if other is not channel and other.end_reason not in alone]
+        return others[0] if others else None
 
-    def _device_gone(self, folder: SessionFolder, status: str) -> str:
+    def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
-        tick = int(self._last["index"]) if self._last is not None else None
         self.trips.append("DEVICE_LOST")
         advice = "its lease has switched the output off; check cable and power before another session"
-        folder.events.write(
-            "device-lost", tick, safety=True, title=text, advice=advice, priority="HIGH", action=Action.OFF.name
+        self._recorder.post(
+            "device-lost",
+            self.channels[0].tick,
+            safety=True,
+            title=text,
+            advice=advice,
+            priority="HIGH",
+            action=Action.OFF.name,
         )
         return f"{text}: {advice}"

@@ -254,7 +254,7 @@ class TomlDocument:
             problem, line_number = _decode_problem(str(error), text)
             raise RefusedError(f"is not valid TOML: {problem}", file=path, line=line_number, remedy=remedy) from error
         except RecursionError:
-            raise RefusedError("is nested too deeply", file=path, remedy="a treatment needs three levels") from None
+            raise RefusedError("is nested too deeply", file=path, remedy="a treatment needs five levels") from None
         except ValueError as error:
             raise RefusedError(f"is not valid TOML: {error}", file=path, remedy=remedy) from error
         try:

@@ -1,25 +1,30 @@
-"""Treatments: TOML files of `format = 1` with steps, electrodes and limits.
+"""Treatments: TOML files of `format = 1` with steps, electrodes and limits, of one channel or of several.
 
 Inside, all quantities are SI floats with the unit in the name; in the file they are text with a unit. `Treatment.load`
 checks form only: whether the treatment is within limits is the business of `ionto_rt.safety` and `ionto_rt.plan`.
+
+A file of one channel has the keys of the prescription at its top. A file of several has them in `[[channels]]`, a table
+for each channel of one device, in the order of the device's channels.
 """
 
 import hashlib
 import os
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic.functional_validators import AfterValidator, BeforeValidator, model_validator
 
+from ionto_rt.codes import MAX_CHANNELS, OnTrip
 from ionto_rt.errors import RefusedError
 from ionto_rt.toml_source import Location, TomlDocument, read_source, refuse_validation, suggest
 from ionto_rt.units import Kind, UnitError, parse_quantity
 
 FORMAT = 1
 MAX_STEPS = 4094
-"""Most steps after the blocks have been repeated: one segment each at least, and two service segments."""
+"""Most steps of a channel after the blocks have been repeated: one segment each at least, and two service segments."""
 
 _BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -54,6 +59,8 @@ Time = Annotated[float, *_quantity(Kind.TIME, _POSITIVE)]
 RampTime = Annotated[float, *_quantity(Kind.TIME, None)]
 Area = Annotated[float, *_quantity(Kind.AREA, _POSITIVE)]
 Text = Annotated[str, Field(max_length=200), AfterValidator(_line_of_text)]
+ChannelName = Annotated[str, Field(max_length=60), AfterValidator(_line_of_text)]
+"""It stands before reasons and in the columns of a screen."""
 
 
 class _Table(BaseModel):
@@ -163,43 +170,61 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-class Treatment(_Table):
-    """A treatment as a person wrote it. Make one with `load` or `parse`."""
+class _Prescription(_Table):
+    """The keys of one channel: at the top of a file, or in a table of [[channels]]."""
 
-    format: Literal[1]
-    title: Text
     drug: Text
     """Key of the drug in the catalogue."""
-    subject: Text | None = None
     site: Text | None = None
     electrodes: Electrodes
     limits: TreatmentLimits = TreatmentLimits()
     steps: list[Step] = Field(min_length=1)
     blocks: dict[str, Annotated[list[BlockStep], Field(min_length=1)]] = {}
 
-    _document: TomlDocument = PrivateAttr()
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Treatment":
-        """Read the treatment in the file `path`. Raises RefusedError, one line naming file, line, key and remedy."""
-        return cls.parse(read_source(path), os.fspath(path))
+class Channel(_Prescription):
+    """One channel of several."""
 
-    @classmethod
-    def parse(cls, source: bytes, path: str = "treatment.toml") -> "Treatment":
-        """Read a treatment from the bytes of a file; `path` is its name in errors. Raises RefusedError."""
-        document = TomlDocument.parse(source, path)
-        version = document.data.get("format")
-        if version is None:
-            raise document.refuse(("format",), "is missing", f"add format = {FORMAT} at the top")
-        if version is True or version != FORMAT:
-            raise document.refuse(("format",), "is not a format that this version reads", f"write format = {FORMAT}")
-        try:
-            treatment = cls.model_validate(document.data)
-        except ValidationError as error:
-            raise refuse_validation(error, document, _known_keys, _EXAMPLES) from None
-        treatment._document = document
-        treatment._check_blocks()
-        return treatment
+    name: ChannelName
+
+
+class _Head(_Table):
+    format: Literal[1]
+    title: Text
+    subject: Text | None = None
+
+
+class _OneChannel(_Prescription, _Head):
+    """A file of one channel."""
+
+
+class _SeveralChannels(_Head):
+    """A file of several channels."""
+
+    on_channel_trip: Literal["stop", "pause", "continue"] = "stop"
+    channels: list[Channel] = Field(min_length=2, max_length=MAX_CHANNELS)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelTreatment:
+    """What one channel delivers, and where in its file it stands.
+
+    `index` is the number of the channel, on the device too; `name` is empty in a file of one channel. Locations in what
+    it takes and gives begin at the channel, as in a file of one: `("steps", 0)`. Errors name the key in the file.
+    """
+
+    index: int
+    name: str
+    title: str
+    subject: str | None
+    drug: str
+    site: str | None
+    electrodes: Electrodes
+    limits: TreatmentLimits
+    steps: list[Step]
+    blocks: dict[str, list[BlockStep]]
+    _document: TomlDocument = field(repr=False)
+    _at: Location = field(default=(), repr=False)
 
     @property
     def source(self) -> bytes:
@@ -223,11 +248,11 @@ class Treatment(_Table):
 
     def line_of(self, location: Location) -> int | None:
         """Line of a key in the file, or of the table around it."""
-        return self._document.line_of(location)
+        return self._document.line_of((*self._at, *location))
 
     def refuse(self, location: Location, problem: str, remedy: str | None = None) -> RefusedError:
         """The error that names the file, line, key and value at `location`."""
-        return self._document.refuse(location, problem, remedy)
+        return self._document.refuse((*self._at, *location), problem, remedy)
 
     def expanded(self) -> Iterator[tuple[Location, Leaf, str]]:
         """The steps in the order of delivery, blocks repeated: location in the file, step, name.
@@ -258,11 +283,6 @@ class Treatment(_Table):
         used = {step.repeat for step in self.steps if isinstance(step, Repeat)}
         return [name for name in self.blocks if name not in used]
 
-    @classmethod
-    def json_schema(cls) -> dict[str, Any]:
-        """JSON schema of the file, for editors that complete and check TOML."""
-        return cls.model_json_schema(by_alias=True)
-
     def _check_blocks(self) -> None:
         for name in self.blocks:
             if not _BLOCK_NAME.fullmatch(name):
@@ -273,7 +293,8 @@ class Treatment(_Table):
             if isinstance(step, Repeat):
                 if step.repeat not in self.blocks:
                     location: Location = ("steps", index, "repeat")
-                    remedy = suggest(step.repeat, self.blocks) if self.blocks else "add [[blocks.NAME]] with its steps"
+                    table = "[[channels.blocks.NAME]]" if self._at else "[[blocks.NAME]]"
+                    remedy = suggest(step.repeat, self.blocks) if self.blocks else f"add {table} with its steps"
                     raise self.refuse(location, "no block has this name", remedy)
                 length = step.times * len(self.blocks[step.repeat])
             total += length
@@ -284,8 +305,163 @@ class Treatment(_Table):
             raise self.refuse(("steps",), "no step delivers current", 'add a step with current = "2 mA" and a dose')
 
 
+class Treatment(ChannelTreatment):
+    """A treatment as a person wrote it. Make one with `load` or `parse`.
+
+    Attributes: `title`, `subject`; `channels`, one or several; `on_channel_trip`, what a channel that trips, or ends
+    short, means for the others. A treatment of one channel is itself that channel. One of several has no drug, steps
+    or electrodes of its own: asking for them raises RefusedError, so that code that knows of one channel refuses it.
+    """
+
+    channels: tuple[ChannelTreatment, ...]
+    on_channel_trip: OnTrip
+
+    def __init__(
+        self,
+        document: TomlDocument,
+        title: str,
+        subject: str | None,
+        channels: tuple[ChannelTreatment, ...],
+        on_channel_trip: OnTrip = OnTrip.STOP,
+    ) -> None:
+        mine = vars(channels[0]) if len(channels) == 1 else {"title": title, "subject": subject, "_document": document}
+        vars(self).update(mine, channels=channels, on_channel_trip=on_channel_trip, _at=())
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in {each.name for each in fields(ChannelTreatment)} and "channels" in vars(self):
+                raise RefusedError(
+                    f"has {len(self.channels)} channels, where a treatment of one is needed",
+                    file=self.path,
+                    remedy="use a treatment of one channel",
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Treatment({self.path!r}, title={self.title!r}, channels={self.channels!r})"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Treatment":
+        """Read the treatment in the file `path`. Raises RefusedError, one line naming file, line, key and remedy."""
+        return cls.parse(read_source(path), os.fspath(path))
+
+    @classmethod
+    def parse(cls, source: bytes, path: str = "treatment.toml") -> "Treatment":
+        """Read a treatment from the bytes of a file; `path` is its name in errors. Raises RefusedError."""
+        document = TomlDocument.parse(source, path)
+        version = document.data.get("format")
+        if version is None:
+            raise document.refuse(("format",), "is missing", f"add format = {FORMAT} at the top")
+        if version is True or version != FORMAT:
+            raise document.refuse(("format",), "is not a format that this version reads", f"write format = {FORMAT}")
+        several = _has_several(document)
+        try:
+            if several:
+                treatment = cls._of_several(document, _SeveralChannels.model_validate(document.data))
+            else:
+                treatment = cls._of_one(document, _OneChannel.model_validate(document.data))
+        except ValidationError as error:
+            examples = _CHANNEL_EXAMPLES if several else _EXAMPLES
+            raise refuse_validation(error, document, _known_keys, examples) from None
+        for channel in treatment.channels:
+            channel._check_blocks()
+        return treatment
+
+    @classmethod
+    def _of_one(cls, document: TomlDocument, found: _OneChannel) -> "Treatment":
+        return cls(document, found.title, found.subject, (_view(0, "", found, found, document, ()),))
+
+    @classmethod
+    def _of_several(cls, document: TomlDocument, found: _SeveralChannels) -> "Treatment":
+        names: dict[str, int] = {}
+        for index, channel in enumerate(found.channels):
+            name = " ".join(channel.name.split()).casefold()
+            if name in names:
+                problem = f"is the name of channels[{names[name]}] already"
+                raise document.refuse(("channels", index, "name"), problem, "give every channel a name of its own")
+            names[name] = index
+        return cls(
+            document,
+            found.title,
+            found.subject,
+            tuple(
+                _view(index, channel.name, found, channel, document, ("channels", index))
+                for index, channel in enumerate(found.channels)
+            ),
+            OnTrip[found.on_channel_trip.upper()],
+        )
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON schema of the file, for editors that complete and check TOML."""
+        one, several = (model.model_json_schema(by_alias=True) for model in (_OneChannel, _SeveralChannels))
+        head = [key for key in one["properties"] if key in several["properties"]]
+
+        def form(schema: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+            without = {key: False for key in other["properties"] if key not in head}
+            return {"required": [key for key in schema["required"] if key not in head], "properties": without}
+
+        return {
+            "title": "Treatment",
+            "description": "A treatment of one channel, or of several channels of one device.",
+            "type": "object",
+            "properties": one["properties"] | several["properties"],
+            "required": [key for key in one["required"] if key in head],
+            "additionalProperties": False,
+            "oneOf": [form(one, several), form(several, one)],
+            "$defs": one["$defs"] | several["$defs"],
+        }
+
+
+def _view(
+    index: int, name: str, head: _Head, keys: _Prescription, document: TomlDocument, at: Location
+) -> ChannelTreatment:
+    return ChannelTreatment(
+        index=index,
+        name=name,
+        title=head.title,
+        subject=head.subject,
+        drug=keys.drug,
+        site=keys.site,
+        electrodes=keys.electrodes,
+        limits=keys.limits,
+        steps=keys.steps,
+        blocks=keys.blocks,
+        _document=document,
+        _at=at,
+    )
+
+
+def _has_several(document: TomlDocument) -> bool:
+    """True if the file is of several channels. RefusedError if it is neither that nor of one."""
+    data = document.data
+    if "channels" not in data:
+        if "on_channel_trip" in data:
+            known = _known_keys((), data)
+            for key in data:
+                if key not in known:
+                    raise document.refuse((key,), "unknown key", suggest(key, known))
+            raise document.refuse(("on_channel_trip",), "there are no other channels", "remove it, or add [[channels]]")
+        return False
+    beside = [key for key in data if key in _Prescription.model_fields]
+    if beside:
+        raise document.refuse(
+            (beside[0],),
+            "stands at the top of a file that has [[channels]]",
+            f"move to each channel, or remove: {', '.join(beside)}",
+        )
+    tables = data["channels"]
+    if isinstance(tables, list) and len(tables) == 1:
+        remedy = "write its keys at the top of the file, without name and [[channels]]"
+        raise document.refuse(("channels", 0), "is the only channel", remedy)
+    if isinstance(tables, list) and len(tables) > MAX_CHANNELS:
+        location: Location = ("channels", MAX_CHANNELS)
+        raise document.refuse(location, f"is one channel too many: a device has {MAX_CHANNELS} at most", "remove some")
+    return True
+
+
 _TABLES: dict[Location, type[BaseModel]] = {
-    (): Treatment,
     ("electrodes",): Electrodes,
     ("electrodes", "active"): ActiveElectrode,
     ("electrodes", "return"): ReturnElectrode,
@@ -295,6 +471,13 @@ _STEPS: dict[str, type[BaseModel]] = {"<deliver>": Deliver, "<pause>": Pause, "<
 
 
 def _known_keys(location: Location, table: Any) -> list[str]:
+    if not location:
+        forms = (_SeveralChannels,) if "channels" in table else (_OneChannel, _SeveralChannels)
+        return list(dict.fromkeys(key for form in forms for key in _keys(form)))
+    if location[0] == "channels":
+        location = location[2:]
+        if not location:
+            return _keys(Channel)
     if location[:1] in (("steps",), ("blocks",)):
         return _keys(_STEPS[_step_kind(table)])
     return _keys(_TABLES[location])
@@ -314,4 +497,8 @@ _EXAMPLES = {
     "pause": 'pause = "60 s"',
     "repeat": 'repeat = "pulse"',
     "times": "times = 3",
+}
+_CHANNEL_EXAMPLES = {
+    "name": 'name = "left elbow"',
+    **{key: re.sub(r"\[(?=electrodes|steps)", "[channels.", text) for key, text in _EXAMPLES.items()},
 }

@@ -1,0 +1,299 @@
+"""The process around a session: what else Python does in it, and how it forks and ends. The device's truth file tells
+what flowed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli_support import LEASE_S, Truth, environment, sessions, treatment, wait_until
+from ionto_rt.device import open_device
+from ionto_rt.record import Record
+from ionto_rt.session import Session
+from ionto_rt.treatment import Treatment
+from ionto_rt.verify import verify
+
+PRELUDE = """\
+import os, signal, sys, threading, time
+from pathlib import Path
+from ionto_rt.device import open_device
+from ionto_rt.session import Session
+from ionto_rt.treatment import Treatment
+
+def begin(watch=None, uri="virtual:?truth=truth.csv"):
+    with open_device(uri, defaults={"state": "state.json"}) as device:
+        return Session(Treatment.load("short.toml"), device, out_dir=Path("sessions"), watcher=watch).run()
+
+def at(elapsed_s, act):
+    "A watcher that acts once, at this time of the session's own."
+    def watch(session):
+        nonlocal act
+        if act is not None and session.progress.elapsed_s >= elapsed_s:
+            act, do = None, act
+            do(session)
+    return watch
+"""
+
+
+def host(folder: Path, text: str, *, hold: str = "30 s") -> "subprocess.Popen[str]":
+    """A program that runs a session of 1 mA, started in `folder`."""
+    treatment(folder, current="1 mA", hold=hold, ramp="1.25 s")
+    (folder / "host.py").write_text(PRELUDE + text)
+    return subprocess.Popen(
+        [sys.executable, "host.py"],
+        cwd=folder,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def output_is_off(folder: Path) -> Truth:
+    """The truth once the device has written all of it: no current, relay open."""
+
+    def off() -> bool:
+        truth = Truth(folder / "truth.csv")
+        return len(truth) > 0 and truth["relay_closed"][-1] == 0 and truth["current_a"][-1] == 0.0
+
+    wait_until(off, "the device to switch off")
+    return Truth(folder / "truth.csv")
+
+
+def fall_s(truth: Truth) -> float:
+    """How long the current took from its last sample at the level to nothing."""
+    current_a = np.abs(truth["current_a"])
+    level = np.flatnonzero(current_a > 0.9 * current_a.max())[-1]
+    gone = level + np.flatnonzero(current_a[level:] < 2e-6)[0]
+    return float(truth["device_time_s"][gone] - truth["device_time_s"][level])
+
+
+def receipt_of(folder: Path) -> dict[str, Any]:
+    (session,) = sessions(folder / "sessions")
+    receipt = Record.open(session).receipt
+    assert receipt is not None
+    assert verify(session).ok, verify(session).problems
+    return receipt
+
+
+def in_process(folder: Path, watcher: Any, *, hold: str = "30 s", speed: Any = "real") -> dict[str, Any]:
+    path = treatment(folder, current="1 mA", hold=hold, ramp="1.25 s")
+    uri = f"virtual:?truth={folder}/truth.csv"
+    with open_device(uri) as device:
+        session = Session(Treatment.load(str(path)), device, out_dir=folder / "sessions", speed=speed, watcher=watcher)
+        return session.run()
+
+
+HEAVY = "import decimal, email.mime.text, http.server, matplotlib.pyplot, sqlite3, unittest.mock, xml.dom.minidom\n"
+
+
+def test_busy_threads_forced_collections_and_a_heavy_import_trip_nothing(tmp_path: Path) -> None:
+    with host(
+        tmp_path,
+        f"""
+import gc
+over = threading.Event()
+
+def busy():
+    while not over.is_set():
+        sum(range(1000))
+
+def collect():
+    garbage = [[i] for i in range(200_000)]
+    while not over.is_set():
+        gc.collect()
+
+def load(session):
+    {HEAVY.strip()}
+
+threads = [threading.Thread(target=busy) for _ in range(4)] + [threading.Thread(target=collect)]
+for thread in threads:
+    thread.start()
+receipt = begin(at(2.0, load))
+over.set()
+complete = receipt["telemetry_rows"] == receipt["ticks"]
+print(receipt["outcome"], receipt["trips"], receipt["loop"]["ring_dropped"], complete)
+""",
+        hold="5 s",
+    ) as process:
+        out, err = process.communicate(timeout=60)
+    assert out == "complete [] 0 True\n", (out, err)
+    receipt_of(tmp_path)
+
+
+@pytest.mark.parametrize("speed", ["real", "max"])
+def test_an_exception_that_ends_the_program_ramps_down_and_is_raised_again(tmp_path: Path, speed: str) -> None:
+    def leave(session: Session) -> None:
+        if session.progress.elapsed_s > 2.5:
+            raise SystemExit(7)
+
+    with pytest.raises(SystemExit) as left:
+        in_process(tmp_path, leave, speed=speed)
+    assert left.value.code == 7
+    receipt = receipt_of(tmp_path)
+    assert (receipt["outcome"], receipt["trips"]) == ("aborted", [])
+    assert "SystemExit" in receipt["reason"] and "ramped down" in receipt["reason"]
+    assert 0.5 < fall_s(output_is_off(tmp_path)) < 1.5
+
+
+def test_an_exit_from_a_signal_handler_ramps_down_and_the_program_ends_with_it(tmp_path: Path) -> None:
+    with host(
+        tmp_path,
+        """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+begin(at(2.5, lambda _: print("now")))
+""",
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "now\n"
+        process.terminate()
+        assert process.wait(20) == 3
+    receipt = receipt_of(tmp_path)
+    assert receipt["outcome"] == "aborted" and "SystemExit" in receipt["reason"]
+    assert 0.5 < fall_s(output_is_off(tmp_path)) < 1.5
+
+
+def test_a_signal_without_a_handler_kills_the_program_and_the_lease_lapses(tmp_path: Path) -> None:
+    with host(tmp_path, 'begin(at(2.5, lambda _: print("now")))') as process:
+        assert process.stdout is not None and process.stdout.readline() == "now\n"
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+    truth = output_is_off(tmp_path)
+    on = np.flatnonzero(np.abs(truth["current_peak_a"]) > 2e-6)
+    assert float(truth["device_time_s"][on[-1]]) - truth.last_command_s <= LEASE_S
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_a_session_whose_program_ends_ramps_down_and_finishes_its_record(tmp_path: Path, daemon: bool) -> None:
+    with host(
+        tmp_path,
+        f"""
+flows = threading.Event()
+threading.Thread(target=begin, args=(at(2.5, lambda _: flows.set()),), daemon={daemon}).start()
+flows.wait()
+print("leaving")
+""",
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "leaving\n"
+        began_s = time.monotonic()
+        assert process.wait(20) == 0
+        assert time.monotonic() - began_s < 8.0
+    receipt = receipt_of(tmp_path)
+    assert (receipt["outcome"], receipt["trips"]) == ("aborted", [])
+    assert "the program ended" in receipt["reason"]
+    assert 0.5 < fall_s(output_is_off(tmp_path)) < 1.5
+
+
+def test_a_session_that_does_not_end_is_left_at_exit_after_a_bound(tmp_path: Path) -> None:
+    """A watcher that hangs: the guard ramps down by the heartbeat, and the interpreter ends all the same."""
+    with host(
+        tmp_path,
+        """
+import ionto_rt.session
+ionto_rt.session.EXIT_S = 0.5
+flows = threading.Event()
+
+def hang(session):
+    flows.set()
+    threading.Event().wait()
+
+threading.Thread(target=begin, args=(at(2.5, hang),), daemon=True).start()
+flows.wait()
+print("leaving")
+""",
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "leaving\n"
+        assert process.wait(20) == 0
+    truth = output_is_off(tmp_path)
+    flowed_s = float(truth["device_time_s"][np.flatnonzero(np.abs(truth["current_a"]) > 2e-6)[-1]])
+    assert flowed_s < 8.0
+
+
+CHILD = """
+def fork(session):
+    child = os.fork()
+    if child:
+        print("parent", session.device.port.fd, child, session.device.process.pid)
+        return
+    time.sleep({sleep_s})
+    {act}
+
+begin(at(2.5, fork))
+print("complete")
+"""
+
+
+def descriptors(process_id: int) -> list[str]:
+    links = []
+    for entry in Path(f"/proc/{process_id}/fd").iterdir():
+        try:
+            links.append(str(entry.readlink()))
+        except OSError:
+            continue
+    return links
+
+
+def test_a_forked_child_has_no_port_and_no_record_and_the_parent_goes_on(tmp_path: Path) -> None:
+    act = """
+    try:
+        os.write(session.device.port.fd, bytes(64))
+        session.device.disarm(1)
+        session._recorder.folder.events.write("forged", 1)
+    finally:
+        os._exit(0)
+"""
+    with host(tmp_path, CHILD.format(sleep_s=1.0, act=act.strip()), hold="6 s") as process:
+        assert process.stdout is not None
+        _, _, child, _ = process.stdout.readline().split()
+        open_in_child = descriptors(int(child))
+        assert not [link for link in open_in_child if link.startswith(("/dev/pts", "/dev/tty"))]
+        assert not [link for link in open_in_child if "telemetry" in link or "events" in link or link.endswith("lock")]
+        out, err = process.communicate(timeout=40)
+        assert out == "complete\n", (out, err)
+    receipt = receipt_of(tmp_path)
+    assert (receipt["outcome"], receipt["trips"]) == ("complete", [])
+    (session,) = sessions(tmp_path / "sessions")
+    assert "forged" not in {event.kind for event in Record.open(session).events().events}
+
+
+def test_a_child_that_outlives_the_program_does_not_keep_the_device_on(tmp_path: Path) -> None:
+    with host(tmp_path, CHILD.format(sleep_s=0.0, act="time.sleep(30); os._exit(0)")) as process:
+        assert process.stdout is not None
+        _, _, child, device = process.stdout.readline().split()
+        process.kill()
+        process.wait()
+        truth = output_is_off(tmp_path)
+        wait_until(lambda: not Path(f"/proc/{device}/fd").exists() or not descriptors(int(device)), "the device to end")
+        assert Path(f"/proc/{child}").exists()
+        (session,) = sessions(tmp_path / "sessions")
+        assert not Record.open(session).running
+        os.kill(int(child), signal.SIGKILL)
+    on = np.flatnonzero(np.abs(truth["current_peak_a"]) > 2e-6)
+    assert float(truth["device_time_s"][on[-1]]) - truth.last_command_s <= LEASE_S
+
+
+def test_a_child_that_returns_into_the_session_is_told_where_it_goes_on(tmp_path: Path) -> None:
+    text = CHILD.format(sleep_s=0.0, act="pass").replace(
+        "begin(at(2.5, fork))",
+        """
+from ionto_rt.running import ElsewhereError
+try:
+    begin(at(2.5, fork))
+except ElsewhereError as error:
+    print(error)
+    sys.stdout.flush()
+    os._exit(0)
+""",
+    )
+    with host(tmp_path, text, hold="4 s") as process:
+        out, err = process.communicate(timeout=40)
+    lines = out.splitlines()
+    assert "it goes on in the parent" in lines[1] and lines[-1] == "complete", (out, err)
+    assert receipt_of(tmp_path)["outcome"] == "complete"
