@@ -162,12 +162,11 @@ class Session:
             config = controller_config(hello, channel.limits, channel.plan, profile, token, skew_s=skew_s)
             channel.configure(config, known)
         self.controller = self.channels[0].controller
-        rows = ring_rows(1.0 / hello.tick_s, len(self.channels))
         self.loop = Loop(
             self.controller,
             self.device.port.loop_port(),
             virtual_clock=self.virtual_clock,
-            ring_rows=1 << (rows - 1).bit_length(),
+            ring_rows=ring_rows(1.0 / hello.tick_s, len(self.channels)),
             silence_s=2.0 if self.virtual_clock else 0.5,
         )
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
@@ -198,10 +197,8 @@ class Session:
             now_s=self._now_s,
             durable=not self.virtual_clock,
         )
-        port = self.device.port.loop_port()
-        ports = [port] if isinstance(port, int) else []
         ramp_s = max(channel.limits.current_cap_a for channel in self.channels) / SLOWEST_RAMP_A_PER_S
-        with running(self.loop, lambda: [*ports, *folder.descriptors], ramp_s + EXIT_S) as self._entry:
+        with running(self.loop, folder, ramp_s + EXIT_S) as self._entry:
             try:
                 with awake_processors(self.virtual_clock) as awake:
                     self._recorder.post("host", None, processors_awake=awake)
@@ -371,10 +368,9 @@ class Session:
             self.watcher(self)
 
     def _look(self) -> None:
-        newest = getattr(self.loop, "newest", None)
-        rows = newest() if newest is not None else ()
+        newest = {int(row["channel"]): row for row in self.loop.newest()}
         for channel in self.channels:
-            channel.look(rows[channel.number] if len(rows) else None)
+            channel.look(newest.get(channel.number))
         counters = self.loop.counters
         self.progress.late, self.progress.lost = counters["late"], counters["lost"]
 

@@ -63,6 +63,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if latency:
         names = (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("max", "max"))
         yield "latency", ", ".join(f"{shown} {_time_text(latency[name])}" for name, shown in names)
+    yield from _ring_lines(receipt.get("loop") or {})
     alarms = list(receipt.get("alarms", []))
     yield "trips", ", ".join(map(str, receipt["trips"])) or "none"
     for alarm in dict.fromkeys(alarms):
@@ -71,6 +72,15 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     folder = shlex.quote(receipt["record"])
     yield "next", f"ionto-rt report {folder}"
     yield "", f"ionto-rt replay {folder}"
+
+
+def _ring_lines(loop: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How far the record was behind, if that was more than half of what the ring to it holds."""
+    high, rows, dropped = (loop.get(f"ring_{name}", 0) for name in ("high_water", "rows", "dropped"))
+    if dropped:
+        yield "ring", f"{dropped} rows found no room and are missing in the record; dose and control are not touched"
+    elif 2 * high > rows:
+        yield "ring", f"the record was behind: {high} of {rows} rows waited for the disk, none was lost"
 
 
 def _load_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
