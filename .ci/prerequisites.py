@@ -38,9 +38,12 @@ def missing():
 
 def skipped():
     """(package, what is skipped) of everything optional that is not there."""
+    found = []
     if ctypes.util.find_library("ngspice") is None:
-        return [("libngspice0", "the tests of the simulator against ngspice")]
-    return []
+        found.append(("libngspice0", "the tests of the simulator against ngspice"))
+    if shutil.which("valgrind") is None:
+        found.append(("valgrind", "the tests that count instructions"))
+    return found
 
 
 def main():

@@ -18,9 +18,9 @@ import ionto_rt
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.codes import Pacing
 from ionto_rt.configuration import FIT, controller_config, device_limits
-from ionto_rt.core.controller import Controller
+from ionto_rt.core.controller import Controller, empty_ticks
 from ionto_rt.core.loop import Loop
-from ionto_rt.device import Device, new_token
+from ionto_rt.device import Device, new_token, open_device
 from ionto_rt.plan import compile_plan
 from ionto_rt.safety import resolve_limits
 from ionto_rt.treatment import Treatment
@@ -33,6 +33,8 @@ HARNESS = ["harness.pyx", "transcription.h", "transcription.c", "estimator.c", "
 SHARED = ["types", "ledger", "impedance", "predictive", "probe"]
 """Modules of the core whose structs the transcription takes, in the order in which they need each other."""
 RING_ROWS = 8192
+TOKEN = 0x5EED1234
+"""Of the recording: its frames are the same each time."""
 CHUNK_TICKS = 1000
 """Ticks between two heartbeats of a bench; the guard waits for 2000."""
 
@@ -80,7 +82,12 @@ def build_harness(folder: Path) -> Any:
     command.build_lib, command.build_temp = str(folder), str(folder / "objects")
     command.ensure_finalized()
     command.run()
-    spec = importlib.util.spec_from_file_location("harness", command.get_ext_fullpath("harness"))
+    return load_harness(folder)
+
+
+def load_harness(folder: Path) -> Any:
+    """The module that `build_harness` has left in `folder`."""
+    spec = importlib.util.spec_from_file_location("harness", next(folder.glob("harness.*.so")))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -109,18 +116,41 @@ class Armed:
         return self.loop.drain(RING_ROWS)
 
 
-def arm(device: Device, path: Path = TREATMENT) -> Armed:
-    """Resolve limits and programme of a treatment, and arm the device for it."""
+def arm(device: Device, path: Path = TREATMENT, token: int | None = None) -> Armed:
+    """Resolve limits and programme of a treatment, and arm the device for it; without a token, by a new one."""
     treatment = Treatment.load(path)
     limits = resolve_limits(treatment, Catalogue.load(), device.hello.capabilities, None)
     plan = compile_plan(treatment, limits, device.hello.tick_s)
-    token = new_token()
+    token = token or new_token()
     controller = Controller(controller_config(device.hello, limits, plan, FIT, token), plan.segments)
     port = device.port.loop_port()
     loop = Loop(controller, port, virtual_clock=True, ring_rows=RING_ROWS, silence_s=2.0)
     device.push_limits(**device_limits(device.hello, limits, token))
     device.arm(Pacing.LOCK_STEP, token)
     return Armed(device, controller, loop, token)
+
+
+def recorded(harness: Any) -> Any:
+    """A short treatment on `sim:`, from the first tick to the last, as harness.Recording.
+
+    The replay must give the bits of the live run, and the transcription those of the replay, or there is nothing to
+    measure.
+    """
+    with open_device("sim:") as device:
+        armed = arm(device, SHORT_TREATMENT, TOKEN)
+        rows = empty_ticks(1 << 15)
+        count, running = 0, True
+        while running:
+            running = armed.chunk()
+            batch = armed.turn()
+            rows[count : count + len(batch)] = batch
+            count += len(batch)
+        rows = rows[:count]
+        controller = Controller(armed.controller.config, armed.controller.segments)
+    made = harness.Recording(controller, rows)
+    for name in rows.dtype.names:
+        assert rows[name].tobytes() == made.replayed[name].tobytes(), f"{name}: the replay differs from the live run"
+    return made
 
 
 class OneCpu:

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_support import HERE, SHORT_TREATMENT, arm, build_harness
-
-from ionto_rt.core.controller import Controller, empty_ticks
-from ionto_rt.device import open_device
+from bench_support import HERE, build_harness, recorded
 
 RESULT = HERE.parent / "build/bench.json"
 
@@ -79,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """From the arithmetic outwards, which is also the order of the table."""
-    order = ["tick", "regulator", "loop", "record", "session", "real_time", "start_up"]
+    order = ["tick", "regulator", "loop", "record", "session", "real_time", "latency", "start_up"]
     items.sort(key=lambda item: order.index(item.path.stem.removeprefix("test_")))
 
 
@@ -114,26 +111,7 @@ def harness(built: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def recording(harness: Any) -> Any:
-    """A short treatment on `sim:`, from the first tick to the last, as harness.Recording.
-
-    The replay must give the bits of the live run, and the transcription those of the replay, or there is nothing to
-    measure.
-    """
-    with open_device("sim:") as device:
-        armed = arm(device, SHORT_TREATMENT)
-        rows = empty_ticks(1 << 15)
-        count, running = 0, True
-        while running:
-            running = armed.chunk()
-            batch = armed.turn()
-            rows[count : count + len(batch)] = batch
-            count += len(batch)
-        rows = rows[:count]
-        controller = Controller(armed.controller.config, armed.controller.segments)
-    made = harness.Recording(controller, rows)
-    for name in rows.dtype.names:
-        assert rows[name].tobytes() == made.replayed[name].tobytes(), f"{name}: the replay differs from the live run"
-    return made
+    return recorded(harness)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,11 @@ transcription in C.
 
 Built at bench time against the installed .pxd and with transcription.c, by the flags of the core.
 """
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 
 import numpy as np
 
@@ -23,9 +23,10 @@ from ionto_rt.core.predictive cimport (
 )
 from ionto_rt.core.probe cimport Identified
 from ionto_rt.core.programme cimport ProgrammeInput, ProgrammeState, programme_step
+from ionto_rt.core.ring cimport Ring, ring_close, ring_commit, ring_open, ring_slot
 from ionto_rt.core.types cimport (
-    HISTORY_TICKS, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit, PlantModel, RegulatorTerms,
-    Sample, Setpoint, Tick, TickInput, Verdict,
+    HISTORY_TICKS, MAX_CHANNELS, PORT_VERSION, PROBE_GOOD, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, LoadFit,
+    PlantModel, Port, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
 )
 from ionto_rt.core.wire cimport (
     MAX_FRAME, MAX_PAYLOAD, Receiver, wire_encode, wire_get_sample, wire_put_command, wire_put_sample, wire_receive,
@@ -262,6 +263,7 @@ cdef class Recording:
         guard.probe_a = self.state.config.probe.current_a if stage.drive in (PROBED, IDENTIFIED) else 0.0
         guard.area_alarm = row.area_alarm
         guard.area_ratio = row.area_ratio
+        guard.applied_age_ticks = sample.index - sample.applied_index
         guard.setpoint_a = row.setpoint_a
         guard.output_code = row.output_code
         guard.close_relay = row.close_relay
@@ -424,31 +426,163 @@ cdef class Recording:
                 guard_step(&state, &self.state.config.guard, &self.guards[k], &verdict)
         return verdict.output_code, verdict.trip
 
-    def wire(self):
-        """Decodes each sample frame and encodes each command; bytes written."""
+    def whole_tick(self):
+        """From each sample's frame to its command's frame; the last output code."""
         cdef Receiver receiver
-        cdef Sample sample
+        cdef TickInput given
+        cdef Tick row
+        cdef Command command
         cdef uint8_t payload[MAX_PAYLOAD + 4]
         cdef uint8_t frame[MAX_FRAME]
         cdef size_t length, written = 0
         cdef uint32_t channels
         cdef uint64_t wrong = 0
-        cdef int read
+        cdef Py_ssize_t k
+        memset(&receiver, 0, sizeof(receiver))
+        with nogil:
+            controller_start(self.state)
+            for k in range(self.n):
+                wire_receive(&receiver, self.frames[k].bytes, self.frames[k].length, payload, &length)
+                given = self.ticks[k]
+                if not wire_get_sample(payload, length, &given.sample, &channels):
+                    wrong += 1
+                controller_tick(self.state, &given, &row, &command)
+                written += wire_encode(payload, wire_put_command(&command, 1, payload), frame)
+        if wrong or not written:
+            raise ValueError(f"{wrong} frames decoded wrong")
+        return command.code
+
+    def __len__(self):
+        return self.n
+
+
+cdef class Wire:
+    """Frames of so many channels, made of a recording's samples and commands."""
+    cdef uint32_t channels
+    cdef Py_ssize_t n
+    cdef uint8_t* frames
+    cdef size_t frame_bytes
+    cdef size_t* lengths
+    cdef Command* commands
+
+    def __cinit__(self, Recording recording, uint32_t channels):
+        cdef Sample samples[MAX_CHANNELS]
+        cdef uint8_t payload[MAX_PAYLOAD]
+        cdef uint8_t frame[MAX_FRAME]
+        cdef Py_ssize_t k
+        cdef uint32_t channel
+        self.channels = channels
+        self.n = min(len(recording) - MAX_CHANNELS, 4096)
+        self.frame_bytes = 64 + 32 * channels
+        self.frames = <uint8_t*>calloc(self.n, self.frame_bytes)
+        self.lengths = <size_t*>calloc(self.n, sizeof(size_t))
+        self.commands = <Command*>calloc(self.n * channels, sizeof(Command))
+        if not (self.frames and self.lengths and self.commands):
+            raise MemoryError
+        for k in range(self.n):
+            for channel in range(channels):
+                samples[channel] = recording.ticks[k + channel].sample
+                self.commands[k * channels + channel] = recording.commands[k + channel]
+            self.lengths[k] = wire_encode(payload, wire_put_sample(samples, channels, payload), frame)
+            if self.lengths[k] > self.frame_bytes:
+                raise ValueError(f"a sample frame of {self.lengths[k]} bytes")
+            memcpy(self.frames + k * self.frame_bytes, frame, self.lengths[k])
+
+    def __dealloc__(self):
+        free(self.frames)
+        free(self.lengths)
+        free(self.commands)
+
+    def exchange(self):
+        """Decodes each sample frame and encodes each command; bytes written."""
+        cdef Receiver receiver
+        cdef Sample samples[MAX_CHANNELS]
+        cdef uint8_t payload[MAX_PAYLOAD + 4]
+        cdef uint8_t frame[MAX_FRAME]
+        cdef size_t length, written = 0
+        cdef uint32_t channels = 0
+        cdef uint64_t wrong = 0
         cdef Py_ssize_t k
         memset(&receiver, 0, sizeof(receiver))
         with nogil:
             for k in range(self.n):
-                wire_receive(&receiver, self.frames[k].bytes, self.frames[k].length, payload, &length)
-                read = wire_get_sample(payload, length, &sample, &channels)
-                if not read or sample.index != self.ticks[k].sample.index:
+                wire_receive(&receiver, self.frames + k * self.frame_bytes, self.lengths[k], payload, &length)
+                if not wire_get_sample(payload, length, samples, &channels) or channels != self.channels:
                     wrong += 1
-                written += wire_encode(payload, wire_put_command(&self.commands[k], 1, payload), frame)
+                length = wire_put_command(&self.commands[k * self.channels], self.channels, payload)
+                written += wire_encode(payload, length, frame)
         if wrong:
             raise ValueError(f"{wrong} frames decoded wrong")
         return written
 
     def __len__(self):
         return self.n
+
+
+cdef class Rows:
+    """A ring of telemetry that nobody reads, with room for one pass."""
+    cdef Ring ring
+    cdef uint64_t n
+
+    def __cinit__(self, uint64_t n):
+        self.n = n
+        if ring_open(&self.ring, sizeof(Tick), n):
+            raise MemoryError
+
+    def __dealloc__(self):
+        ring_close(&self.ring)
+
+    def commit(self):
+        """Takes and commits every slot, from an empty ring, without writing the rows; how many."""
+        cdef uint64_t taken = 0, _k
+        self.ring.head = self.ring.tail = self.ring.head_at = 0
+        with nogil:
+            for _k in range(self.n):
+                taken += ring_slot(&self.ring) != NULL
+                ring_commit(&self.ring)
+        return taken
+
+
+cdef struct Script:
+    Port port
+    const Frame* frames
+    Py_ssize_t n
+    Py_ssize_t at
+
+
+cdef int64_t scripted_read(void* context, uint8_t* data, size_t capacity, int64_t timeout_us) noexcept nogil:
+    cdef Script* script = <Script*>context
+    cdef const Frame* frame = &script.frames[script.at]
+    if script.at == script.n:
+        return 0
+    script.at += 1
+    memcpy(data, frame.bytes, frame.length)
+    return <int64_t>frame.length
+
+
+cdef int64_t scripted_write(void* context, const uint8_t* data, size_t length) noexcept nogil:
+    return <int64_t>length
+
+
+cdef class ScriptedPort:
+    """A port in this process that gives the recording's sample frames, one a read, and forgets what is written."""
+    cdef Script script
+    cdef Recording recording
+
+    def __cinit__(self, Recording recording):
+        self.recording = recording
+        self.script.frames = recording.frames
+        self.script.n = recording.n
+        self.script.at = 0
+        self.script.port.version = PORT_VERSION
+        self.script.port.size = sizeof(Port)
+        self.script.port.context = &self.script
+        self.script.port.read = scripted_read
+        self.script.port.write = scripted_write
+
+    @property
+    def capsule(self):
+        return PyCapsule_New(&self.script.port, b"ionto_rt.core.types.Port", NULL)
 
 
 def regulate(dict config, dict model, setpoint_a, measured_a, bint transcribed=False):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))  # what is below comes from there
 from regulator_support import PLAIN_LAW, voltage_source_model
 
 TICKS = 20_000
-RATIO_BAR = 2.0
+RATIO_BAR = 1.2
 PROBE_TICKS = 1500
 LSB_V = 2.0**-9
 UNUSED = (

@@ -4,8 +4,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-import numpy as np
-
 cdef enum:
     DRIFT_PPM = 200             # crystals differ by less
 
@@ -26,7 +24,6 @@ cdef uint32_t bucket_of(uint64_t value) noexcept nogil:
 
 
 cdef uint64_t bucket_end(uint32_t bucket) noexcept nogil:
-    """Largest value in a bucket."""
     cdef uint32_t size = 1 << HISTOGRAM_SUB_BITS
     cdef uint32_t shift = 0 if bucket < 2 * size else bucket // size - 1
     return ((<uint64_t>(bucket - shift * size) + 1) << shift) - 1
@@ -93,7 +90,7 @@ cdef class LatencyHistogram:
         memset(&self.histogram, 0, sizeof(self.histogram))
 
     def add(self, uint64_t value_ns, uint64_t expected_ns=0):
-        """Count one time in ns; with `expected_ns`, those as well that it kept from being taken (one each that long)."""
+        """Count one time in ns; with `expected_ns`, also those that it kept from being taken (one each that long)."""
         histogram_add_expected(&self.histogram, value_ns, expected_ns)
 
     def percentile(self, double share) -> int:
@@ -116,6 +113,33 @@ cdef class LatencyHistogram:
         if added.histogram.highest_ns > self.histogram.highest_ns:
             self.histogram.highest_ns = added.histogram.highest_ns
 
+    @classmethod
+    def of_counts(cls, counts, uint64_t highest_ns):
+        """A histogram with these counts, one for each bucket, and this longest time in ns: as a log has kept them.
+
+        The mean then rests on the middle of each bucket. ValueError if there are not 3328 counts, or if the longest
+        time is not in the last bucket that has any.
+        """
+        import numpy as np
+
+        cdef LatencyHistogram made = cls()
+        cdef uint64_t[::1] given = np.ascontiguousarray(counts, dtype=np.uint64)
+        cdef int bucket, last = 0
+        if given.shape[0] != HISTOGRAM_BUCKETS:
+            raise ValueError(f"{given.shape[0]} counts: must be {HISTOGRAM_BUCKETS}")
+        for bucket in range(HISTOGRAM_BUCKETS):
+            if given[bucket]:
+                last = bucket
+                made.histogram.counts[bucket] = given[bucket]
+                made.histogram.total += given[bucket]
+                made.histogram.sum_ns += given[bucket] * (
+                    (bucket_end(bucket) + (bucket_end(bucket - 1) + 1 if bucket else 0)) // 2
+                )
+        if <int>bucket_of(highest_ns) != last:
+            raise ValueError(f"{highest_ns} ns is not the longest of these times")
+        made.histogram.highest_ns = highest_ns
+        return made
+
     @property
     def total(self) -> int:
         """Times counted."""
@@ -134,10 +158,12 @@ cdef class LatencyHistogram:
     @property
     def counts(self):
         """Times in each bucket: array of shape (3328,), uint64. Bucket `k` ends at `bucket_ends()[k]` ns."""
+        import numpy as np      # here: the virtual device's process counts without it
         cdef uint64_t[::1] view = <uint64_t[:HISTOGRAM_BUCKETS]>self.histogram.counts
         return np.array(view)
 
 
 def bucket_ends():
     """The largest time in ns of each bucket: array of shape (3328,), uint64."""
+    import numpy as np
     return np.array([bucket_end(bucket) for bucket in range(HISTOGRAM_BUCKETS)], dtype=np.uint64)

@@ -334,6 +334,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         contact_area_reset(&controller.contact_area)
     guard.area_alarm = controller.contact_area.alarm
     guard.area_ratio = controller.contact_area.area_ratio
+    guard.applied_age_ticks = sample.index - sample.applied_index
     guard_step(&controller.guard, &config.guard, &guard, &verdict)
     if verdict.action == ACTION_OFF:
         programme_fault(&controller.programme)

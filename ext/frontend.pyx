@@ -265,6 +265,32 @@ cdef void frontend_wire_sentinel(FrontEndState* state) noexcept nogil:
     state.sentinel_codes_per_v = 1e9 / state.sentinel_lsb_nv * (1.0 + residual(state, 0.0002))
 
 
+cdef void frontend_share_calibration(FrontEndState* state, const FrontEndState* of) noexcept nogil:
+    cdef FrontEndRange* one
+    cdef const FrontEndRange* stated
+    cdef int k
+    state.voltage_offset += (of.voltage_offset_q16 - state.voltage_offset_q16) / 65536.0
+    state.voltage_codes_per_v *= <double>state.voltage_lsb_nv / of.voltage_lsb_nv
+    state.voltage_offset_q16 = of.voltage_offset_q16
+    state.voltage_lsb_nv = of.voltage_lsb_nv
+    if of.sentinel_lsb_nv:
+        state.sentinel_offset += (of.sentinel_offset_q16 - state.sentinel_offset_q16) / 65536.0
+        state.sentinel_codes_per_v *= <double>state.sentinel_lsb_nv / of.sentinel_lsb_nv
+        state.sentinel_offset_q16 = of.sentinel_offset_q16
+        state.sentinel_lsb_nv = of.sentinel_lsb_nv
+    for k in range(RANGES):
+        one = &state.ranges[k]
+        stated = &of.ranges[k]
+        one.current_codes_per_a *= <double>one.current_lsb_fa / stated.current_lsb_fa
+        one.current_offset += (stated.current_offset_q16 - one.current_offset_q16) / 65536.0
+        one.redundant_codes_per_a *= <double>one.redundant_lsb_fa / stated.redundant_lsb_fa
+        one.redundant_offset += (stated.redundant_offset_q16 - one.redundant_offset_q16) / 65536.0
+        one.current_lsb_fa = stated.current_lsb_fa
+        one.current_offset_q16 = stated.current_offset_q16
+        one.redundant_lsb_fa = stated.redundant_lsb_fa
+        one.redundant_offset_q16 = stated.redundant_offset_q16
+
+
 cdef int32_t frontend_read_sentinel(FrontEndState* state, const SkinState* skin) noexcept nogil:
     cdef double through_a = state.source_a
     if skin.shunt_ohm > 0.0:

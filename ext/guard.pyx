@@ -129,6 +129,10 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     for k in range(CONTACT_TICKS, SETTLE_TICKS):
         level = fabs(state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)])
         highest = level if level > highest else highest
+    # A command that was not renewed stands until its lease runs out, whatever has been set since.
+    if given.applied_age_ticks > SETTLE_TICKS and highest < state.standing_a:
+        highest = state.standing_a
+    state.standing_a = highest
     highest = given.probe_a if given.probe_a > highest else highest
     if highest > limits.current_limit_a:
         highest = limits.current_limit_a

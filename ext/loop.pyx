@@ -23,6 +23,7 @@ import numpy as np
 
 from ionto_rt.core.clock cimport clock_now_ns, histogram_add, histogram_percentile, lateness_us
 from ionto_rt.core.controller cimport ControllerState, controller_tick
+from ionto_rt.core.host_thread cimport ThreadUsage, thread_usage
 from ionto_rt.core.port cimport port_close_reading, port_open_reading, port_read, port_write
 from ionto_rt.core.ring cimport (
     Ring, ring_close, ring_commit, ring_newest, ring_open, ring_push, ring_slot, ring_take,
@@ -47,20 +48,8 @@ cdef extern from "time.h" nogil:
 cdef extern from "sys/mman.h" nogil:
     int mlock(const void* address, size_t length)
 
-cdef extern from "sys/resource.h" nogil:
-    struct timeval:
-        pass
-    struct rusage:
-        long ru_minflt
-        long ru_majflt
-        long ru_nvcsw
-        long ru_nivcsw
-    int RUSAGE_THREAD
-    int getrusage(int who, rusage* usage)
-
 cdef extern from *:
     """
-    #include <time.h>
     static inline int32_t load_i32(const int32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline uint64_t load_u64(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline uint32_t load_u32(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
@@ -82,11 +71,6 @@ cdef extern from *:
         for (size_t at = 0; at < sizeof memory; at += 1024)
             memory[at] = 0;
     }
-    static uint64_t thread_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    }
     """
     int32_t load_i32(const int32_t* at) nogil
     uint64_t load_u64(const uint64_t* at) nogil
@@ -95,7 +79,6 @@ cdef extern from *:
     void raise_i32(int32_t* at, int32_t value) nogil
     void touch(void* memory, size_t length) nogil
     void touch_stack() nogil
-    uint64_t thread_ns() nogil
 
 
 cdef inline int64_t max_i64(int64_t a, int64_t b) noexcept nogil:
@@ -407,23 +390,21 @@ cdef void run_host_paced(LoopState* loop, uint64_t last) noexcept nogil:
 
 
 cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil:
-    cdef rusage before, after
-    cdef uint64_t processor_ns
+    cdef ThreadUsage before, after
     touch_stack()
-    getrusage(RUSAGE_THREAD, &before)
-    processor_ns = thread_ns()
+    thread_usage(&before)
     if loop.started_ns == 0:
         loop.started_ns = clock_now_ns()
     if loop.pacing == PACING_HOST and not loop.virtual_clock:
         run_host_paced(loop, loop.ticks + ticks)
     else:
         run_device_paced(loop, loop.ticks + ticks)
-    loop.processor_ns += thread_ns() - processor_ns
-    getrusage(RUSAGE_THREAD, &after)
-    loop.minor_faults += after.ru_minflt - before.ru_minflt
-    loop.major_faults += after.ru_majflt - before.ru_majflt
-    loop.voluntary_switches += after.ru_nvcsw - before.ru_nvcsw
-    loop.involuntary_switches += after.ru_nivcsw - before.ru_nivcsw
+    thread_usage(&after)
+    loop.processor_ns += after.processor_ns - before.processor_ns
+    loop.minor_faults += after.minor_faults - before.minor_faults
+    loop.major_faults += after.major_faults - before.major_faults
+    loop.voluntary_switches += after.voluntary_switches - before.voluntary_switches
+    loop.involuntary_switches += after.involuntary_switches - before.involuntary_switches
     return loop.status
 
 
@@ -518,6 +499,8 @@ cdef class Loop:
         self.state.virtual_clock = virtual_clock
         self.state.pacing = pacing
         self.state.on_trip = on_trip
+        if self.state.daq.receive != NULL and not virtual_clock and self.state.daq.pacing != <uint32_t>pacing:
+            raise ValueError(f"the device has pacing {self.state.daq.pacing}, the loop {pacing}")
         self.state.silence_us = <uint64_t>(silence_s * 1e6)
         self.state.period_ns = <uint64_t>(self.state.controllers[0].config.calibration.tick_s * 1e9 + 0.5)
         self.state.batch_most = min(<uint32_t>BATCH_PERIODS, <uint32_t>SAMPLES // self.state.device_channels)

@@ -51,7 +51,7 @@ cdef inline double within(double value, double low, double high) noexcept nogil:
     return low if value < low else high if value > high else value
 
 
-cdef void push(PredictiveState* state, double output, double reference) noexcept nogil:
+cdef inline void push(PredictiveState* state, double output, double reference) noexcept nogil:
     state.output_at = (state.output_at + 1) & (OUTPUT_HISTORY - 1)
     state.outputs[state.output_at] = output
     state.references[state.output_at] = reference
@@ -124,13 +124,13 @@ cdef void remember_probed(PredictiveState* state) noexcept nogil:
     state.probed_whole_ohm = whole
 
 
-cdef void schedule(PredictiveState* state, const PredictiveConfig* config, double setpoint,
+cdef bint schedule(PredictiveState* state, const PredictiveConfig* config, double setpoint,
                    double measured) noexcept nogil:
     """Skin conducts the better the more current it carries: on a voltage source the model's impedance follows it down.
 
     V/I is an impedance only at rest: means over several time constants of output, current and setpoint must agree that
     it is. Never up again: with less impedance than there is a loop is slow, with more it diverges, and at a low level
-    the electrodes' potential makes V/I too large.
+    the electrodes' potential makes V/I too large. True: the model changed.
     """
     cdef double share, whole, series, parallel, ticks
     cdef PlantModel model
@@ -141,17 +141,17 @@ cdef void schedule(PredictiveState* state, const PredictiveConfig* config, doubl
     state.mean_setpoint += share * (setpoint - state.mean_setpoint)
     state.schedule_at += 1
     if state.schedule_at < SCHEDULE_TICKS:
-        return
+        return False
     state.schedule_at = 0
     if (fabs(state.mean_setpoint - setpoint) > 0.1 * fabs(setpoint)
             or fabs(state.mean_measured - setpoint) > 0.2 * fabs(setpoint)
             or fabs(state.mean_measured) < config.contact_floor_a):
-        return
+        return False
     whole = state.mean_output / state.mean_measured
     if not whole > config.series_least_ohm:
         whole = config.series_least_ohm
     if whole * gain_at_rest(&state.model) > 1.0 - config.schedule_ratio:
-        return
+        return False
     series = state.probed_series_ohm
     if series > 0.98 * whole:
         series = 0.98 * whole
@@ -162,6 +162,7 @@ cdef void schedule(PredictiveState* state, const PredictiveConfig* config, doubl
     model.gain = (1.0 - (1.0 - model.pole) * parallel / whole) / series
     model.gain_before = model.pole / series
     predictive_adopt(state, config, &model)
+    return True
 
 
 cdef void predictive_skip(PredictiveState* state, uint32_t ticks) noexcept nogil:
@@ -177,7 +178,7 @@ cdef void predictive_applied(PredictiveState* state, double output, int32_t tick
         state.outputs[(state.output_at + 1 - ticks) & (OUTPUT_HISTORY - 1)] = output
 
 
-cdef double least_reference(const PredictiveState* state) noexcept nogil:
+cdef inline double least_reference(const PredictiveState* state) noexcept nogil:
     """Of the references that this sample may answer, the one nearest to zero; 0 if they differ in sign."""
     cdef double low, high, one
     cdef int32_t k
@@ -200,62 +201,69 @@ cdef double rescale(PredictiveState* state, const PredictiveConfig* config, doub
     return ratio
 
 
-cdef void damp_oscillation(PredictiveState* state, const PredictiveConfig* config, double measured) noexcept nogil:
+cdef bint damp_oscillation(PredictiveState* state, const PredictiveConfig* config, double unforeseen_a,
+                           double least_reference_a) noexcept nogil:
     """Large surprises that turn over in quick succession are a loop that was told too much impedance: skin whose
-    resistance has fallen faster than the schedule follows. Less of it makes any loop slower.
+    resistance has fallen faster than the schedule follows. Less of it makes any loop slower. True: the model changed.
     """
-    cdef double surprise = unforeseen(state, &state.model, measured) - state.disturbance
-    cdef double least = OSCILLATION_RATIO * least_reference(state)
+    cdef double surprise = unforeseen_a - state.disturbance
+    cdef double least = OSCILLATION_RATIO * least_reference_a
     cdef int32_t sign = 1 if surprise > 0.0 else -1
     if least < config.contact_floor_a:
         least = config.contact_floor_a
     state.turn_ticks += 1
     if state.turn_ticks > TURN_TICKS:
         state.turns = 0
-    if not (state.started and fabs(surprise) > least):
-        return
-    if sign != state.turn_sign:
-        state.turn_sign = sign
-        state.turn_ticks = 0
-        state.turns += 1
-        if state.turns >= TURNS:
-            state.turns = 0
-            rescale(state, config, TURN_RESCALE)
+    if not (state.started and fabs(surprise) > least) or sign == state.turn_sign:
+        return False
+    state.turn_sign = sign
+    state.turn_ticks = 0
+    state.turns += 1
+    if state.turns < TURNS:
+        return False
+    state.turns = 0
+    rescale(state, config, TURN_RESCALE)
+    return True
 
 
-cdef void believe_jump(PredictiveState* state, const PredictiveConfig* config, double measured) noexcept nogil:
-    """An impedance that has fallen at once: the model would be told too much of it, and the loop ring."""
-    cdef double foreseen = measured - unforeseen(state, &state.model, measured) + state.disturbance
+cdef bint believe_jump(PredictiveState* state, const PredictiveConfig* config, double measured,
+                       double unforeseen_a) noexcept nogil:
+    """An impedance that has fallen at once: the model would be told too much of it, and the loop ring. True: the model
+    changed.
+    """
+    cdef double foreseen = measured - unforeseen_a + state.disturbance
     cdef double ratio, low, high, one
     cdef int32_t k
     if state.jump_rest > 0:
         state.jump_rest -= 1
-        return
+        return False
     if not (state.started and fabs(foreseen) >= config.contact_floor_a):
-        return
+        return False
     ratio = measured / foreseen
     if ratio < config.jump_ratio:
-        return
+        return False
     low = high = given(state, 1)
     for k in range(2, state.model.delay_ticks + 3):
         one = given(state, k)
         low = one if one < low else low
         high = one if one > high else high
     if high - low > 0.05 * (fabs(high) if fabs(high) > fabs(low) else fabs(low)):
-        return
+        return False
     ratio = rescale(state, config, ratio)
     # What the old load let flow is no part of the new one's past.
     state.previous_measured *= ratio
     state.jump_rest = 20 + 4 * <uint32_t>state.model.delay_ticks
+    return True
 
 
-cdef uint32_t heed_surprise(PredictiveState* state, const PredictiveConfig* config, double surprise) noexcept nogil:
+cdef inline uint32_t heed_surprise(PredictiveState* state, const PredictiveConfig* config, double surprise,
+                                   double least_reference_a) noexcept nogil:
     """Ticks for which the disturbance filter is quick, its rest included.
 
     A load that has changed surprises in one direction. What turns over and over is a loop whose delay is not the
     model's: it would grow as long as the filter is quick, so the second turn ends that.
     """
-    cdef double least = config.surprise_ratio * least_reference(state)
+    cdef double least = config.surprise_ratio * least_reference_a
     cdef int32_t sign = 1 if surprise > 0.0 else -1
     cdef uint32_t left = state.quick_left
     # At low levels noise is more than a share of them.
@@ -295,11 +303,10 @@ cdef double safe_output(const PredictiveState* state, const PredictiveConfig* co
     return state.offset + (state.inner_v - state.offset) * state.open_decay_ahead + (safe if setpoint >= 0.0 else -safe)
 
 
-cdef void judge_contact(PredictiveState* state, const PredictiveConfig* config, double measured,
-                        double voltage) noexcept nogil:
-    cdef double size = fabs(measured), expected
+cdef inline void judge_contact(PredictiveState* state, const PredictiveConfig* config, double measured, double voltage,
+                               double least_reference_a) noexcept nogil:
+    cdef double size = fabs(measured), expected = least_reference_a
     if not state.contact_lost:
-        expected = least_reference(state)
         if expected >= config.contact_floor_a and (
                 size < 0.15 * expected if config.voltage_source
                 else size < 0.05 * expected and fabs(voltage) >= RAIL * config.compliance_v):
@@ -335,7 +342,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
                          double measured_a, double voltage_v, int32_t at_limit, RegulatorTerms* terms) noexcept nogil:
     cdef const PlantModel* model = &state.model
     cdef double a = model.pole, b0 = model.gain, b1 = model.gain_before
-    cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before
+    cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before, least
     cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step, carried
     cdef int32_t k
     cdef uint32_t quick_left
@@ -347,7 +354,8 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     terms.fault = 0
     terms.saturated = 0
 
-    judge_contact(state, config, measured_a, voltage_v)
+    least = least_reference(state)
+    judge_contact(state, config, measured_a, voltage_v, least)
     if state.contact_lost:
         output = quantised(within(safe_output(state, config, setpoint), config.output_min, config.output_max),
                            config.output_lsb)
@@ -375,11 +383,15 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         else:
             setpoint = state.ceiling_a if setpoint >= 0.0 else -state.ceiling_a
 
+    surprise = unforeseen(state, model, measured_a)
     if config.jump_ratio > 0.0:
-        believe_jump(state, config, measured_a)
-        damp_oscillation(state, config, measured_a)
+        if believe_jump(state, config, measured_a, surprise):
+            surprise = unforeseen(state, model, measured_a)
+        if damp_oscillation(state, config, surprise, least):
+            surprise = unforeseen(state, model, measured_a)
     if config.voltage_source and config.schedule_ticks > 0:
-        schedule(state, config, setpoint, measured_a)
+        if schedule(state, config, setpoint, measured_a):
+            surprise = unforeseen(state, model, measured_a)
     a = model.pole
     b0 = model.gain
     b1 = model.gain_before
@@ -389,10 +401,9 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
         not config.voltage_source and config.compliance_v > 0.0 and fabs(voltage_v) >= RAIL * config.compliance_v
         and fabs(measured_a) < (0.998 if fabs(voltage_v) >= 0.995 * config.compliance_v else 0.9) * fabs(setpoint))
     if state.started and not limited:
-        surprise = unforeseen(state, model, measured_a)
         filter_pole = config.integral_pole_most
         if config.surprise_ratio > 0.0:
-            quick_left = heed_surprise(state, config, surprise - disturbance)
+            quick_left = heed_surprise(state, config, surprise - disturbance, least)
         if quick_left > config.quick_rest_ticks and config.quick_pole_most < filter_pole:
             filter_pole = config.quick_pole_most
         filter_pole = a if a < filter_pole else filter_pole

@@ -9,13 +9,20 @@ chapter 3.
 """
 import math
 
-from libc.math cimport INFINITY, isfinite
+from libc.math cimport INFINITY, isfinite, signbit
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 
 import numpy as np
 
 from ionto_rt.core.types cimport RegulatorTerms
+
+cdef extern from *:
+    """
+    /* A branch, which the processor guesses: a select would make the next tick wait for what decides it. */
+    #define as_branch(truth) __builtin_expect_with_probability(truth, 0, 0.99)
+    """
+    bint as_branch(bint truth) noexcept nogil
 
 
 cdef void regulator_reset(RegulatorState* state, double output) noexcept nogil:
@@ -61,121 +68,197 @@ cdef void regulator_set_mode(RegulatorState* state, int32_t mode, double manual_
         state.manual_output = manual_output
 
 
+cdef struct Plain:              # a regulator as `is_plain` finds it
+    RegulatorConfig config
+
+cdef struct General:
+    RegulatorConfig config
+
+ctypedef fused Form:            # one source, compiled for each
+    Plain
+    General
+
+
+cdef bint is_plain(const RegulatorState* state, const RegulatorConfig* config) noexcept nogil:
+    """A PI with nothing but limits, started: most of a step is then constant."""
+    return (
+        state.started and config.kd == 0.0 and state.derivative == 0.0 and not signbit(state.derivative)
+        and config.delay_ticks == 0 and config.slew_per_tick <= 0.0 and not config.scheduled
+        and config.integration == INTEGRATION_BACKWARD and config.anti_windup == ANTI_WINDUP_CONDITIONAL
+        and state.mode != MODE_MANUAL and not state.hold
+    )
+
+
+cdef int steps(Form* form, RegulatorState* state, const double* setpoints, const double* measured, double* outputs,
+               size_t n, RegulatorTerms* terms) noexcept nogil:
+    """n ticks, one after the other; returns the last one's fault. Configuration, state and terms stay in registers in
+    between: behind pointers each output written could have changed them.
+    """
+    cdef RegulatorConfig config = form.config
+    cdef RegulatorTerms made = terms[0]
+    cdef double gain = state.gain if config.scheduled else 1.0
+    cdef double p_gain = config.kp * gain, d_gain = config.kd * gain
+    cdef double i_gain = config.ki * gain * config.tick_s, tracking = 1.0
+    cdef double held_integral = state.integral, held_derivative = state.derivative, held_error = state.previous_error
+    cdef double held_input = state.previous_derivative_input, held_measured = state.previous_measured
+    cdef double held_output = state.output, manual_output = state.manual_output
+    cdef double setpoint_a, measured_a, error, step_i, integral, derivative_input, derivative_change, fed, proportional
+    cdef double derivative, wanted, output, low, high, reference, used
+    cdef int32_t at, held_at = state.setpoint_at, started = state.started, hold = state.hold
+    cdef bint manual = state.mode == MODE_MANUAL
+    cdef size_t k
+    if Form is Plain:
+        started = 1
+        hold = manual = 0
+        d_gain = held_derivative = 0.0
+        config.delay_ticks = config.scheduled = 0
+        config.slew_per_tick = 0.0
+        config.integration = INTEGRATION_BACKWARD
+        config.anti_windup = ANTI_WINDUP_CONDITIONAL
+    if config.integration == INTEGRATION_TRAPEZOIDAL:
+        i_gain *= 0.5
+    if config.tracking_s > config.tick_s:
+        tracking = config.tick_s / config.tracking_s
+    for k in range(n):
+        setpoint_a = setpoints[k]
+        measured_a = measured[k]
+        # A plain step's derivative is no number where an input is none, and then neither is its output.
+        if Form is General and not (isfinite(setpoint_a) and isfinite(measured_a)):
+            outputs[k] = held_output
+            made.fault = 1
+            continue
+
+        at = (held_at + 1) & 7
+        reference = setpoint_a if config.delay_ticks == 0 else state.setpoints[(at - config.delay_ticks) & 7]
+        error = reference - measured_a
+        fed = config.feed_forward * setpoint_a
+        proportional = p_gain * (config.setpoint_weight * reference - measured_a)
+
+        derivative_input = config.derivative_weight * reference - measured_a
+        derivative_change = derivative_input - held_input
+        if not started:
+            derivative = 0.0
+        elif Form is Plain:
+            # What the division below gives for no gain: 0, or no number if the change is none.
+            derivative = 0.0 * derivative_change + 0.0
+        else:
+            derivative = (
+                config.derivative_filter_s * held_derivative + d_gain * derivative_change
+            ) / (config.derivative_filter_s + config.tick_s)
+
+        if config.integration == INTEGRATION_TRAPEZOIDAL:
+            step_i = i_gain * (error + held_error)
+        else:
+            step_i = i_gain * error
+        if hold:
+            step_i = 0.0
+            proportional = 0.0
+            derivative = 0.0
+        integral = held_integral
+        if config.integration != INTEGRATION_FORWARD:
+            integral += step_i
+
+        wanted = proportional + integral + derivative + fed
+        used = integral
+        low = config.output_min
+        high = config.output_max
+        if config.slew_per_tick > 0.0:
+            if held_output - config.slew_per_tick > low:
+                low = held_output - config.slew_per_tick
+            if held_output + config.slew_per_tick < high:
+                high = held_output + config.slew_per_tick
+            if config.free_fall and held_output >= 0.0 and low > -config.slew_per_tick:
+                low = -config.slew_per_tick
+            if config.free_fall and held_output <= 0.0 and high < config.slew_per_tick:
+                high = config.slew_per_tick
+            if low < config.output_min:
+                low = config.output_min
+            if high > config.output_max:
+                high = config.output_max
+            if low > config.output_max:
+                low = config.output_max
+            if high < config.output_min:
+                high = config.output_min
+        output = manual_output if manual else wanted
+        if output > high:
+            output = high
+        elif output < low:
+            output = low
+
+        if manual:
+            # The integral follows the hand, so that automatic takes over without a jump.
+            integral = output - proportional - derivative - fed
+        else:
+            if config.anti_windup == ANTI_WINDUP_CONDITIONAL and as_branch((wanted - output) * step_i > 0.0):
+                # Only what pushes further into the limit is left out.
+                if config.integration != INTEGRATION_FORWARD:
+                    integral = held_integral
+            elif config.integration == INTEGRATION_FORWARD:
+                integral += step_i
+            if config.anti_windup == ANTI_WINDUP_BACK_CALCULATION and config.ki != 0.0 and not hold:
+                integral += (output - wanted) * tracking
+
+        if not (isfinite(integral) and (Form is Plain or isfinite(derivative)) and isfinite(output)):
+            outputs[k] = held_output
+            made.fault = 1
+            continue
+        state.setpoints[at] = setpoint_a
+        held_at = at
+        held_integral = integral
+        held_derivative = derivative
+        held_input = derivative_input
+        held_measured = measured_a
+        held_error = error
+        held_output = output
+        outputs[k] = output
+        started = 1
+
+        made.saturated = 0
+        if output != (manual_output if manual else wanted):
+            if output == config.output_max:
+                made.saturated = 1
+                state.saturated_ticks += 1
+            elif output == config.output_min:
+                made.saturated = -1
+                state.saturated_ticks += 1
+            else:
+                state.slewed_ticks += 1
+
+        made.fault = 0
+        made.proportional = proportional
+        made.integral = used
+        made.derivative = derivative
+        made.feed_forward = fed
+        made.unlimited = wanted
+    state.setpoint_at = held_at
+    state.integral = held_integral
+    state.derivative = held_derivative
+    state.previous_derivative_input = held_input
+    state.previous_measured = held_measured
+    state.previous_error = held_error
+    state.output = held_output
+    state.started = started
+    made.output = held_output
+    terms[0] = made
+    return made.fault
+
+
+cdef int run(RegulatorState* state, const RegulatorConfig* config, const double* setpoints, const double* measured,
+             double* outputs, size_t n, RegulatorTerms* terms) noexcept nogil:
+    cdef size_t first = 0 if state.started else 1
+    if first:
+        steps(<General*>config, state, setpoints, measured, outputs, first, terms)
+    if n == first:
+        return terms.fault
+    if is_plain(state, config):
+        return steps(<Plain*>config, state, setpoints + first, measured + first, outputs + first, n - first, terms)
+    return steps(<General*>config, state, setpoints + first, measured + first, outputs + first, n - first, terms)
+
+
 cdef int regulator_step(RegulatorState* state, const RegulatorConfig* config, double setpoint_a, double measured_a,
                         RegulatorTerms* terms) noexcept nogil:
-    cdef double gain = state.gain if config.scheduled else 1.0
-    cdef double error, step_i, integral, derivative_input, fed, proportional, derivative, wanted, output, low, high
-    cdef double tracking, reference, used
-    cdef int32_t at
-    if not (isfinite(setpoint_a) and isfinite(measured_a)):
-        terms.fault = 1
-        terms.output = state.output
-        return 1
-
-    at = (state.setpoint_at + 1) & 7
-    reference = setpoint_a if config.delay_ticks == 0 else state.setpoints[(at - config.delay_ticks) & 7]
-    error = reference - measured_a
-    fed = config.feed_forward * setpoint_a
-    proportional = config.kp * gain * (config.setpoint_weight * reference - measured_a)
-
-    derivative_input = config.derivative_weight * reference - measured_a
-    if state.started:
-        derivative = (
-            config.derivative_filter_s * state.derivative
-            + config.kd * gain * (derivative_input - state.previous_derivative_input)
-        ) / (config.derivative_filter_s + config.tick_s)
-    else:
-        derivative = 0.0
-
-    if config.integration == INTEGRATION_TRAPEZOIDAL:
-        step_i = config.ki * gain * config.tick_s * 0.5 * (error + state.previous_error)
-    else:
-        step_i = config.ki * gain * config.tick_s * error
-    if state.hold:
-        step_i = 0.0
-        proportional = 0.0
-        derivative = 0.0
-    integral = state.integral
-    if config.integration != INTEGRATION_FORWARD:
-        integral += step_i
-
-    wanted = proportional + integral + derivative + fed
-    used = integral
-    low = config.output_min
-    high = config.output_max
-    if config.slew_per_tick > 0.0:
-        if state.output - config.slew_per_tick > low:
-            low = state.output - config.slew_per_tick
-        if state.output + config.slew_per_tick < high:
-            high = state.output + config.slew_per_tick
-        if config.free_fall and state.output >= 0.0 and low > -config.slew_per_tick:
-            low = -config.slew_per_tick
-        if config.free_fall and state.output <= 0.0 and high < config.slew_per_tick:
-            high = config.slew_per_tick
-        if low < config.output_min:
-            low = config.output_min
-        if high > config.output_max:
-            high = config.output_max
-        if low > config.output_max:
-            low = config.output_max
-        if high < config.output_min:
-            high = config.output_min
-    if state.mode == MODE_MANUAL:
-        output = state.manual_output
-    else:
-        output = wanted
-    if output > high:
-        output = high
-    elif output < low:
-        output = low
-
-    if state.mode == MODE_MANUAL:
-        # The integral follows the hand, so that automatic takes over without a jump.
-        integral = output - proportional - derivative - fed
-    else:
-        if config.anti_windup == ANTI_WINDUP_CONDITIONAL and (wanted - output) * step_i > 0.0:
-            # Only what pushes further into the limit is left out.
-            if config.integration != INTEGRATION_FORWARD:
-                integral = state.integral
-        elif config.integration == INTEGRATION_FORWARD:
-            integral += step_i
-        if config.anti_windup == ANTI_WINDUP_BACK_CALCULATION and config.ki != 0.0 and not state.hold:
-            tracking = config.tick_s / config.tracking_s if config.tracking_s > config.tick_s else 1.0
-            integral += (output - wanted) * tracking
-
-    if not (isfinite(integral) and isfinite(derivative) and isfinite(output)):
-        terms.fault = 1
-        terms.output = state.output
-        return 1
-    state.setpoints[at] = setpoint_a
-    state.setpoint_at = at
-    state.integral = integral
-    state.derivative = derivative
-    state.previous_derivative_input = derivative_input
-    state.previous_measured = measured_a
-    state.previous_error = error
-    state.output = output
-    state.started = 1
-
-    terms.saturated = 0
-    if output != (state.manual_output if state.mode == MODE_MANUAL else wanted):
-        if output == config.output_max:
-            terms.saturated = 1
-            state.saturated_ticks += 1
-        elif output == config.output_min:
-            terms.saturated = -1
-            state.saturated_ticks += 1
-        else:
-            state.slewed_ticks += 1
-
-    terms.fault = 0
-    terms.output = output
-    terms.proportional = proportional
-    terms.integral = used
-    terms.derivative = derivative
-    terms.feed_forward = fed
-    terms.unlimited = wanted
-    return 0
+    cdef double output
+    return run(state, config, &setpoint_a, &measured_a, &output, 1, terms)
 
 
 _INTEGRATION = {
@@ -282,15 +365,14 @@ cdef class Regulator:
         """`step` for each pair of two float64 arrays of one shape (n,); the outputs, shape (n,)."""
         cdef double[::1] setpoints = np.ascontiguousarray(setpoint_a, dtype=np.float64)
         cdef double[::1] measured = np.ascontiguousarray(measured_a, dtype=np.float64)
-        cdef Py_ssize_t n = setpoints.shape[0], k
+        cdef Py_ssize_t n = setpoints.shape[0]
         if measured.shape[0] != n:
             raise ValueError(f"setpoint_a has {n} values and measured_a {measured.shape[0]}: must be equal")
         result = np.empty(n, dtype=np.float64)
         cdef double[::1] outputs = result
-        with nogil:
-            for k in range(n):
-                regulator_step(&self.state, &self.config, setpoints[k], measured[k], &self.last)
-                outputs[k] = self.last.output
+        if n:
+            with nogil:
+                run(&self.state, &self.config, &setpoints[0], &measured[0], &outputs[0], <size_t>n, &self.last)
         if n and isfinite(setpoints[n - 1]):
             self.setpoint_a = setpoints[n - 1]
         return result

@@ -1,4 +1,5 @@
 """Firmware of the virtual device: session, leases, caps, samples, faults, truth; the .pxd has the order of a period."""
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext, PyCapsule_GetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EIO, ETIMEDOUT, errno
@@ -11,6 +12,7 @@ from posix.fcntl cimport O_CREAT, O_TRUNC, O_WRONLY, open as c_open
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as c_close, read as c_read, write as c_write
 
+from ionto_rt.core.clock cimport HISTOGRAM_BUCKETS, bucket_end, histogram_add, histogram_percentile
 from ionto_rt.core.frontend cimport (
     RANGES,
     FrontEndRange,
@@ -20,6 +22,7 @@ from ionto_rt.core.frontend cimport (
     frontend_read_later,
     frontend_read_sentinel,
     frontend_run,
+    frontend_share_calibration,
     frontend_start,
     frontend_wire_sentinel,
     frontend_zero,
@@ -42,7 +45,9 @@ from ionto_rt.core.types cimport (
     COMMAND_CLOSE_RELAY,
     FRONT_END_CURRENT_SOURCE,
     FRONT_END_VOLTAGE_SOURCE,
+    MAX_CHANNELS,
     PACING_DEVICE,
+    PACING_HOST,
     PACING_LOCK_STEP,
     PORT_VERSION,
     STATUS_CHARGE_CAP,
@@ -58,6 +63,7 @@ from ionto_rt.core.types cimport (
     Sample,
 )
 from ionto_rt.core.wire cimport (
+    FEATURE_CHANNEL_CHARGES,
     FEATURE_SENTINEL,
     FRAME_ARM,
     FRAME_ARMED,
@@ -130,9 +136,11 @@ cdef extern from "<sys/prctl.h>" nogil:
 cdef enum:
     HELLO_FIXED_BYTES = 96
     HELLO_RANGE_BYTES = 32
-    LIMITS_BYTES = 32
+    LIMITS_FIXED_BYTES = 12
+    LIMITS_CHANNEL_BYTES = 20
     ARM_BYTES = 8
     COUNTERS_BYTES = 44
+    CHARGES_BYTES = 16          # of a channel from 1 on, in a hello and in the counters
     FIRMWARE_VERSION = 0x00010000
     NO_INDEX = 0xFFFFFFFF
     SILENCE_NS = 1000000000     # lock-step: a host silent for this long is gone
@@ -145,9 +153,11 @@ cdef const char* TRUTH_HEADER = (
     "index,device_time_s,current_a,current_peak_a,charge_c,absolute_charge_c,voltage_v,applied_code,lease_ticks_left,"
     "relay_closed,lapsed,contact_fraction\n"
 )
+cdef const char* TRUTH_CHANNEL = "channel,"         # ahead of it, where there are several
 FAULT_KINDS = (
     "open", "close", "short", "area", "unplug", "stall", "stuck", "peel", "dry", "loose", "leak", "return-area"
 )
+DEVICE_FAULTS = ("unplug", "stall")     # of all channels at once
 # Of the faults that take a value: what it is, and its limits.
 FAULT_VALUES = {
     "area": ("share", 1e-3, 1.0),
@@ -166,11 +176,23 @@ cdef inline bint running(const VirtualDeviceState* device) noexcept nogil:
     return device.phase >= DEVICE_ARMED
 
 
-cdef void send(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
-    if device.transmit_length + MAX_FRAME > TRANSMIT_BYTES:
+cdef inline bint hosted(const VirtualDeviceState* device) noexcept nogil:
+    return running(device) and device.pacing == PACING_HOST
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef bint send(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
+    """Whether there was room for it."""
+    if device.transmit_length + MAX_FRAME > TRANSMIT_BYTES * <size_t>device.channels:
         device.dropped += 1
-        return
+        return False
     device.transmit_length += wire_encode(payload, length, device.transmit + device.transmit_length)
+    return True
 
 
 cdef void send_error(VirtualDeviceState* device, uint8_t code, uint8_t offending, uint32_t index) noexcept nogil:
@@ -184,34 +206,37 @@ cdef void send_error(VirtualDeviceState* device, uint8_t code, uint8_t offending
 
 
 cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
-    cdef uint8_t payload[HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES + HELLO_FEATURE_BYTES]
+    cdef uint8_t payload[HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES + HELLO_FEATURE_BYTES
+                         + CHARGES_BYTES * (MAX_CHANNELS - 1)]
+    cdef const FrontEndState* front_end = &device.channel[0].front_end
     cdef size_t length = HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * RANGES
     cdef const FrontEndRange* one
     cdef uint8_t* at
+    cdef uint32_t c
     cdef int k
     memset(payload, 0, sizeof(payload))
     payload[0] = FRAME_HELLO
     payload[1] = PROTOCOL_VERSION
-    payload[2] = 1
+    payload[2] = <uint8_t>device.channels
     payload[3] = device.pacing_offered
-    payload[4] = <uint8_t>device.front_end.kind
+    payload[4] = <uint8_t>front_end.kind
     payload[5] = RANGES
     put_u16(payload + 6, device.lease_most_ticks)
     put_u32(payload + 8, device.firmware_version)
     put_u32(payload + 12, device.sample_period_ns)
-    put_u32(payload + 16, <uint32_t>(1e3 * device.front_end.compliance_v + 0.5))
-    put_u32(payload + 20, device.front_end.voltage_lsb_nv)
-    put_u32(payload + 24, <uint32_t>device.front_end.voltage_offset_q16)
+    put_u32(payload + 16, <uint32_t>(1e3 * front_end.compliance_v + 0.5))
+    put_u32(payload + 20, front_end.voltage_lsb_nv)
+    put_u32(payload + 24, <uint32_t>front_end.voltage_offset_q16)
     put_u32(payload + 28, 32767)
     memcpy(payload + 32, device.model, 16)
     memcpy(payload + 48, device.serial, 16)
     put_u32(payload + 64, device.last_token)
-    put_u64(payload + 68, <uint64_t>device.last_net_codes)
-    put_u64(payload + 76, <uint64_t>device.last_absolute_codes)
+    put_u64(payload + 68, <uint64_t>device.channel[0].last_net_codes)
+    put_u64(payload + 76, <uint64_t>device.channel[0].last_absolute_codes)
     put_u32(payload + 84, device.last_samples)
     payload[88] = device.last_range
     for k in range(RANGES):
-        one = &device.front_end.ranges[k]
+        one = &front_end.ranges[k]
         at = payload + HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * k
         put_u32(at, one.full_scale_na)
         put_u32(at + 4, one.current_lsb_fa)
@@ -222,16 +247,25 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
         put_u16(at + 24, <uint16_t>(<uint32_t>one.output_code_min & 0xFFFF))
         put_u16(at + 26, <uint16_t>(<uint32_t>one.output_code_max & 0xFFFF))
         put_u32(at + 28, one.ballast_mohm)
-    if device.front_end.sentinel_lsb_nv:
-        payload[length] = FEATURE_SENTINEL
-        put_u32(payload + length + 4, device.front_end.sentinel_lsb_nv)
-        put_u32(payload + length + 8, <uint32_t>device.front_end.sentinel_offset_q16)
+    if front_end.sentinel_lsb_nv or device.channels > 1:
+        if front_end.sentinel_lsb_nv:
+            payload[length] = FEATURE_SENTINEL
+            put_u32(payload + length + 4, front_end.sentinel_lsb_nv)
+            put_u32(payload + length + 8, <uint32_t>front_end.sentinel_offset_q16)
+        if device.channels > 1:
+            payload[length] |= FEATURE_CHANNEL_CHARGES
         length += HELLO_FEATURE_BYTES
+    for c in range(1, device.channels):
+        put_u64(payload + length, <uint64_t>device.channel[c].last_net_codes)
+        put_u64(payload + length + 8, <uint64_t>device.channel[c].last_absolute_codes)
+        length += CHARGES_BYTES
     send(device, payload, length)
 
 
 cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogil:
-    cdef uint8_t payload[COUNTERS_BYTES]
+    cdef uint8_t payload[COUNTERS_BYTES + CHARGES_BYTES * (MAX_CHANNELS - 1)]
+    cdef size_t length = COUNTERS_BYTES
+    cdef uint32_t c
     payload[0] = type_
     payload[1] = 0
     put_u16(payload + 2, device.status_latched)
@@ -241,9 +275,13 @@ cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogi
     put_u32(payload + 16, device.lapsed)
     put_u32(payload + 20, device.refused)
     put_u32(payload + 24, <uint32_t>(device.receiver.bad_frames - device.bad_frames_before))
-    put_u64(payload + 28, <uint64_t>device.net_codes)
-    put_u64(payload + 36, <uint64_t>device.absolute_codes)
-    send(device, payload, COUNTERS_BYTES)
+    put_u64(payload + 28, <uint64_t>device.channel[0].net_codes)
+    put_u64(payload + 36, <uint64_t>device.channel[0].absolute_codes)
+    for c in range(1, device.channels):
+        put_u64(payload + length, <uint64_t>device.channel[c].net_codes)
+        put_u64(payload + length + 8, <uint64_t>device.channel[c].absolute_codes)
+        length += CHARGES_BYTES
+    send(device, payload, length)
 
 
 cdef void flush_truth(VirtualDeviceState* device) noexcept nogil:
@@ -262,61 +300,149 @@ cdef void flush_truth(VirtualDeviceState* device) noexcept nogil:
 
 
 cdef void write_truth(VirtualDeviceState* device) noexcept nogil:
-    if device.truth_length + TRUTH_ROW_BYTES > TRUTH_BYTES:
-        flush_truth(device)
-    device.truth_length += snprintf(
-        device.truth + device.truth_length, TRUTH_ROW_BYTES,
-        "%u,%.7f,%.9g,%.9g,%.12g,%.12g,%.9g,%d,%u,%d,%d,%.6g\n",
-        device.samples, 1e-9 * device.sample_period_ns * device.ticks,
-        device.period.charge_c / device.front_end.period_s, device.period.peak_a, device.charge_c, device.absolute_c,
-        device.front_end.voltage_v, device.applied_code, device.lease_left, device.front_end.relay_closed,
-        <int>(device.status_latched & STATUS_LEASE_EXPIRED) // STATUS_LEASE_EXPIRED,
-        device.skin.active.contact_fraction)
+    cdef const VirtualChannel* one
+    cdef uint32_t c
+    for c in range(device.channels):
+        one = &device.channel[c]
+        if device.truth_length + TRUTH_ROW_BYTES > TRUTH_BYTES:
+            flush_truth(device)
+        if device.channels > 1:
+            device.truth_length += snprintf(device.truth + device.truth_length, TRUTH_ROW_BYTES, "%u,", c)
+        device.truth_length += snprintf(
+            device.truth + device.truth_length, TRUTH_ROW_BYTES,
+            "%u,%.7f,%.9g,%.9g,%.12g,%.12g,%.9g,%d,%u,%d,%d,%.6g\n",
+            device.samples, 1e-9 * device.sample_period_ns * device.ticks,
+            one.period.charge_c / one.front_end.period_s, one.period.peak_a, one.charge_c, one.absolute_c,
+            one.front_end.voltage_v, one.applied_code, device.lease_left, one.front_end.relay_closed,
+            <int>(device.status_latched & STATUS_LEASE_EXPIRED) // STATUS_LEASE_EXPIRED,
+            one.skin.active.contact_fraction)
+
+
+cdef int replace_file(const char* path, const char* spare_path, const char* text, size_t length) noexcept nogil:
+    """Replaces a file in one rename, so that a reader finds the old one or the new one; 0 or errno."""
+    cdef int error = 0
+    cdef int fd = c_open(spare_path, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
+    if fd < 0:
+        return errno
+    if c_write(fd, text, length) != <ssize_t>length:
+        error = errno if errno else EIO
+    c_close(fd)
+    if error == 0 and rename(spare_path, path) != 0:
+        error = errno
+    return error
 
 
 cdef void save_state(VirtualDeviceState* device) noexcept nogil:
-    """Replaces the state file in one rename, so that a reader finds the old one or the new one."""
-    cdef char text[512]
-    cdef int length, fd
+    cdef char text[2048]
+    cdef size_t length
+    cdef uint32_t c
+    cdef int error
     if device.state_path == NULL:
         return
     length = snprintf(
         text, sizeof(text),
         '{"format": 1, "serial": "%.16s", "token": %u, "range": %u, "samples": %u, "net_codes": %lld, '
-        '"absolute_codes": %lld}\n',
+        '"absolute_codes": %lld',
         device.serial, device.last_token, <unsigned int>device.last_range, device.last_samples,
-        <long long>device.last_net_codes, <long long>device.last_absolute_codes)
-    fd = c_open(device.state_spare_path, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
-    if fd < 0 or c_write(fd, text, length) != length:
-        device.state_error = errno
-        if fd >= 0:
-            c_close(fd)
+        <long long>device.channel[0].last_net_codes, <long long>device.channel[0].last_absolute_codes)
+    for c in range(1, device.channels):
+        length += snprintf(
+            text + length, sizeof(text) - length, "%s[%lld, %lld]", b', "further_channels": [' if c == 1 else b", ",
+            <long long>device.channel[c].last_net_codes, <long long>device.channel[c].last_absolute_codes)
+    length += snprintf(text + length, sizeof(text) - length, "]}\n" if device.channels > 1 else "}\n")
+    error = replace_file(device.state_path, device.state_spare_path, text, length)
+    if error:
+        device.state_error = error
+
+
+cdef void save_round_trip(VirtualDeviceState* device) noexcept nogil:
+    """What was measured since arming, once."""
+    cdef RoundTrip* trip_ = device.round_trip
+    cdef const char* separator = ""
+    cdef size_t length
+    cdef int bucket, error
+    if trip_ == NULL or not trip_.due:
         return
-    c_close(fd)
-    if rename(device.state_spare_path, device.state_path) != 0:
-        device.state_error = errno
+    trip_.due = 0
+    length = snprintf(
+        trip_.text, sizeof(trip_.text),
+        '{"samples": %llu, "answered": %llu, "late": %u, "dropped": %llu, "p50_us": %.3f, "p90_us": %.3f, '
+        '"p99_us": %.3f, "p999_us": %.3f, "p9999_us": %.3f, "max_us": %.3f, "mean_us": %.3f, "counts": [',
+        <unsigned long long>trip_.samples, <unsigned long long>trip_.histogram.total, device.late,
+        <unsigned long long>(device.dropped - trip_.dropped_before),
+        1e-3 * histogram_percentile(&trip_.histogram, 0.5), 1e-3 * histogram_percentile(&trip_.histogram, 0.9),
+        1e-3 * histogram_percentile(&trip_.histogram, 0.99), 1e-3 * histogram_percentile(&trip_.histogram, 0.999),
+        1e-3 * histogram_percentile(&trip_.histogram, 0.9999), 1e-3 * trip_.histogram.highest_ns,
+        1e-3 * trip_.histogram.sum_ns / trip_.histogram.total if trip_.histogram.total else 0.0)
+    for bucket in range(HISTOGRAM_BUCKETS):
+        if trip_.histogram.counts[bucket]:
+            length += snprintf(
+                trip_.text + length, sizeof(trip_.text) - length, "%s[%llu, %llu]", separator,
+                <unsigned long long>bucket_end(bucket), <unsigned long long>trip_.histogram.counts[bucket])
+            separator = ", "
+    length += snprintf(trip_.text + length, sizeof(trip_.text) - length, "]}\n")
+    error = replace_file(trip_.path, trip_.spare_path, trip_.text, length)
+    if error:
+        trip_.error = error
 
 
-cdef void remember(VirtualDeviceState* device) noexcept nogil:
+cdef inline void remember(VirtualDeviceState* device) noexcept nogil:
+    cdef uint32_t c
     device.last_token = device.token
     device.last_range = device.range
     device.last_samples = device.samples
-    device.last_net_codes = device.net_codes
-    device.last_absolute_codes = device.absolute_codes
+    for c in range(device.channels):
+        device.channel[c].last_net_codes = device.channel[c].net_codes
+        device.channel[c].last_absolute_codes = device.channel[c].absolute_codes
 
 
-cdef void output_zero(VirtualDeviceState* device) noexcept nogil:
-    frontend_zero(&device.front_end)
-    device.applied_code = 0
+cdef inline void count(VirtualChannel* one, int64_t charge, int64_t periods) noexcept nogil:
+    one.net_codes += periods * charge
+    one.absolute_codes += periods * (charge if charge >= 0 else -charge)
+
+
+cdef inline int64_t charge_of(const VirtualChannel* one, int32_t current_code) noexcept nogil:
+    return <int64_t>current_code * 65536 - one.front_end.ranges[one.front_end.range].current_offset_q16
+
+
+cdef void count_passed(VirtualDeviceState* device) noexcept nogil:
+    """The host paces, and the output is about to be switched off: charge that no sample will count. Where the
+    comparator has opened the relay already, at the cap."""
+    cdef VirtualChannel* one
+    cdef int32_t codes[3]
+    cdef uint32_t c
+    if device.uncounted == 0:
+        return
+    for c in range(device.channels):
+        one = &device.channel[c]
+        frontend_read(&one.front_end, codes)
+        if one.period.tripped:
+            codes[0] = one.current_cap_code if one.applied_code >= 0 else -one.current_cap_code
+        count(one, charge_of(one, codes[0]), device.uncounted)
+    device.uncounted = 0
+    remember(device)
+
+
+cdef void switch_off(VirtualDeviceState* device, bint relay) noexcept nogil:
+    """Outputs to zero, and the relays open if they are to be."""
+    cdef VirtualChannel* one
+    cdef uint32_t c
+    count_passed(device)
+    for c in range(device.channels):
+        one = &device.channel[c]
+        frontend_zero(&one.front_end)
+        one.applied_code = 0
+        one.status_command = 0
+        if relay:
+            one.front_end.relay_closed = 0
     device.lease_left = 0
     device.pending = 0
-    device.status_command = 0
+    if relay:
+        device.relay_left = 0
 
 
 cdef void trip(VirtualDeviceState* device, uint16_t status) noexcept nogil:
-    output_zero(device)
-    device.front_end.relay_closed = 0
-    device.relay_left = 0
+    switch_off(device, True)
     device.status_latched |= status
     device.phase = DEVICE_TRIPPED
     device.save_due = 1
@@ -330,87 +456,99 @@ cdef void apply_faults(VirtualDeviceState* device) noexcept nogil:
         if fault.time_s * 1e9 > <double>device.ticks * device.sample_period_ns + 0.5:
             return
         device.fault_next += 1
-        inject(device, fault.kind, fault.value)
+        inject(device, fault.channel, fault.kind, fault.value)
 
 
-cdef void inject(VirtualDeviceState* device, int32_t kind, double value) noexcept nogil:
+cdef void inject(VirtualDeviceState* device, uint32_t channel, int32_t kind, double value) noexcept nogil:
+    cdef VirtualChannel* one = &device.channel[channel]
     if kind == FAULT_OPEN:
-        device.skin.open_ohm = OPEN_OHM
+        one.skin.open_ohm = OPEN_OHM
     elif kind == FAULT_CLOSE:
-        skin_mend(&device.skin)
+        skin_mend(&one.skin)
     elif kind == FAULT_SHORT:
-        device.skin.shunt_ohm = SHORT_OHM
+        one.skin.shunt_ohm = SHORT_OHM
     elif kind == FAULT_AREA:
-        device.skin.active.contact_share = value
-        site_contact(&device.skin.active)
+        one.skin.active.contact_share = value
+        site_contact(&one.skin.active)
     elif kind == FAULT_UNPLUG:
         device.unplugged = 1
     elif kind == FAULT_STALL:
         device.stall_until = device.ticks + <uint64_t>(value * 1e9 / device.sample_period_ns + 0.5)
     elif kind == FAULT_STUCK:
-        device.front_end.stuck = 1
+        one.front_end.stuck = 1
     elif kind == FAULT_PEEL:
-        skin_peel(&device.skin, value)
+        skin_peel(&one.skin, value)
     elif kind == FAULT_DRY:
-        skin_dry(&device.skin, 0.01 * value)
+        skin_dry(&one.skin, 0.01 * value)
     elif kind == FAULT_LOOSE:
-        skin_loosen(&device.skin, value)
+        skin_loosen(&one.skin, value)
     elif kind == FAULT_LEAK:
-        device.skin.shunt_ohm = value
+        one.skin.shunt_ohm = value
     elif kind == FAULT_RETURN_AREA:
-        device.skin.passive.contact_share = value
-        site_contact(&device.skin.passive)
+        one.skin.passive.contact_share = value
+        site_contact(&one.skin.passive)
 
 
 cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
     return device.ticks <= device.stall_until and device.stall_until > 0
 
 
-cdef void take_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
+cdef inline void take_sample(VirtualDeviceState* device, uint32_t index, int64_t periods,
+                             Sample* samples) noexcept nogil:
+    """Sample `index`; its codes are counted for so many periods."""
+    cdef uint32_t time_us = <uint32_t>(device.ticks * device.sample_period_ns // 1000)
+    cdef uint16_t nonce = <uint16_t>(noise_next(&device.noise) >> 48)
     cdef int32_t codes[3]
-    cdef int64_t charge
-    frontend_read(&device.front_end, codes)
-    charge = <int64_t>codes[0] * 65536 - device.front_end.ranges[device.range].current_offset_q16
-    device.net_codes += charge
-    device.absolute_codes += charge if charge >= 0 else -charge
-    sample.index = device.samples
-    sample.device_time_us = <uint32_t>(device.ticks * device.sample_period_ns // 1000)
-    sample.applied_index = device.applied_index
-    sample.nonce = <uint16_t>(noise_next(&device.noise) >> 48)
-    sample.status = device.status_latched | device.status_command
-    if device.front_end.relay_closed:
-        sample.status |= STATUS_RELAY_CLOSED
-    if device.period.limited:
-        sample.status |= STATUS_COMPLIANCE
-    sample.current_code = codes[0]
-    sample.redundant_code = codes[1]
-    sample.voltage_code = codes[2]
-    sample.sentinel_code = 0
-    if device.front_end.sentinel_lsb_nv and not device.skew_s > 0.0:
-        sample.sentinel_code = frontend_read_sentinel(&device.front_end, &device.skin)
-    sample.applied_code = device.applied_code
-    sample.charge_codes = device.net_codes
-    device.nonces[sample.index % NONCES] = sample.nonce
-    device.samples += 1
+    cdef VirtualChannel* one
+    cdef Sample* sample
+    cdef uint32_t c
+    for c in range(device.channels):
+        one = &device.channel[c]
+        sample = &samples[c]
+        frontend_read(&one.front_end, codes)
+        count(one, charge_of(one, codes[0]), periods)
+        sample.index = index
+        sample.device_time_us = time_us
+        sample.applied_index = device.applied_index
+        sample.nonce = nonce
+        sample.status = device.status_latched | one.status_command
+        if one.front_end.relay_closed:
+            sample.status |= STATUS_RELAY_CLOSED
+        if one.period.limited:
+            sample.status |= STATUS_COMPLIANCE
+        sample.current_code = codes[0]
+        sample.redundant_code = codes[1]
+        sample.voltage_code = codes[2]
+        sample.sentinel_code = 0
+        if one.front_end.sentinel_lsb_nv and not device.skew_s > 0.0:
+            sample.sentinel_code = frontend_read_sentinel(&one.front_end, &one.skin)
+        sample.applied_code = one.applied_code
+        sample.charge_codes = one.net_codes
+    device.nonces[index % NONCES] = nonce
 
 
-cdef void send_sample(VirtualDeviceState* device, Sample* sample) noexcept nogil:
+cdef void send_sample(VirtualDeviceState* device, Sample* samples) noexcept nogil:
     """Behind the boundary: by then a voltage reading that comes later is under the command that acts from there."""
-    cdef uint8_t payload[64]
+    cdef uint8_t payload[MAX_PAYLOAD]
     cdef size_t length
+    cdef uint32_t c
     if device.skew_s > 0.0:
-        frontend_read_later(
-            &device.front_end, &device.skin, device.skew_s, &sample.voltage_code, &sample.sentinel_code
-        )
-    if not stalled(device) and not device.unplugged:
-        length = wire_put_sample(sample, 1, payload)
-        if device.front_end.sentinel_lsb_nv:
-            length = wire_put_sentinel(sample, 1, payload)
-        send(device, payload, length)
+        for c in range(device.channels):
+            frontend_read_later(
+                &device.channel[c].front_end, &device.channel[c].skin, device.skew_s, &samples[c].voltage_code,
+                &samples[c].sentinel_code
+            )
+    if stalled(device) or device.unplugged:
+        return
+    length = wire_put_sample(samples, device.channels, payload)
+    if device.channel[0].front_end.sentinel_lsb_nv:
+        length = wire_put_sentinel(samples, device.channels, payload)
+    if send(device, payload, length) and device.round_trip != NULL:
+        device.round_trip.samples += 1
 
 
 cdef void expire(VirtualDeviceState* device) noexcept nogil:
-    output_zero(device)
+    switch_off(device, False)
     device.lapsed += 1
     device.status_latched |= STATUS_LEASE_EXPIRED
     device.phase = DEVICE_EXPIRED
@@ -418,60 +556,89 @@ cdef void expire(VirtualDeviceState* device) noexcept nogil:
     device.save_due = 1
 
 
-cdef void cross_boundary(VirtualDeviceState* device) noexcept nogil:
-    """Boundary after the sample just taken (index samples - 1)."""
+cdef inline bint capped(VirtualDeviceState* device) noexcept nogil:
+    """Whether a cap of charge or time has tripped the device at this boundary."""
+    cdef uint32_t c
+    for c in range(device.channels):
+        if device.channel[c].absolute_codes >= device.channel[c].charge_cap_codes:
+            trip(device, STATUS_CHARGE_CAP)
+            return True
+    if device.samples >= device.session_ticks_max:
+        trip(device, STATUS_TIME_CAP)
+        return True
+    return False
+
+
+cdef void act(VirtualDeviceState* device) noexcept nogil:
+    """The accepted command comes into force."""
+    cdef VirtualChannel* one
+    cdef uint16_t status = 0
     cdef int32_t code
+    cdef uint32_t c
+    device.pending = 0
+    if device.channel[0].command.index + 2 < device.samples:
+        device.late += 1
+        status = STATUS_LATE
+    for c in range(device.channels):
+        one = &device.channel[c]
+        one.status_command = status
+        code = one.command.code
+        if code > one.output_code_max:
+            code = one.output_code_max
+        elif code < one.output_code_min:
+            code = one.output_code_min
+        if code != one.command.code:
+            one.status_command |= STATUS_CLAMPED
+        one.applied_code = code
+        one.front_end.relay_closed = 1 if one.command.flags & COMMAND_CLOSE_RELAY else 0
+        frontend_output(&one.front_end, code)
+    device.applied_index = device.channel[0].command.index
+    device.lease_left = device.channel[0].command.lease_ticks
+
+
+cdef inline void cross_boundary(VirtualDeviceState* device) noexcept nogil:
+    """Boundary at the end of a period; its index is samples - 1."""
+    cdef uint32_t c
     if device.relay_left:
         device.relay_left -= 1
         if device.relay_left == 0:
-            device.front_end.relay_closed = 0
-    if device.phase != DEVICE_ARMED:
+            for c in range(device.channels):
+                device.channel[c].front_end.relay_closed = 0
+    if device.phase != DEVICE_ARMED or capped(device):
         return
-    if device.absolute_codes >= device.charge_cap_codes:
-        trip(device, STATUS_CHARGE_CAP)
-    elif device.samples >= device.session_ticks_max:
-        trip(device, STATUS_TIME_CAP)
-    elif device.pending:
-        device.pending = 0
-        device.status_command = 0
-        if device.command.index + 2 < device.samples:
-            device.late += 1
-            device.status_command |= STATUS_LATE
-        code = device.command.code
-        if code > device.output_code_max:
-            code = device.output_code_max
-        elif code < device.output_code_min:
-            code = device.output_code_min
-        if code != device.command.code:
-            device.status_command |= STATUS_CLAMPED
-        device.applied_code = code
-        device.applied_index = device.command.index
-        device.lease_left = device.command.lease_ticks
-        device.front_end.relay_closed = 1 if device.command.flags & COMMAND_CLOSE_RELAY else 0
-        frontend_output(&device.front_end, code)
+    if device.pending:
+        act(device)
     elif device.lease_left:
         device.lease_left -= 1
         if device.lease_left == 0:
             expire(device)
 
 
-cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
-    cdef Sample sample
-    if not running(device):
-        return
-    apply_faults(device)
-    frontend_run(&device.front_end, &device.skin, device.comparator_a, &device.period)
+cdef inline bint run_plants(VirtualDeviceState* device) noexcept nogil:
+    """One period of every front-end and skin; whether a comparator has opened its relay."""
+    cdef VirtualChannel* one
+    cdef bint tripped = False
+    cdef uint32_t c
+    for c in range(device.channels):
+        one = &device.channel[c]
+        frontend_run(&one.front_end, &one.skin, one.comparator_a, &one.period)
+        one.charge_c += one.period.charge_c
+        one.absolute_c += one.period.absolute_c
+        tripped |= one.period.tripped
     device.ticks += 1
-    device.charge_c += device.period.charge_c
-    device.absolute_c += device.period.absolute_c
-    if device.period.tripped:
+    return tripped
+
+
+cdef inline void run_period(VirtualDeviceState* device) noexcept nogil:
+    """A period up to its boundary."""
+    apply_faults(device)
+    if run_plants(device):
         trip(device, STATUS_OVER_CURRENT)
     if device.truth_fd >= 0:
         write_truth(device)
-    take_sample(device, &sample)
-    remember(device)
-    cross_boundary(device)
-    send_sample(device, &sample)
+
+
+cdef inline void end_period(VirtualDeviceState* device) noexcept nogil:
     if device.truth_fd >= 0 and device.ticks % device.flush_ticks == 0:
         flush_truth(device)
     if device.save_due or device.ticks % device.save_ticks == 0:
@@ -479,30 +646,98 @@ cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
         save_state(device)
 
 
+cdef void sample_period(VirtualDeviceState* device) noexcept nogil:
+    """A period that ends with a sample."""
+    cdef Sample samples[MAX_CHANNELS]
+    run_period(device)
+    take_sample(device, device.samples, 1 + <int64_t>device.uncounted, samples)
+    device.uncounted = 0
+    device.samples += 1
+    remember(device)
+    cross_boundary(device)
+    send_sample(device, samples)
+    end_period(device)
+
+
+cdef void silent_period(VirtualDeviceState* device) noexcept nogil:
+    """The host paces, and has sent no command in this period."""
+    device.uncounted += 1
+    run_period(device)
+    device.nonces[device.samples % NONCES] = <uint16_t>(noise_next(&device.noise) >> 48)
+    device.samples += 1
+    device.passed += 1
+    cross_boundary(device)
+    end_period(device)
+
+
+cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil:
+    if not running(device):
+        return
+    if device.pacing == PACING_HOST:
+        silent_period(device)
+    else:
+        sample_period(device)
+
+
+cdef uint32_t catch_up(VirtualDeviceState* device) noexcept nogil:
+    """The host paces, and a frame has come: every period that has passed but the last one, which a command may still
+    end. How many periods the next sample ends."""
+    cdef int64_t elapsed
+    cdef uint32_t periods = 1
+    if device.timed:
+        elapsed = monotonic_ns() - device.boundary_ns + device.pace_ns // 2
+        if elapsed >= 2 * device.pace_ns:
+            periods = <uint32_t>(elapsed // device.pace_ns)
+    while device.passed + 1 < periods:
+        silent_period(device)
+    return periods if periods > device.passed else device.passed
+
+
+cdef void answer(VirtualDeviceState* device, uint32_t periods) noexcept nogil:
+    """The host paces: the sample and the boundary behind a command, so many periods after the last sample."""
+    cdef Sample samples[MAX_CHANNELS]
+    cdef int64_t lead
+    if device.timed:
+        # The timer's grid is kept, so that no rounding adds up; a host that is ahead of it sets it back.
+        device.boundary_ns += periods * device.pace_ns
+        lead = monotonic_ns() + device.pace_ns // 2
+        if device.boundary_ns > lead:
+            device.boundary_ns = lead
+    if device.passed < periods:
+        sample_period(device)
+    else:
+        take_sample(device, device.samples - 1, device.uncounted, samples)
+        device.uncounted = 0
+        remember(device)
+        if device.phase == DEVICE_ARMED and not capped(device) and device.pending:
+            act(device)
+        send_sample(device, samples)
+    device.passed = 0
+
+
 cdef void disarm(VirtualDeviceState* device) noexcept nogil:
     """Output zero and relay open, and one period more for the truth to show it. No sample goes with it."""
-    output_zero(device)
-    device.front_end.relay_closed = 0
-    device.relay_left = 0
+    switch_off(device, True)
     if running(device):
-        frontend_run(&device.front_end, &device.skin, device.comparator_a, &device.period)
-        device.ticks += 1
-        device.charge_c += device.period.charge_c
-        device.absolute_c += device.period.absolute_c
+        run_plants(device)
         if device.truth_fd >= 0:
             write_truth(device)
             flush_truth(device)
     device.phase = DEVICE_IDLE
+    save_round_trip(device)
 
 
 cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexcept nogil:
     cdef const FrontEndRange* one
-    cdef uint8_t back[LIMITS_BYTES]
+    cdef VirtualChannel* channel
+    cdef const uint8_t* at
+    cdef uint8_t back[LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * MAX_CHANNELS]
+    cdef size_t length = LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * <size_t>device.channels
     cdef uint8_t chosen
     cdef uint16_t lease
-    cdef uint32_t ticks
+    cdef uint32_t c, ticks
     cdef int32_t cap, least, most
-    cdef int64_t charge
+    cdef bint good
     if device.phase == DEVICE_ARMED:
         send_error(device, WIRE_ERROR_STATE, FRAME_LIMITS, NO_INDEX)
         return
@@ -512,44 +747,52 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexce
     chosen = payload[1]
     lease = get_u16(payload + 2)
     ticks = get_u32(payload + 8)
-    cap = <int32_t>get_u32(payload + 12)
-    least = <int32_t>get_u32(payload + 16)
-    most = <int32_t>get_u32(payload + 20)
-    charge = <int64_t>get_u64(payload + 24)
-    one = &device.front_end.ranges[chosen]
-    if (lease == 0 or lease > device.lease_most_ticks or ticks == 0 or charge <= 0 or cap <= 0
-            or cap * (1e-15 * one.current_lsb_fa) > 1.2501e-9 * one.full_scale_na
-            or least > 0 or most < 0 or least < one.output_code_min or most > one.output_code_max):
+    one = &device.channel[0].front_end.ranges[chosen]
+    good = lease > 0 and lease <= device.lease_most_ticks and ticks > 0
+    for c in range(device.channels):
+        at = payload + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c
+        cap = <int32_t>get_u32(at)
+        least = <int32_t>get_u32(at + 4)
+        most = <int32_t>get_u32(at + 8)
+        if (<int64_t>get_u64(at + 12) <= 0 or cap <= 0
+                or cap * (1e-15 * one.current_lsb_fa) > 1.2501e-9 * one.full_scale_na
+                or least > 0 or most < 0 or least < one.output_code_min or most > one.output_code_max):
+            good = False
+    if not good:
         send_error(device, WIRE_ERROR_LIMITS, FRAME_LIMITS, NO_INDEX)
         return
     if running(device):
         disarm(device)
     device.range = chosen
-    device.front_end.range = chosen
     device.lease_max_ticks = lease
     device.token = get_u32(payload + 4)
     device.session_ticks_max = ticks
-    device.current_cap_code = cap
-    device.output_code_min = least
-    device.output_code_max = most
-    device.charge_cap_codes = charge
-    device.comparator_a = cap * (1e-15 * one.current_lsb_fa)
-    device.phase = DEVICE_CONFIGURED
     back[0] = FRAME_LIMITS_READ_BACK
     back[1] = device.range
     put_u16(back + 2, device.lease_max_ticks)
     put_u32(back + 4, device.token)
     put_u32(back + 8, device.session_ticks_max)
-    put_u32(back + 12, <uint32_t>device.current_cap_code)
-    put_u32(back + 16, <uint32_t>device.output_code_min)
-    put_u32(back + 20, <uint32_t>device.output_code_max)
-    put_u64(back + 24, <uint64_t>device.charge_cap_codes)
-    send(device, back, LIMITS_BYTES)
+    for c in range(device.channels):
+        at = payload + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c
+        channel = &device.channel[c]
+        channel.front_end.range = chosen
+        channel.current_cap_code = <int32_t>get_u32(at)
+        channel.output_code_min = <int32_t>get_u32(at + 4)
+        channel.output_code_max = <int32_t>get_u32(at + 8)
+        channel.charge_cap_codes = <int64_t>get_u64(at + 12)
+        channel.comparator_a = channel.current_cap_code * (1e-15 * one.current_lsb_fa)
+        put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c, <uint32_t>channel.current_cap_code)
+        put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 4, <uint32_t>channel.output_code_min)
+        put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 8, <uint32_t>channel.output_code_max)
+        put_u64(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 12, <uint64_t>channel.charge_cap_codes)
+    device.phase = DEVICE_CONFIGURED
+    send(device, back, length)
 
 
 cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload) noexcept nogil:
     cdef uint8_t reply[ARM_BYTES]
     cdef uint8_t pacing
+    cdef uint32_t c
     if device.phase == DEVICE_IDLE or device.phase == DEVICE_ARMED:
         send_error(device, WIRE_ERROR_STATE, FRAME_ARM, NO_INDEX)
         return
@@ -560,17 +803,19 @@ cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload) noexcept 
     if pacing & (pacing - 1) or not pacing & device.pacing_offered:
         send_error(device, WIRE_ERROR_PACING, FRAME_ARM, NO_INDEX)
         return
-    output_zero(device)
-    device.front_end.relay_closed = 0
-    device.relay_left = 0
+    save_round_trip(device)
+    switch_off(device, True)
     device.pacing = pacing
     device.samples = 0
     device.late = 0
     device.lapsed = 0
     device.refused = 0
     device.bad_frames_before = device.receiver.bad_frames
-    device.net_codes = 0
-    device.absolute_codes = 0
+    for c in range(device.channels):
+        device.channel[c].net_codes = 0
+        device.channel[c].absolute_codes = 0
+    device.passed = 0
+    device.uncounted = 0
     device.status_latched = 0
     device.applied_index = NO_INDEX
     device.any_accepted = 0
@@ -581,8 +826,12 @@ cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload) noexcept 
     reply[0] = FRAME_ARMED
     put_u16(reply + 2, 0)
     send(device, reply, ARM_BYTES)
+    device.boundary_ns = monotonic_ns() if device.timed else 0
+    begin_round_trip(device)
     if pacing == PACING_LOCK_STEP:
         advance_lock_step(device)
+    elif pacing == PACING_HOST:
+        sample_period(device)
 
 
 cdef void take_disarm(VirtualDeviceState* device, const uint8_t* payload) noexcept nogil:
@@ -592,16 +841,20 @@ cdef void take_disarm(VirtualDeviceState* device, const uint8_t* payload) noexce
     if get_u32(payload + 4) != device.token:
         send_error(device, WIRE_ERROR_TOKEN, FRAME_DISARM, NO_INDEX)
         return
+    if hosted(device):
+        catch_up(device)
     disarm(device)
     save_state(device)
     send_counters(device, FRAME_DISARMED)
 
 
 cdef void take_command(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
-    cdef Command command
-    cdef uint32_t channels = 1
+    cdef Command commands[MAX_CHANNELS]
+    cdef const Command* command = &commands[0]
+    cdef uint32_t channels = device.channels
+    cdef uint32_t c
     cdef uint8_t error = 0
-    if not wire_get_command(payload, length, &command, &channels):
+    if not wire_get_command(payload, length, commands, &channels):
         device.refused += 1
         send_error(device, WIRE_ERROR_UNDECODABLE, FRAME_COMMAND, NO_INDEX)
         return
@@ -622,16 +875,56 @@ cdef void take_command(VirtualDeviceState* device, const uint8_t* payload, size_
         return
     device.any_accepted = 1
     device.newest_index = command.index
-    device.command = command
+    for c in range(device.channels):
+        device.channel[c].command = commands[c]
     device.pending = 1
+    time_round_trip(device, command.index)
 
 
-cdef size_t least_bytes(uint8_t type_) noexcept nogil:
+cdef inline bint measured(const VirtualDeviceState* device) noexcept nogil:
+    """Whether round trips are: by the wall clock, so not in lock-step."""
+    return device.round_trip != NULL and device.timed and running(device) and device.pacing != PACING_LOCK_STEP
+
+
+cdef void begin_round_trip(VirtualDeviceState* device) noexcept nogil:
+    cdef RoundTrip* measure = device.round_trip
+    if not measured(device):
+        return
+    memset(&measure.histogram, 0, sizeof(measure.histogram))
+    memset(measure.written_ns, 0, sizeof(measure.written_ns))
+    measure.written = 0
+    measure.samples = 0
+    measure.dropped_before = device.dropped
+    measure.due = 1
+
+
+cdef void note_written(VirtualDeviceState* device) noexcept nogil:
+    """Samples that the next write(2) is the first to be given."""
+    cdef RoundTrip* measure = device.round_trip
+    cdef int64_t now
+    if not measured(device) or measure.written == device.samples:
+        return
+    now = monotonic_ns()
+    if device.samples - measure.written > NONCES:
+        measure.written = device.samples - NONCES
+    while measure.written != device.samples:
+        measure.written_ns[measure.written % NONCES] = now
+        measure.written += 1
+
+
+cdef void time_round_trip(VirtualDeviceState* device, uint32_t index) noexcept nogil:
+    """A command that answers sample `index` has been accepted."""
+    cdef RoundTrip* measure = device.round_trip
+    if measured(device) and measure.written_ns[index % NONCES]:
+        histogram_add(&measure.histogram, <uint64_t>(measure.read_ns - measure.written_ns[index % NONCES]))
+
+
+cdef size_t least_bytes(const VirtualDeviceState* device, uint8_t type_) noexcept nogil:
     """A shorter payload of this type cannot be read; a longer one has fields of a later version."""
     if type_ == FRAME_HELLO_REQUEST:
         return 2
     if type_ == FRAME_LIMITS:
-        return LIMITS_BYTES
+        return LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * <size_t>device.channels
     if type_ == FRAME_ARM or type_ == FRAME_DISARM:
         return ARM_BYTES
     return 1
@@ -639,10 +932,16 @@ cdef size_t least_bytes(uint8_t type_) noexcept nogil:
 
 cdef void handle(VirtualDeviceState* device, const uint8_t* payload, size_t length) noexcept nogil:
     cdef uint8_t type_ = payload[0]
-    if length < least_bytes(type_):
+    cdef uint32_t periods
+    if length < least_bytes(device, type_):
         send_error(device, WIRE_ERROR_UNDECODABLE, type_, NO_INDEX)
     elif type_ == FRAME_COMMAND:
-        take_command(device, payload, length)
+        if not hosted(device):
+            take_command(device, payload, length)
+        else:
+            periods = catch_up(device)
+            take_command(device, payload, length)
+            answer(device, periods)
     elif type_ == FRAME_HELLO_REQUEST:
         if payload[1] != PROTOCOL_VERSION:
             send_error(device, WIRE_ERROR_VERSION, type_, NO_INDEX)
@@ -704,33 +1003,38 @@ cdef inline void sent(VirtualDeviceState* device, size_t length) noexcept nogil:
         memmove(device.transmit, device.transmit + length, device.transmit_length)
 
 
+cdef bint any_relay_closed(const VirtualDeviceState* device) noexcept nogil:
+    cdef uint32_t c
+    for c in range(device.channels):
+        if device.channel[c].front_end.relay_closed:
+            return True
+    return False
+
+
 cdef void virtual_device_run_down(VirtualDeviceState* device) noexcept nogil:
     # Bounded by the longest lease that can be in force or pending, and the relay's delay.
     cdef uint32_t left = 2 * device.lease_most_ticks + device.relay_ticks + 4
     device.unplugged = 1
     if device.phase == DEVICE_ARMED and device.lease_left == 0 and not device.pending:
         disarm(device)
-    while left and running(device) and (device.phase == DEVICE_ARMED or device.front_end.relay_closed):
+    while left and running(device) and (device.phase == DEVICE_ARMED or any_relay_closed(device)):
         virtual_device_advance(device)
         left -= 1
     virtual_device_advance(device)
+    count_passed(device)
     device.phase = DEVICE_IDLE
     device.transmit_length = 0
     device.unplugged = 0
     if device.truth_fd >= 0:
         flush_truth(device)
     save_state(device)
-
-
-cdef inline int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+    save_round_trip(device)
 
 
 cdef int drain(VirtualDeviceState* device, int fd) noexcept nogil:
     """Writes what waits for the host; 0, or -errno when the port is gone. What a full port does not take waits on."""
     cdef ssize_t written
+    note_written(device)
     while device.transmit_length:
         written = c_write(fd, device.transmit, device.transmit_length)
         if written > 0:
@@ -749,22 +1053,29 @@ cdef void ask_priority(int priority) noexcept nogil:
     sched_setscheduler(0, SCHED_FIFO if priority else SCHED_OTHER, &wanted)
 
 
-cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_fd, int stop_fd,
-                                  int64_t idle_ms) noexcept nogil:
+cdef int64_t next_instant_ns(const VirtualDeviceState* device) noexcept nogil:
+    """The host paces: when a lease runs out or a relay opens, if nothing comes; at the latest 0.1 s from the last."""
+    cdef int64_t periods = device.flush_ticks
+    if device.lease_left and device.lease_left < periods:
+        periods = device.lease_left
+    if device.relay_left and device.relay_left < periods:
+        periods = device.relay_left
+    return device.boundary_ns + (device.passed + periods) * device.pace_ns
+
+
+cdef int32_t serve_port(VirtualDeviceState* device, int fd, int* keep_fd, int stop_fd, int64_t idle_ms) noexcept nogil:
     cdef uint8_t data[4096]
     cdef pollfd fds[2]
     cdef timespec wait
     cdef int64_t now = monotonic_ns()
     cdef int64_t heard = now
-    cdef int64_t deadline = 0
     cdef int64_t wait_ns
     cdef ssize_t length
     cdef bint clocked = False
-    cdef bint paced
+    cdef bint was_clocked, asleep
     cdef int ready
     # The default slack of 50 us would be a twentieth of a sample period.
     prctl(PR_SET_TIMERSLACK, <unsigned long>1, 0, 0, 0)
-    fds[0].fd = fd
     fds[1].fd = stop_fd
     fds[1].events = POLLIN
     while True:
@@ -775,12 +1086,15 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
             virtual_device_run_down(device)
             return SERVE_CLOSED
         now = monotonic_ns()
-        paced = running(device) and device.pacing == PACING_DEVICE
-        if paced:
-            if not clocked:
-                deadline = now + device.pace_ns
-                ask_priority(DEVICE_PRIORITY)
-            wait_ns = deadline - now
+        was_clocked = clocked
+        clocked = running(device) and device.pacing != PACING_LOCK_STEP
+        asleep = False
+        if hosted(device):
+            wait_ns = next_instant_ns(device) - now
+        elif clocked:
+            wait_ns = device.boundary_ns + device.pace_ns - now
+            # No command acts before the boundary, so none needs to be read before it; only who measures has to look up.
+            asleep = device.round_trip == NULL and device.transmit_length == 0
         elif running(device):
             wait_ns = heard + SILENCE_NS - now
             if wait_ns <= 0:
@@ -790,13 +1104,13 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
             wait_ns = heard + idle_ms * 1000000 - now
             if wait_ns <= 0:
                 return SERVE_IDLE
-        if clocked and not paced:
-            ask_priority(0)
-        clocked = paced
+        if clocked != was_clocked:
+            ask_priority(DEVICE_PRIORITY if clocked else 0)
         if wait_ns < 0:
             wait_ns = 0
         wait.tv_sec = wait_ns // 1000000000
         wait.tv_nsec = wait_ns % 1000000000
+        fds[0].fd = -1 if asleep else fd
         fds[0].events = POLLIN | POLLOUT if device.transmit_length else POLLIN
         fds[0].revents = 0
         fds[1].revents = 0
@@ -807,10 +1121,12 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
         if ready > 0 and fds[1].revents:
             virtual_device_run_down(device)
             return SERVE_STOPPED
-        if ready > 0 and fds[0].revents & POLLIN:
+        if asleep or (ready > 0 and fds[0].revents & POLLIN):
             length = c_read(fd, data, sizeof(data))
             if length > 0:
                 heard = monotonic_ns()
+                if device.round_trip != NULL:
+                    device.round_trip.read_ns = heard
                 if keep_fd[0] >= 0:
                     c_close(keep_fd[0])
                     keep_fd[0] = -1
@@ -822,9 +1138,25 @@ cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_
             virtual_device_run_down(device)
             return SERVE_CLOSED
         # Commands that came before the boundary are taken above; a device that fell behind catches up, step by step.
-        if paced and monotonic_ns() >= deadline:
-            virtual_device_advance(device)
-            deadline += device.pace_ns
+        if hosted(device):
+            now = monotonic_ns()
+            if now >= next_instant_ns(device):
+                while hosted(device) and now - device.boundary_ns >= (<int64_t>device.passed + 1) * device.pace_ns:
+                    silent_period(device)
+        elif running(device) and device.pacing == PACING_DEVICE:
+            if monotonic_ns() >= device.boundary_ns + device.pace_ns:
+                device.boundary_ns += device.pace_ns
+                sample_period(device)
+
+
+cdef int32_t virtual_device_serve(VirtualDeviceState* device, int fd, int* keep_fd, int stop_fd,
+                                  int64_t idle_ms) noexcept nogil:
+    cdef int32_t end
+    device.timed = 1
+    device.boundary_ns = monotonic_ns()
+    end = serve_port(device, fd, keep_fd, stop_fd, idle_ms)
+    device.timed = 0
+    return end
 
 
 cdef int64_t port_read(void* context, uint8_t* data, size_t capacity, int64_t timeout_us) noexcept nogil:
@@ -852,10 +1184,68 @@ cdef void release_port(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
+cdef class Channel:
+    """What truly is on one channel of a `VirtualDevice`, and the device's counts of it."""
+
+    cdef VirtualDevice device
+    cdef VirtualChannel* one
+
+    @property
+    def current_a(self):
+        """True mean current through the skin over the last period, A."""
+        return self.one.period.charge_c / self.one.front_end.period_s
+
+    @property
+    def current_peak_a(self):
+        """Largest true magnitude through the skin in the last period, A."""
+        return self.one.period.peak_a
+
+    @property
+    def charge_c(self):
+        """True net charge through the skin since the device was made, C."""
+        return self.one.charge_c
+
+    @property
+    def absolute_charge_c(self):
+        """True charge through the skin in either direction since the device was made, C."""
+        return self.one.absolute_c
+
+    @property
+    def voltage_v(self):
+        """True voltage at the pads at the end of the last period, V."""
+        return self.one.front_end.voltage_v
+
+    @property
+    def applied_code(self):
+        """Output code in force."""
+        return self.one.applied_code
+
+    @property
+    def relay_closed(self):
+        """Whether the relay is closed."""
+        return bool(self.one.front_end.relay_closed)
+
+    @property
+    def contact_fraction(self):
+        """Wetted share of the active pad."""
+        return self.one.skin.active.contact_fraction
+
+    @property
+    def net_codes(self):
+        """The device's own net charge count of the session in force or last, 1/65536 code."""
+        return self.one.net_codes
+
+    @property
+    def absolute_codes(self):
+        """The device's own absolute charge count of that session, 1/65536 code."""
+        return self.one.absolute_codes
+
+
 cdef class VirtualDevice:
     """A DAQ with skin attached, in this process.
 
     Args:
+        channels: 1-32. Channel c has the skin and the converters' errors of seed + c; load and skin are of all alike.
         skin: typical, dry, hairy, sweating or wounded.
         seed: of the subject, of noise and of the converters' errors; 0 is the nominal subject.
         load: (series_ohm, parallel_ohm, capacitance_f) instead of skin: series_ohm + (parallel_ohm || capacitance_f).
@@ -878,34 +1268,47 @@ cdef class VirtualDevice:
         skew_us: how much later than the currents the voltage is read, us, 0 to half a sample period.
         sentinel: 1: a sentinel electrode beside the active pad is wired; SAMPLE carries its voltage.
         substeps: of the plant in one sample period; 0 for steps of at most 125 us.
-        pacing: Pacing bits to offer: 1 device, 4 lock-step.
+        pacing: Pacing bits to offer: 1 device, 2 host, 4 lock-step.
         clock_error_ppm: how much longer the device's sample period is than it says.
         serial: at most 15 characters.
-        faults: (kind, value, time_s) in the order of their times; kind is one of FAULT_KINDS, time_s counts armed
-            device time. What value means is in FAULT_VALUES; else it is unused.
+        faults: (kind, value, time_s) or (kind, value, time_s, channel) in the order of their times; kind is one of
+            FAULT_KINDS, time_s counts armed device time. What value means is in FAULT_VALUES; else it is unused. Those
+            of DEVICE_FAULTS have no channel.
         truth_fd: descriptor of the truth file, or -1. state_path: file that remembers the last session, or None.
+        round_trip_path: file for the round trips of each session that is served in real time, or None.
 
     Raises:
         ValueError: a value outside these.
     """
 
     cdef VirtualDeviceState* device
-    cdef bytes state_path
 
-    def __cinit__(self):
+    def __cinit__(self, *_, uint32_t channels=1, **__):
+        check(1 <= channels <= MAX_CHANNELS, f"{channels} channels", f"1 to {MAX_CHANNELS}")
         self.device = <VirtualDeviceState*>calloc(1, sizeof(VirtualDeviceState))
         if self.device == NULL:
             raise MemoryError("virtual device")
         self.device.truth_fd = -1
+        self.device.channels = channels
+        self.device.channel = <VirtualChannel*>calloc(channels, sizeof(VirtualChannel))
+        self.device.transmit = <uint8_t*>calloc(channels, TRANSMIT_BYTES)
+        if self.device.channel == NULL or self.device.transmit == NULL:
+            raise MemoryError("virtual device")
 
     def __dealloc__(self):
         if self.device != NULL:
+            if self.device.round_trip != NULL:
+                free(self.device.round_trip.path)
+                free(self.device.round_trip.spare_path)
+                free(self.device.round_trip)
+            free(self.device.channel)
+            free(self.device.transmit)
             free(self.device.truth)
             free(self.device.state_path)
             free(self.device.state_spare_path)
             free(self.device)
 
-    def __init__(self, *, str skin="typical", uint64_t seed=0, load=None, str front_end="current",
+    def __init__(self, *, uint32_t channels=1, str skin="typical", uint64_t seed=0, load=None, str front_end="current",
                  double sample_rate_hz=1000.0, double active_area_cm2=8.0, double return_area_cm2=25.0,
                  double onset_scale=1.0, double compliance_v=60.0, double bandwidth_hz=2000.0,
                  double dac_gain_error=0.015, double dac_offset_codes=0.25, double noise_codes=1.0, double hum_v=0.0,
@@ -913,10 +1316,13 @@ cdef class VirtualDevice:
                  double hydration=0.0, int electroporation=0, double sweat=0.0, double motion_per_min=0.0,
                  double electrode_mc_cm2=0.0, double half_cell_v=0.0, uint32_t substeps=0,
                  int pacing=PACING_DEVICE | PACING_LOCK_STEP, double clock_error_ppm=0.0,
-                 str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None):
+                 str serial="VIRTUAL-0001", faults=(), int truth_fd=-1, state_path=None,
+                 round_trip_path=None):
         cdef VirtualDeviceState* device = self.device
-        cdef bytes header = TRUTH_HEADER
-        cdef bytes spare
+        cdef VirtualChannel* one
+        cdef bytes header = (TRUTH_CHANNEL if channels > 1 else b"") + TRUTH_HEADER
+        cdef bytes kept, spare
+        cdef uint32_t c, of_channel
         cdef int k, _k
         check(500.0 <= sample_rate_hz <= 10000.0, f"sample rate {sample_rate_hz} Hz", "500 to 10000")
         check(5.0 <= compliance_v <= 140.0, f"compliance voltage {compliance_v} V", "5 to 140")
@@ -941,35 +1347,40 @@ cdef class VirtualDevice:
         check(substeps <= 1000, f"substeps {substeps}", "0 to 1000")
         check(-1e5 <= clock_error_ppm <= 1e5, f"clock error {clock_error_ppm} ppm", "-100000 to 100000")
         check(front_end in ("current", "voltage"), f"front-end {front_end!r}", "current or voltage")
-        check(pacing in (PACING_DEVICE, PACING_LOCK_STEP, PACING_DEVICE | PACING_LOCK_STEP), f"pacing {pacing}",
-              "1 (device), 4 (lock-step) or 5 (both)")
+        check(0 < pacing <= PACING_DEVICE | PACING_HOST | PACING_LOCK_STEP, f"pacing {pacing}",
+              "a sum of 1 (device), 2 (host) and 4 (lock-step)")
         check(serial.isascii() and serial.isprintable() and '"' not in serial and "\\" not in serial
               and 0 < len(serial) <= 15, f"serial {serial!r}", "1 to 15 plain characters")
         check(len(faults) <= FAULTS, f"{len(faults)} faults", f"at most {FAULTS}")
-        skin_named(&device.skin, skin_number(skin), seed, active_area_cm2, return_area_cm2)
-        skin_scale_onset(&device.skin, onset_scale)
-        skin_cpe(&device.skin, cpe_exponent,
-                 device.skin.active.capacitance_f_cm2 * pow(CPE_RAD_S, 1.0 - cpe_exponent))
-        skin_processes(&device.skin, hydration, electroporation, sweat, motion_per_min, electrode_mc_cm2)
         if load is not None:
             series_ohm, parallel_ohm, capacitance_f = load
             check(series_ohm > 0.0 and parallel_ohm > 0.0 and capacitance_f > 0.0, f"load {load}", "positive")
-            check(not (cpe_exponent or device.skin.processes.running), "a process of the skin", "not with a load")
-            skin_linear(&device.skin, series_ohm, parallel_ohm, capacitance_f)
-        device.skin.half_cell_v = half_cell_v
         device.sample_period_ns = <uint32_t>(1e9 / sample_rate_hz + 0.5)
         device.pace_ns = <int64_t>(device.sample_period_ns * (1.0 + 1e-6 * clock_error_ppm) + 0.5)
-        frontend_start(&device.front_end,
-                       FRONT_END_CURRENT_SOURCE if front_end == "current" else FRONT_END_VOLTAGE_SOURCE,
-                       1e-9 * device.sample_period_ns, substeps, compliance_v, bandwidth_hz, dac_gain_error,
-                       dac_offset_codes, noise_codes, hum_v, seed)
-        frontend_hum(&device.front_end, hum_v, hum_hz)
-        most_us = 0.5e6 * device.front_end.substep_s
-        check(0.0 <= jitter_us <= most_us, f"jitter {jitter_us} us", f"0 to {most_us:g}, half a sub-step")
-        device.front_end.jitter_s = 1e-6 * jitter_us
-        skin_prepare(&device.skin, device.front_end.substep_s)
-        if sentinel:
-            frontend_wire_sentinel(&device.front_end)
+        for c in range(channels):
+            one = &device.channel[c]
+            skin_named(&one.skin, skin_number(skin), seed + c, active_area_cm2, return_area_cm2)
+            skin_scale_onset(&one.skin, onset_scale)
+            skin_cpe(&one.skin, cpe_exponent,
+                     one.skin.active.capacitance_f_cm2 * pow(CPE_RAD_S, 1.0 - cpe_exponent))
+            skin_processes(&one.skin, hydration, electroporation, sweat, motion_per_min, electrode_mc_cm2)
+            if load is not None:
+                check(not (cpe_exponent or one.skin.processes.running), "a process of the skin", "not with a load")
+                skin_linear(&one.skin, series_ohm, parallel_ohm, capacitance_f)
+            one.skin.half_cell_v = half_cell_v
+            frontend_start(&one.front_end,
+                           FRONT_END_CURRENT_SOURCE if front_end == "current" else FRONT_END_VOLTAGE_SOURCE,
+                           1e-9 * device.sample_period_ns, substeps, compliance_v, bandwidth_hz, dac_gain_error,
+                           dac_offset_codes, noise_codes, hum_v, seed + c)
+            frontend_hum(&one.front_end, hum_v, hum_hz)
+            most_us = 0.5e6 * one.front_end.substep_s
+            check(0.0 <= jitter_us <= most_us, f"jitter {jitter_us} us", f"0 to {most_us:g}, half a sub-step")
+            one.front_end.jitter_s = 1e-6 * jitter_us
+            skin_prepare(&one.skin, one.front_end.substep_s)
+            if sentinel:
+                frontend_wire_sentinel(&one.front_end)
+            if c > 0:
+                frontend_share_calibration(&one.front_end, &device.channel[0].front_end)
         device.skew_s = 1e-6 * skew_us
         strncpy(device.model, b"ionto-virtual", 15)
         strncpy(device.serial, <bytes>serial.encode("ascii"), 15)
@@ -984,7 +1395,11 @@ cdef class VirtualDevice:
         for _k in range(8):
             noise_next(&device.noise)
         previous = 0.0
-        for k, (kind, value, time_s) in enumerate(faults):
+        for k, (kind, value, time_s, *channel) in enumerate(faults):
+            of_channel = channel[0] if channel else 0
+            check(of_channel < channels, f"fault {kind} of channel {of_channel}", f"0 to {channels - 1}")
+            check(not channel or kind not in DEVICE_FAULTS, f"fault {kind} of channel {of_channel}",
+                  "it is the whole device's, write it without a channel")
             check(kind in FAULT_KINDS, f"fault {kind!r}", "one of " + ", ".join(FAULT_KINDS))
             check(time_s >= previous, f"fault {kind} at {time_s} s", "not before the one ahead of it")
             if kind in FAULT_VALUES:
@@ -994,12 +1409,21 @@ cdef class VirtualDevice:
             device.faults[k].kind = <int32_t>FAULT_KINDS.index(kind)
             device.faults[k].value = value
             device.faults[k].time_s = time_s
+            device.faults[k].channel = of_channel
         device.fault_count = <uint32_t>len(faults)
         if state_path is not None:
-            self.state_path = str(state_path).encode()
-            spare = self.state_path + b".new"
-            device.state_path = strdup(self.state_path)
+            kept = str(state_path).encode()
+            spare = kept + b".new"
+            device.state_path = strdup(kept)
             device.state_spare_path = strdup(spare)
+        if round_trip_path is not None:
+            kept = str(round_trip_path).encode()
+            spare = kept + b".new"
+            device.round_trip = <RoundTrip*>calloc(1, sizeof(RoundTrip))
+            if device.round_trip == NULL:
+                raise MemoryError("round trips")
+            device.round_trip.path = strdup(kept)
+            device.round_trip.spare_path = strdup(spare)
         if truth_fd >= 0:
             device.truth = <char*>calloc(1, TRUTH_BYTES)
             if device.truth == NULL:
@@ -1014,27 +1438,41 @@ cdef class VirtualDevice:
         device.port.read = port_read
         device.port.write = port_write
 
-    def recall(self, *, uint32_t token, uint8_t range, uint32_t samples, int64_t net_codes, int64_t absolute_codes):
-        """The last session of an earlier run, for the hello to report."""
+    def recall(self, *, uint32_t token, uint8_t range, uint32_t samples, int64_t net_codes, int64_t absolute_codes,
+               further_channels=()):
+        """The last session of an earlier run, for the hello to report.
+
+        further_channels: (net_codes, absolute_codes) of the channels from 1 on.
+        """
+        cdef uint32_t c
+        check(len(further_channels) == self.device.channels - 1, f"{1 + len(further_channels)} channels to recall",
+              f"{self.device.channels}")
         self.device.last_token = token
         self.device.last_range = range
         self.device.last_samples = samples
-        self.device.last_net_codes = net_codes
-        self.device.last_absolute_codes = absolute_codes
+        self.device.channel[0].last_net_codes = net_codes
+        self.device.channel[0].last_absolute_codes = absolute_codes
+        for c, (net_codes, absolute_codes) in enumerate(further_channels, 1):
+            self.device.channel[c].last_net_codes = net_codes
+            self.device.channel[c].last_absolute_codes = absolute_codes
 
     def receive(self, bytes data):
-        """Bytes from the host. In lock-step each complete frame is followed by one sample period."""
+        """Bytes from the host. In lock-step each complete frame is followed by one sample period; when the host paces,
+        each command ends the periods that have passed since the last sample, at least one.
+        """
         virtual_device_receive(self.device, <const uint8_t*><const char*>data, len(data))
 
-    def transmit(self, size_t most=TRANSMIT_BYTES):
+    def transmit(self, size_t most=1 << 30):
         """Takes up to ``most`` of the bytes that wait for the host; the rest waits on."""
-        cdef uint8_t data[TRANSMIT_BYTES]
-        cdef size_t room = most if most < TRANSMIT_BYTES else TRANSMIT_BYTES
-        cdef size_t length = virtual_device_transmit(self.device, data, room)
-        return (<char*>data)[:length]
+        cdef size_t length = self.device.transmit_length if self.device.transmit_length < most else most
+        data = PyBytes_FromStringAndSize(<char*>self.device.transmit, length)
+        sent(self.device, length)
+        return data
 
     def advance(self, uint64_t periods=1):
-        """Sample periods pass; nothing happens unless armed (or latched after arming)."""
+        """Sample periods pass; nothing happens unless armed (or latched after arming). When the host paces: on the
+        device's timer, without samples.
+        """
         cdef uint64_t _k
         with nogil:
             for _k in range(periods):
@@ -1072,34 +1510,52 @@ cdef class VirtualDevice:
         Py_INCREF(self)
         return capsule
 
-    def open_lead(self):
+    def channel(self, uint32_t number):
+        """A `Channel`: what truly is on it, and the device's counts of it. IndexError if there is none."""
+        if number >= self.device.channels:
+            raise IndexError(f"channel {number}: the device has {self.device.channels}")
+        cdef Channel found = Channel.__new__(Channel)
+        found.device = self
+        found.one = &self.device.channel[number]
+        return found
+
+    cdef void fault(self, uint32_t channel, int32_t kind, double value) except *:
+        self.channel(channel)
+        inject(self.device, channel, kind, value)
+
+    def open_lead(self, channel=0):
         """The active lead comes off: 1 Gohm in series."""
-        inject(self.device, FAULT_OPEN, 0.0)
+        self.fault(channel, FAULT_OPEN, 0.0)
 
-    def close_lead(self):
+    def close_lead(self, channel=0):
         """Leads as they were: neither open nor bridged."""
-        inject(self.device, FAULT_CLOSE, 0.0)
+        self.fault(channel, FAULT_CLOSE, 0.0)
 
-    def short_leads(self):
+    def short_leads(self, channel=0):
         """20 ohm between the leads."""
-        inject(self.device, FAULT_SHORT, 0.0)
+        self.fault(channel, FAULT_SHORT, 0.0)
 
-    def lift_pad(self, double share):
+    def lift_pad(self, double share, channel=0):
         """The active pad keeps this share of its contact at the start, above 0 and at most 1."""
         check(0.0 < share <= 1.0, f"share {share}", "above 0 and at most 1")
-        inject(self.device, FAULT_AREA, share)
+        self.fault(channel, FAULT_AREA, share)
 
     def unplug(self):
         """The port closes."""
-        inject(self.device, FAULT_UNPLUG, 0.0)
+        self.fault(0, FAULT_UNPLUG, 0.0)
 
     def stall(self, double seconds):
         """Samples of the next seconds of device time are never sent."""
-        inject(self.device, FAULT_STALL, seconds)
+        self.fault(0, FAULT_STALL, seconds)
 
-    def stick_output(self):
+    def stick_output(self, channel=0):
         """The output converter keeps its value whatever is asked."""
-        inject(self.device, FAULT_STUCK, 0.0)
+        self.fault(channel, FAULT_STUCK, 0.0)
+
+    @property
+    def channels(self):
+        """How many channels it has; what stands below of one channel is of channel 0."""
+        return self.device.channels
 
     @property
     def serial(self):
@@ -1114,32 +1570,32 @@ cdef class VirtualDevice:
     @property
     def current_a(self):
         """True mean current through the skin over the last period, A."""
-        return self.device.period.charge_c / self.device.front_end.period_s
+        return self.channel(0).current_a
 
     @property
     def current_peak_a(self):
         """Largest true magnitude through the skin in the last period, A."""
-        return self.device.period.peak_a
+        return self.channel(0).current_peak_a
 
     @property
     def charge_c(self):
         """True net charge through the skin since the device was made, C."""
-        return self.device.charge_c
+        return self.channel(0).charge_c
 
     @property
     def absolute_charge_c(self):
         """True charge through the skin in either direction since the device was made, C."""
-        return self.device.absolute_c
+        return self.channel(0).absolute_charge_c
 
     @property
     def voltage_v(self):
         """True voltage at the pads at the end of the last period, V."""
-        return self.device.front_end.voltage_v
+        return self.channel(0).voltage_v
 
     @property
     def applied_code(self):
         """Output code in force."""
-        return self.device.applied_code
+        return self.channel(0).applied_code
 
     @property
     def lease_ticks_left(self):
@@ -1149,12 +1605,12 @@ cdef class VirtualDevice:
     @property
     def relay_closed(self):
         """Whether the relay is closed."""
-        return bool(self.device.front_end.relay_closed)
+        return self.channel(0).relay_closed
 
     @property
     def contact_fraction(self):
         """Wetted share of the active pad."""
-        return self.device.skin.active.contact_fraction
+        return self.channel(0).contact_fraction
 
     @property
     def ticks(self):
@@ -1169,12 +1625,12 @@ cdef class VirtualDevice:
     @property
     def net_codes(self):
         """The device's own net charge count of that session, 1/65536 code."""
-        return self.device.net_codes
+        return self.channel(0).net_codes
 
     @property
     def absolute_codes(self):
         """The device's own absolute charge count of that session, 1/65536 code."""
-        return self.device.absolute_codes
+        return self.channel(0).absolute_codes
 
     @property
     def late(self):
@@ -1198,8 +1654,9 @@ cdef class VirtualDevice:
 
     @property
     def file_errors(self):
-        """errno of failed writes of (truth, state); 0: none."""
-        return self.device.truth_error, self.device.state_error
+        """errno of failed writes of (truth, state, round trips); 0: none."""
+        cdef int32_t round_trip = 0 if self.device.round_trip == NULL else self.device.round_trip.error
+        return self.device.truth_error, self.device.state_error, round_trip
 
 
 def check(bint good, str what, str allowed):

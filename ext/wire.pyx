@@ -1,7 +1,7 @@
 """Frames to and from the device. The format, field by field, is docs/wire-protocol.md."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memchr, memcpy, memmove, memset
 
 from ionto_rt.core.types cimport COMMAND_CLOSE_RELAY, MAX_CHANNELS, Command, Sample
 
@@ -48,50 +48,58 @@ cdef uint32_t wire_crc32(const uint8_t* data, size_t length) noexcept nogil:
 
 
 cdef size_t wire_encode(const uint8_t* payload, size_t length, uint8_t* frame) noexcept nogil:
-    cdef uint8_t crc_bytes[4]
-    cdef size_t total = length + 4
-    cdef size_t at, code_at = 0, out = 1
-    cdef uint8_t code = 1, byte
+    """COBS puts each code where the zero was that it stands for, so the body is copied whole and the codes follow.
+
+    The code of an open block is written anew with each of its bytes: a branch on the byte could not be guessed.
+    """
+    cdef size_t at = 1, code_at = 0, end = length + 5, stop
     if length == 0 or length > MAX_PAYLOAD:
         return 0
-    put_u32(crc_bytes, wire_crc32(payload, length))
-    for at in range(total):
-        byte = payload[at] if at < length else crc_bytes[at - length]
-        if byte:
-            frame[out] = byte
-            out += 1
-            code += 1
-        if byte == 0 or (code == 0xFF and at + 1 < total):
-            frame[code_at] = code
-            code_at = out
-            out += 1
-            code = 1
-    frame[code_at] = code
-    frame[out] = 0
-    return out + 1
+    memcpy(frame + 1, payload, length)
+    put_u32(frame + 1 + length, wire_crc32(payload, length))
+    frame[0] = 1
+    while at < end:
+        stop = code_at + 0xFF if code_at + 0xFF < end else end
+        while at < stop:
+            code_at = code_at if frame[at] else at
+            frame[code_at] = <uint8_t>(at + 1 - code_at)
+            at += 1
+        if at - code_at == 0xFF and at < end:
+            # A full block stands for no zero: its successor's code is one byte more.
+            memmove(frame + at + 1, frame + at, end - at)
+            end += 1
+            frame[at] = 1
+            code_at = at
+            at += 1
+    frame[end] = 0
+    return end + 1
 
 
 cdef size_t decode(const uint8_t* frame, size_t length, uint8_t* payload) noexcept nogil:
-    """Length of the payload, or 0: not COBS, too short, too long, or a CRC that does not fit."""
-    cdef size_t at = 0, out = 0
-    cdef uint8_t code, left
+    """Length of the payload, or 0: not COBS, too short, too long, or a CRC that does not fit. frame: MAX_FRAME bytes,
+    of which `length` count.
+    """
+    cdef size_t at = 0, out = 0, count
+    cdef uint8_t code
     while at < length:
         code = frame[at]
         at += 1
-        left = code - 1
-        if code == 0 or at + left > length or out + left > MAX_PAYLOAD + 4:
+        count = <size_t>code - 1
+        if count > length - at or count > MAX_PAYLOAD + 4 - out:
             return 0
-        while left:
-            payload[out] = frame[at]
-            out += 1
-            at += 1
-            left -= 1
+        if count <= 16 and at <= MAX_PAYLOAD + 4 - 16:
+            # What is copied beyond the group is overwritten by what follows.
+            memcpy(payload + out, frame + at, 16)
+        else:
+            memcpy(payload + out, frame + at, count)
+        out += count
+        at += count
         if code != 0xFF and at < length:
             if out == MAX_PAYLOAD + 4:
                 return 0
             payload[out] = 0
             out += 1
-    if out < 5 or out > MAX_PAYLOAD + 4:
+    if out < 5:
         return 0
     if wire_crc32(payload, out - 4) != get_u32(payload + out - 4):
         return 0
@@ -100,20 +108,22 @@ cdef size_t decode(const uint8_t* frame, size_t length, uint8_t* payload) noexce
 
 cdef size_t wire_receive(Receiver* receiver, const uint8_t* data, size_t length,
                          uint8_t* payload, size_t* payload_length) noexcept nogil:
-    cdef size_t at = 0
-    cdef uint8_t byte
+    cdef size_t at = 0, count, room
+    cdef const uint8_t* delimiter
     payload_length[0] = 0
     while at < length:
-        byte = data[at]
+        delimiter = <const uint8_t*>memchr(data + at, 0, length - at)
+        count = length - at if delimiter == NULL else <size_t>(delimiter - (data + at))
+        room = MAX_FRAME - receiver.length
+        if count > room:
+            receiver.overflow = 1
+        memcpy(receiver.data + receiver.length, data + at, count if count < room else room)
+        receiver.length += <uint32_t>(count if count < room else room)
+        at += count
+        if delimiter == NULL:
+            return at
         at += 1
-        if byte:
-            if receiver.length < MAX_FRAME:
-                receiver.data[receiver.length] = byte
-                receiver.length += 1
-            else:
-                receiver.overflow = 1
-            continue
-        if receiver.length == 0 and not receiver.overflow:
+        if receiver.length == 0:
             continue
         if not receiver.overflow:
             payload_length[0] = decode(receiver.data, receiver.length, payload)

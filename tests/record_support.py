@@ -1,13 +1,19 @@
-"""What the tests of the record share: the telemetry row's dtype read from types.pxd, and a session that looks real."""
+"""What the tests of the record share: the telemetry row's dtype read from types.pxd, a session that looks real, and one
+of several channels whose every row is a tick.
+"""
 
+import functools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ionto_rt.core.controller import Controller, empty_ticks
 from ionto_rt.record import SessionFolder
+from support import TOKEN, run_on_device
 
 TYPES = Path(__file__).parent.parent / "src" / "ionto_rt" / "core" / "types.pxd"
 KINDS = {"int32_t": "<i4", "int64_t": "<i8", "uint8_t": "u1", "uint16_t": "<u2", "uint32_t": "<u4", "uint64_t": "<u8"}
@@ -54,16 +60,22 @@ def same_rows(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
     return len(left) == len(right) and all(left[name].tobytes() == right[name].tobytes() for name in TICK.names or ())
 
 
-def session_facts(**more: Any) -> dict[str, Any]:
-    """The least that a session's folder asks for."""
+def channel_facts(**more: Any) -> dict[str, Any]:
+    """The least that a session's folder asks for of a channel."""
     facts: dict[str, Any] = {
-        "subject": "S-07",
+        "name": "",
         "site": "left knee",
         "prescribed_c": 2.4,
         "max_current_a": 4e-3,
         "controller": CONTROLLER,
+        "segments": [],
     }
     return facts | more
+
+
+def session_facts(**more: Any) -> dict[str, Any]:
+    """The least that a session's folder asks for."""
+    return {"subject": "S-07", "channels": [channel_facts()]} | more
 
 
 def steady_rows(count: int, current_a: float = -4e-3) -> np.ndarray[Any, np.dtype[Any]]:
@@ -147,10 +159,116 @@ def make_session(out_dir: Path, rows: np.ndarray[Any, Any] | None = None, **more
     folder = SessionFolder.create(
         out_dir, "Dexamethasone 40", treatment_source=TREATMENT, session=session_facts(**more)
     )
-    writer = folder.open_telemetry(TICK, 1 / TICK_S)
+    channels = len(more.get("channels", "1"))
+    writer = folder.open_telemetry(TICK, 1 / TICK_S, channels=channels)
     writer.append(steady_rows(50) if rows is None else rows)
     folder.events.write("session-begun", 0, safety=True)
     return folder
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Several channels as one device would have ticked them: rows in the order of ticks and channels, their facts."""
+
+    rows: np.ndarray[Any, np.dtype[Any]]
+    facts: list[dict[str, Any]]
+
+    @property
+    def count(self) -> int:
+        return len(self.facts)
+
+    def of(self, channel: int) -> np.ndarray[Any, np.dtype[Any]]:
+        return self.rows[channel :: self.count]
+
+    def unit_c(self, channel: int) -> float:
+        """C in 1/65536 code."""
+        calibration = self.facts[channel]["controller"]["calibration"]
+        return float(calibration["current_lsb_a"] * calibration["tick_s"] / 65536)
+
+    def receipt(self, outcome: str = "complete", **more: Any) -> dict[str, Any]:
+        """The receipt that the session would hand over."""
+        parts: list[dict[str, Any]] = []
+        for channel, facts in enumerate(self.facts):
+            rows = self.of(channel)
+            net_c = float(rows["delivered_c"][-1])
+            parts.append(
+                {
+                    "name": facts["name"],
+                    "outcome": outcome,
+                    "reason": "the prescribed dose was delivered",
+                    "dose_prescribed_mamin": facts["prescribed_c"] / 0.06,
+                    "dose_delivered_mamin": net_c / 0.06,
+                    "delivered_net_c": net_c,
+                    "delivered_abs_c": int(rows["absolute_codes"][-1]) * self.unit_c(channel),
+                    "peak_current_ma": float(np.abs(rows["current_a"]).max()) * 1e3,
+                    "peak_voltage_v": float(np.abs(rows["voltage_v"]).max()),
+                    "trips": [],
+                }
+            )
+        whole = dict(receipt_of(self.of(0), outcome, reason="the prescribed dose was delivered"))
+        for key in ("dose_prescribed_mamin", "dose_delivered_mamin", "delivered_net_c", "delivered_abs_c"):
+            whole[key] = sum(part[key] for part in parts)
+        for key in ("peak_current_ma", "peak_voltage_v"):
+            whole[key] = max(part[key] for part in parts)
+        return whole | {"channels": parts} | more
+
+
+@functools.cache
+def ticked(channels: int, ticks: int = 0) -> Channels:
+    """1 to 32 channels, each a short treatment on a virtual device of its own, as the core ticked it; at least `ticks`.
+
+    Levels and loads differ; the lead of channel 1 opens in mid-treatment. What ends earlier goes on ticking, as on a
+    device that samples all of its channels.
+    """
+    kinds = [_treated(number) for number in range(min(channels, 4))]
+    length = max(ticks, *(len(rows) for rows, _ in kinds))
+    table = empty_ticks(length * channels)
+    facts = []
+    for channel in range(channels):
+        rows, known = kinds[channel % len(kinds)]
+        given = np.concatenate([rows, np.repeat(rows[-1:], length - len(rows))])
+        given["channel"] = channel
+        given["index"] = np.arange(length)
+        given["applied_index"] = np.maximum(np.arange(length) - 1, 0)
+        given["device_time_us"] = np.arange(length) * 1000
+        result = Controller(known["controller"], known["segments"]).run(given)
+        for name in table.dtype.names or ():
+            table[name][channel::channels] = result[name]
+        facts.append(known | {"name": f"site {channel}", "site": f"place {channel % 3}"})
+    return Channels(table, facts)
+
+
+@functools.cache
+def _treated(number: int) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+    current, load_ohm = ("0.8 mA", "0.6 mA", "0.7 mA", "0.5 mA")[number], (1500.0, 3000.0, 2000.0, 6000.0)[number]
+    steps = f'[[steps]]\ncurrent = "{current}"\ntime = "2 s"\nramp = "1 s"'
+    more: dict[str, Any] = {"faults": ["open@3"]} if number == 1 else {}
+    rows, config, segments = run_on_device(steps, load=(load_ohm / 4, load_ohm, 30e-9), seed=number + 1, **more)
+    assert config["token"] == TOKEN
+    limit_a = float(config["guard"]["current_limit_a"])
+    facts = channel_facts(
+        prescribed_c=float(current.split()[0]) * 1e-3 * 2.0,
+        max_current_a=1.25 * limit_a,
+        controller=config,
+        segments=segments,
+    )
+    return rows, facts
+
+
+def make_channels(
+    out_dir: Path, channels: Channels, rows: np.ndarray[Any, Any] | None = None, **more: Any
+) -> SessionFolder:
+    """A running session's folder of several channels, with `rows` (all of them by default) written."""
+    return make_session(out_dir, channels.rows if rows is None else rows, channels=channels.facts, **more)
+
+
+def finished_channels(
+    out_dir: Path, channels: Channels, rows: np.ndarray[Any, Any] | None = None, **receipt: Any
+) -> Path:
+    """The folder of an ended session of several channels."""
+    folder = make_channels(out_dir, channels, rows)
+    folder.finish(channels.receipt(**receipt))
+    return folder.path
 
 
 def receipt_of(rows: np.ndarray[Any, Any], outcome: str = "complete", **more: Any) -> Mapping[str, Any]:

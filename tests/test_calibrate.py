@@ -242,8 +242,9 @@ def test_the_command_measures_every_range_keeps_them_and_the_session_goes_by_the
         Session(Treatment.load(plan), device, out_dir=Path(out), speed="max").run()
     (folder,) = [path for path in Path(out).iterdir() if path.is_dir()]
     session = Record.open(folder).session
-    assert session["calibration"] == in_force
-    assert session["calibration"]["skew_s"] == facts["ranges"][1]["skew_s"]
+    (channel,) = session["channels"]
+    assert channel["calibration"] == in_force
+    assert channel["calibration"]["skew_s"] == facts["ranges"][1]["skew_s"]
     assert replay(folder).identical
 
 
@@ -252,7 +253,7 @@ def test_without_a_calibration_the_session_says_so(tmp_path: Path) -> None:
     with open_device("sim:") as device:
         Session(Treatment.load(short_treatment(tmp_path)), device, out_dir=out, speed="max").run()
     (folder,) = [path for path in out.iterdir() if path.is_dir()]
-    assert Record.open(folder).session["calibration"] is None
+    assert Record.open(folder).session["channels"][0]["calibration"] is None
 
 
 @pytest.mark.parametrize(

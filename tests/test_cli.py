@@ -19,6 +19,7 @@ from ionto_rt.core.constant_current import nominal_probe_ticks
 from ionto_rt.device import VIRTUAL_OPTIONS
 from ionto_rt.record import Record
 from ionto_rt.virtual_device import PACINGS, SimPort
+from record_support import finished_channels, make_channels, ticked
 
 HEAVY = {"matplotlib", "nanoarrow", "numpy", "pydantic", "rich", "serial", "sqlite3"}
 
@@ -151,7 +152,7 @@ def test_check_gives_the_plans_of_several_channels_as_one_object(tmp_path: Path)
 
 
 def test_check_refuses_more_channels_than_the_device_has(tmp_path: Path) -> None:
-    said = ionto("check", ELBOWS, "--device", "sim:", cwd=tmp_path).refusal
+    said = ionto("check", ELBOWS, "--device", "sim:?channels=1", cwd=tmp_path).refusal
     assert "channels[1]: the device ionto-virtual VIRTUAL-0001 has 1 channel, the treatment 2" in said
 
 
@@ -167,7 +168,7 @@ def test_run_with_json_prints_the_receipt_and_nothing_else(tmp_path: Path) -> No
     assert done.code == 0
     receipt = done.receipt
     assert receipt.keys() >= CONTRACT
-    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "p9999", "max"}
+    assert receipt["latency_us"] is None, "nothing is timed on a virtual clock"
     assert (receipt["outcome"], receipt["trips"], receipt["gaps"]) == ("complete", [], 0)
     assert receipt["dose_prescribed_mamin"] == pytest.approx(2 * 4 / 60)
     assert receipt["dose_delivered_mamin"] == pytest.approx(receipt["dose_prescribed_mamin"], rel=0.005)
@@ -181,10 +182,12 @@ def test_run_away_from_a_terminal_is_quiet_but_for_phases_and_the_receipt(tmp_pa
     assert done.code == 0
     assert done.out.startswith("complete: the prescribed dose was delivered\n")
     labels = re.findall(r"^([a-z]+) ", done.out, re.M)
-    assert labels == ["dose", "drug", "peak", "held", "area", "load", "time", "latency", "trips", "record", "next"]
+    (folder,) = sessions(tmp_path / "kept")
+    host = ["host"] if "fitness" in Record.open(folder).session["host"] else []
+    shown = ["dose", "drug", "peak", "held", "area", "load", "time", *host, "trips", "record", "next"]
+    assert labels == shown
     assert "\x1b" not in done.out + done.err
     assert len(done.err.splitlines()) == 7
-    (folder,) = sessions(tmp_path / "kept")
     assert f"ionto-rt report kept/{folder.name}" in done.out
 
 
@@ -270,6 +273,25 @@ def test_sessions_lists_them_and_latest_is_the_newest(tmp_path: Path) -> None:
     (tmp_path / "sessions" / newest / "events.jsonl").write_text("{}\n")
     broken = ionto("verify", "latest", cwd=tmp_path)
     assert broken.code == 1 and "wrong: events.jsonl" in broken.out
+
+
+def test_the_commands_take_a_record_of_several_channels(tmp_path: Path) -> None:
+    known = ticked(2)
+    ended = finished_channels(tmp_path / "sessions", known)
+    dead = make_channels(tmp_path / "sessions", known)
+    dead.close()
+    listed = ionto("sessions", cwd=tmp_path).out.splitlines()
+    assert listed[0].split()[:6] == ["session", "outcome", "mA·min", "of", "trips", "channels"]
+    assert listed[1].split()[1:6] == ["complete", "0.0392", "0.0467", "2", "S-07"]
+    assert listed[1].endswith("place 0, place 1")
+    assert {row["channels"] for row in json.loads(ionto("sessions", "--json", cwd=tmp_path).out)} == {2}
+
+    recovered = ionto("recover", dead.path, cwd=tmp_path)
+    assert recovered.code == 0
+    assert re.search(r"^ {10}0 site 0: \S+ of 0.0267 mA·min \(bound, not measured\)$", recovered.out, re.M)
+    for folder in (ended, dead.path):
+        assert ionto("verify", folder, cwd=tmp_path).code == 0
+        assert f"identical: {len(known.rows)} rows of 2 channels" in ionto("replay", folder, cwd=tmp_path).out
 
 
 def test_report_goes_where_it_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ionto_rt.journal import JOURNAL, Journal, JournalError, local_day, rebuild
-from record_support import make_session, receipt_of, steady_rows
+from ionto_rt.journal import JOURNAL, Ending, Journal, JournalError, Reservation, local_day, rebuild
+from ionto_rt.record import Record
+from record_support import finished_channels, make_channels, make_session, receipt_of, steady_rows, ticked
 
 HERE = Path(__file__).parent.parent
 
 
 def run_python(code: str) -> "subprocess.Popen[str]":
     text = "import os, signal, sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
-    text += "from ionto_rt.journal import Journal, JournalError\n" + code
+    text += "from ionto_rt.journal import Journal, JournalError, Reservation\n" + code
     return subprocess.Popen(
         [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE, text=True
     )
@@ -27,12 +29,12 @@ def run_python(code: str) -> "subprocess.Popen[str]":
 
 def test_a_running_session_counts_with_its_reservation_and_an_ended_one_with_its_charge(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.begin("a", tmp_path / "a", "S-07", "left knee", 2.4, 0.004)
+        journal.begin("a", tmp_path / "a", "S-07", [Reservation("left knee", 2.4, 0.004)])
         assert journal.charge_today("S-07", "left knee") == 0.004
-        journal.extend("a", 0.5, 0.504)
+        journal.extend("a", [(0.5, 0.504)])
         assert journal.charge_today("S-07", "left knee") == 0.504
         assert [row.session_id for row in journal.open_sessions()] == ["a"]
-        journal.finish("a", "complete", 0.51, 0.52)
+        journal.finish("a", [Ending("complete", 0.51, 0.52)])
         assert journal.charge_today("S-07", "left knee") == 0.52
         assert journal.charge_today("S-07", "right knee") == journal.charge_today("S-08", "left knee") == 0
         assert journal.open_sessions() == []
@@ -42,9 +44,9 @@ def test_a_running_session_counts_with_its_reservation_and_an_ended_one_with_its
 
 def test_a_reservation_never_falls_while_the_session_is_open(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.begin("a", "a", "", "", 2.4, 0.01)
-        journal.extend("a", 0.5, 0.504)
-        journal.extend("a", 0.4, 0.1)
+        journal.begin("a", "a", "", [Reservation("", 2.4, 0.01)])
+        journal.extend("a", [(0.5, 0.504)])
+        journal.extend("a", [(0.4, 0.1)])
         assert journal.charge_today("", "") == 0.504
 
 
@@ -54,9 +56,9 @@ def test_the_charge_of_a_site_is_the_sum_over_its_sessions(sessions: list[tuple[
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         expected = {"x": 0.0, "y": 0.0}
         for number, (site, reserved, delivered) in enumerate(sessions):
-            journal.begin(str(number), str(number), "S", site, 1.0, reserved)
+            journal.begin(str(number), str(number), "S", [Reservation(site, 1.0, reserved)])
             if number % 2:
-                journal.finish(str(number), "complete", delivered, delivered)
+                journal.finish(str(number), [Ending("complete", delivered, delivered)])
             expected[site] += delivered if number % 2 else reserved
         for site, charge in expected.items():
             assert journal.charge_today("S", site) == pytest.approx(charge, abs=1e-12)
@@ -64,7 +66,7 @@ def test_the_charge_of_a_site_is_the_sum_over_its_sessions(sessions: list[tuple[
 
 def test_a_session_counts_on_the_days_on_which_it_ran(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.begin("a", "a", "S", "x", 1.0, 0.5)
+        journal.begin("a", "a", "S", [Reservation("x", 1.0, 0.5)])
         today = datetime.now(UTC).astimezone().date()
         assert journal.charge_today("S", "x", today) == 0.5
         assert journal.charge_today("S", "x", today - timedelta(days=1)) == 0
@@ -78,7 +80,7 @@ def test_a_daily_cap_holds_against_two_processes_that_begin_at_once(tmp_path: Pa
         f"journal = Journal(Path({str(tmp_path)!r}))\n"
         "print('ready', flush=True); name = sys.stdin.readline().strip()\n"
         "try:\n"
-        "    journal.begin(name, name, 'S', 'x', 2.4, 2.4, cap_c=4.0); print('begun')\n"
+        "    journal.begin(name, name, 'S', [Reservation('x', 2.4, 2.4, cap_c=4.0)]); print('begun')\n"
         "except JournalError as error: print(error)\n"
     )
     processes = [run_python(code) for _ in range(3)]
@@ -99,8 +101,8 @@ def test_two_processes_make_and_write_one_journal(tmp_path: Path) -> None:
     code = (
         "name = sys.stdin.readline().strip()\n"
         f"with Journal(Path({str(tmp_path)!r})) as journal:\n"
-        "    journal.begin(name, name, 'S', 'x', 1.0, 0.0)\n"
-        "    for step in range(1, 101): journal.extend(name, step / 100, step / 100)\n"
+        "    journal.begin(name, name, 'S', [Reservation('x', 1.0, 0.0)])\n"
+        "    for step in range(1, 101): journal.extend(name, [(step / 100, step / 100)])\n"
     )
     processes = [run_python(code) for _ in range(3)]
     for number, process in enumerate(processes):
@@ -114,11 +116,80 @@ def test_two_processes_make_and_write_one_journal(tmp_path: Path) -> None:
         assert journal.charge_today("S", "x") == 3.0
 
 
+def test_a_site_counts_what_all_channels_of_all_sessions_gave_it(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        sites = (("x", 0.1), ("y", 0.2), ("x", 0.3))
+        journal.begin("a", "a", "S", [Reservation(site, 1.0, reserved) for site, reserved in sites])
+        assert journal.charge_today("S", "x") == pytest.approx(0.4) and journal.charge_today("S", "y") == 0.2
+        journal.extend("a", [(0.5, 0.6), (0.1, 0.1), (0.0, 0.3)])
+        assert journal.charge_today("S", "x") == pytest.approx(0.9) and journal.charge_today("S", "y") == 0.2
+        journal.begin("b", "b", "S", [Reservation("x", 1.0, 0.05)])
+        journal.finish("a", [Ending("complete", 0.9, 1.0), Ending("faulted", 0.3, 0.3), Ending("aborted", -0.1, 0.2)])
+        assert journal.charge_today("S", "x") == pytest.approx(1.25) and journal.charge_today("S", "y") == 0.3
+        assert [(row.session_id, row.channel, row.outcome) for row in journal.sessions()] == [
+            ("a", 0, "complete"), ("a", 1, "faulted"), ("a", 2, "aborted"), ("b", 0, None),
+        ]  # fmt: skip
+        assert [row.site for row in journal.get("a")] == ["x", "y", "x"] and journal.get("c") == []
+
+
+def test_a_daily_cap_holds_for_what_all_channels_prescribe_for_a_site(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        pair = [Reservation("x", 2.0, 0.1, cap_c=3.0), Reservation("x", 1.5, 0.1, cap_c=3.0)]
+        with pytest.raises(JournalError, match=r"0.00 mA\*min today and 58.33 mA\*min prescribed exceed 50.00"):
+            journal.begin("a", "a", "S", pair)
+        assert journal.sessions() == []
+        apart = [Reservation("x", 2.0, 0.1, cap_c=3.0), Reservation("y", 1.5, 0.1, cap_c=3.0)]
+        journal.begin("a", "a", "S", apart)
+        journal.finish("a", [Ending("complete", 2.0, 2.0), Ending("complete", 1.5, 1.5)])
+        with pytest.raises(JournalError, match=r"S, y: 25\.00"):
+            journal.begin("b", "b", "S", [Reservation("z", 2.0, 0.1, cap_c=3.0), Reservation("y", 1.6, 0.1, cap_c=3.0)])
+        journal.begin("b", "b", "S", [Reservation("y", 1.5, 0.1, cap_c=3.0)])
+
+
+def test_the_channels_of_a_session_change_together_or_not_at_all(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", [Reservation("x", 1.0, 0.1), Reservation("y", 1.0, 0.1)])
+        for charges in ([(0.5, 0.6)], [(0.5, 0.6)] * 3):
+            with pytest.raises(JournalError, match=f"not an open session of {len(charges)} channels"):
+                journal.extend("a", charges)
+        with pytest.raises(JournalError, match="not an open session of 1 channels"):
+            journal.finish("a", [Ending("complete", 1.0, 1.0)])
+        assert [(row.delivered_abs_c, row.outcome) for row in journal.get("a")] == [(0.0, None)] * 2
+        journal.withdraw("a")
+        assert journal.get("a") == []
+
+
+def test_the_channels_are_rebuilt_from_the_folder(tmp_path: Path) -> None:
+    known = ticked(3)
+    ended, open_one = finished_channels(tmp_path, known), make_channels(tmp_path, known)
+    open_one.close()
+    done = rebuild(tmp_path)
+    assert (done.sessions, done.unreadable) == (2, [])
+    with Journal(tmp_path) as journal:
+        for channel, row in enumerate(journal.get(ended.name)):
+            assert (row.channel, row.outcome, row.site) == (channel, "complete", f"place {channel}")
+            absolute = int(known.of(channel)["absolute_codes"][-1]) * known.unit_c(channel)
+            assert row.delivered_abs_c == pytest.approx(absolute, rel=1e-12)
+        for channel, row in enumerate(journal.get(open_one.session_id)):
+            own = Record.open(open_one.path).channels[channel]
+            assert (row.channel, row.outcome) == (channel, None)
+            assert row.reserved_until_c == own.counted().absolute_c + own.unreserved_c
+
+
+def test_a_journal_of_an_earlier_version_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / JOURNAL)) as db:
+        db.execute("PRAGMA user_version = 1")
+    with pytest.raises(JournalError, match=r"not a journal of this version \(version 1, known 2\); rebuild it"):
+        Journal(tmp_path)
+    assert rebuild(tmp_path).kept_as is not None
+
+
 def test_what_was_reserved_before_a_kill_still_counts(tmp_path: Path) -> None:
     code = (
         f"journal = Journal(Path({str(tmp_path)!r}))\n"
-        "journal.begin('a', 'a', 'S', 'x', 2.4, 0.004)\n"
-        "for step in range(1, 200): journal.extend('a', step * 0.004, step * 0.004 + 0.004)\n"
+        "journal.begin('a', 'a', 'S', [Reservation('x', 2.4, 0.004)])\n"
+        "for step in range(1, 200): journal.extend('a', [(step * 0.004, step * 0.004 + 0.004)])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     process = run_python(code)
@@ -126,14 +197,14 @@ def test_what_was_reserved_before_a_kill_still_counts(tmp_path: Path) -> None:
     assert process.returncode == -9
     with Journal(tmp_path) as journal:
         assert journal.charge_today("S", "x") == 200 * 0.004
-        assert journal.recovered("a", 0.797, 0.797, measured=True)
-        assert not journal.recovered("a", 5.0, 5.0, measured=True)
+        assert journal.recovered("a", [Ending("recovered", 0.797, 0.797)])
+        assert not journal.recovered("a", [Ending("recovered", 5.0, 5.0)])
         assert journal.charge_today("S", "x") == 0.797
 
 
 def test_a_session_without_current_is_withdrawn(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.begin("a", "a", "S", "x", 1.0, 0.5)
+        journal.begin("a", "a", "S", [Reservation("x", 1.0, 0.5)])
         journal.withdraw("a")
         journal.withdraw("never begun")
         assert journal.sessions() == [] and journal.charge_today("S", "x") == 0
@@ -141,14 +212,14 @@ def test_a_session_without_current_is_withdrawn(tmp_path: Path) -> None:
 
 def test_ending_what_is_not_open_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.begin("a", "a", "S", "x", 1.0, 0.0)
-        journal.finish("a", "complete", 1.0, 1.0)
+        journal.begin("a", "a", "S", [Reservation("x", 1.0, 0.0)])
+        journal.finish("a", [Ending("complete", 1.0, 1.0)])
         with pytest.raises(JournalError, match="not an open session"):
-            journal.finish("a", "complete", 1.0, 1.0)
+            journal.finish("a", [Ending("complete", 1.0, 1.0)])
         with pytest.raises(JournalError, match="not an open session"):
-            journal.extend("b", 1.0, 1.0)
+            journal.extend("b", [(1.0, 1.0)])
         with pytest.raises(JournalError, match="UNIQUE"):
-            journal.begin("a", "a", "S", "x", 1.0, 0.0)
+            journal.begin("a", "a", "S", [Reservation("x", 1.0, 0.0)])
 
 
 @pytest.mark.parametrize("damage", ["noise", "text", "empty tables", "other program", "cut", "missing"])
@@ -156,10 +227,10 @@ def test_a_damaged_journal_is_refused_with_the_remedy_and_rebuilt_from_the_folde
     rows = steady_rows(3000)
     with Journal(tmp_path) as journal:
         folder = make_session(tmp_path, rows)
-        journal.begin(folder.session_id, folder.path, "S-07", "left knee", 2.4, 0.004)
+        journal.begin(folder.session_id, folder.path, "S-07", [Reservation("left knee", 2.4, 0.004)])
         receipt = folder.finish(receipt_of(rows))
         delivered = float(rows["delivered_c"][-1])
-        journal.finish(folder.session_id, receipt["outcome"], delivered, delivered)
+        journal.finish(folder.session_id, [Ending(receipt["outcome"], delivered, delivered)])
     path = tmp_path / JOURNAL
     if damage == "noise":
         path.write_bytes(path.read_bytes()[:100] + bytes(range(256)) * 50)

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PYX = [*(ROOT / "ext").glob("*.pyx"), *(ROOT / "examples/embedding").glob("*.pyx")]
 MODULES = sorted(path.stem for path in (ROOT / "ext").glob("*.pyx"))
-PACKAGE_DATA = (".pxd", ".pyi", ".typed", ".toml", ".html")
+PACKAGE_DATA = (".pxd", ".pyi", ".typed", ".toml", ".html", ".h")
 NOT_SHIPPED = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "sessions", "*.egg-info", "*.so", "__pycache__",
     ".*_cache", ".hypothesis", ".bench*"
@@ -120,7 +121,7 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     compiled = {f"ionto_rt/core/{module}{suffix}" for module in MODULES}
     assert names == package_files() | compiled
-    assert "ionto_rt/py.typed" in names
+    assert {"ionto_rt/py.typed", "ionto_rt/include/ionto_rt/daq.h"} <= names
     assert {Path(name).suffix for name in names} <= {".py", ".so", *PACKAGE_DATA}
 
 
@@ -138,7 +139,10 @@ def test_the_sdist_holds_the_sources_and_no_build_product(sdist: Path) -> None:
     assert {f"ext/{module}.pyx" for module in MODULES} <= names
     assert {f"src/{name}" for name in package_files()} <= names
     assert {"LICENSE", "README.md", "Makefile", "tests/test_packaging.py", "docs/wire-protocol.md"} <= names
-    assert not [name for name in names if name.endswith((".c", ".so", ".o", ".pyc"))]
+    assert {f"examples/daq/{name}" for name in ("vendor.c", "adapter.c", "host.py", "treatment.toml")} <= names
+    translated = {f"{folder}/{source.stem}.c" for folder in ("ext", "examples/embedding") for source in PYX}
+    assert not names & translated
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
 
 
 def build_host(environment: Environment, folder: Path) -> dict[str, float]:
@@ -162,6 +166,14 @@ def test_a_stranger_builds_the_same_host_on_an_editable_install(
 ) -> None:
     assert editable.package() == source / "src/ionto_rt"
     assert build_host(editable, tmp_path / "one") == build_host(from_wheel, tmp_path / "two")
+
+
+def test_a_stranger_compiles_an_adapter_on_the_wheels_header(from_wheel: Environment, tmp_path: Path) -> None:
+    folder = run(from_wheel.python, "-c", "import ionto_rt; print(ionto_rt.get_include())", cwd=tmp_path).strip()
+    assert Path(folder).is_relative_to(from_wheel.folder)
+    for name in ("adapter.h", "adapter.c", "vendor.h"):
+        shutil.copy(ROOT / "examples/daq" / name, tmp_path)
+    run("cc", "-std=c11", "-D_GNU_SOURCE", "-I", folder, "-c", "adapter.c", cwd=tmp_path)
 
 
 def test_a_host_built_for_another_signature_is_refused_when_imported(from_wheel: Environment, tmp_path: Path) -> None:

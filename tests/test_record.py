@@ -32,12 +32,15 @@ from ionto_rt.record import (
 from record_support import (
     TICK,
     TREATMENT,
+    channel_facts,
+    finished_channels,
     make_session,
     random_rows,
     receipt_of,
     same_rows,
     session_facts,
     steady_rows,
+    ticked,
 )
 
 SMALL = np.dtype([("index", "<u4"), ("current_a", "<f8"), ("status", "<u2")])
@@ -114,6 +117,35 @@ def test_the_rows_of_several_channels_are_told_apart(tmp_path: Path) -> None:
     found = Telemetry(tmp_path / "t.arrows").rows()
     for channel, own in rows.items():
         assert same_rows(found[found["channel"] == channel], own)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 32), st.lists(st.integers(0, 300), max_size=8), st.booleans(), st.integers(0, 99))
+def test_one_channel_s_rows_are_those_of_its_number(channels: int, sizes: list[int], flush: bool, seed: int) -> None:
+    """However the rows were appended, and where the order of the channels breaks off too."""
+    rows = random_rows(sum(sizes), seed)
+    rows["channel"] = np.arange(len(rows)) % channels
+    rows["channel"][len(rows) // 2 :] = np.roll(rows["channel"][len(rows) // 2 :], seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path, start = Path(folder) / "t.arrows", 0
+        with TelemetryWriter(path, TICK, {}, 100.0, channels=channels) as writer:
+            for size in sizes:
+                writer.append(rows[start : start + size])
+                start += size
+                if flush:
+                    writer.flush()
+        found = Telemetry(path)
+        for channel in (*range(min(channels, 3)), channels - 1, channels):
+            own = rows[rows["channel"] == channel]
+            view, last = found.of_channel(channel), found.last(channel)
+            assert len(view) == len(own)
+            assert all(view[name].tobytes() == own[name].tobytes() for name in ("index", "voltage_v", "channel"))
+            assert (last is None) == (len(own) == 0)
+            assert last is None or last["current_a"].tobytes() == own["current_a"][-1].tobytes()
+        if len(rows):
+            some = np.concatenate(list(found.batches(("channel", "index"))))
+            assert some.dtype.names == ("channel", "index")
+            assert np.array_equal(some["index"], rows["index"]) and np.array_equal(some["channel"], rows["channel"])
 
 
 def test_a_batch_holds_the_ticks_of_all_channels(tmp_path: Path) -> None:
@@ -284,7 +316,7 @@ def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     record = Record.open(folder.path)
     assert record.treatment_source == TREATMENT
     assert record.session["limits"] == {"current": 0.1 + 0.2} and record.session["seed"] == 2**63
-    assert record.session["controller"]["calibration"]["current_lsb_a"] == 4e-3 / 30000
+    assert record.session["channels"][0]["controller"]["calibration"]["current_lsb_a"] == 4e-3 / 30000
     assert record.receipt == receipt == json.loads((folder.path / RECEIPT).read_text())
     assert receipt["odd"] is None and receipt["record"] == str(folder.path)
     assert receipt["telemetry_sha256"] == hashlib.sha256((folder.path / TELEMETRY).read_bytes()).hexdigest()
@@ -292,6 +324,49 @@ def test_a_session_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     assert record.events().intact
     telemetry = record.telemetry()
     assert same_rows(telemetry.rows(), rows) and telemetry.metadata["session_id"] == folder.session_id
+
+
+def test_each_channel_tells_its_own(tmp_path: Path) -> None:
+    channels = ticked(4)
+    record = Record.open(finished_channels(tmp_path, channels))
+    assert [channel.name for channel in record.channels] == ["site 0", "site 1", "site 2", "site 3"]
+    assert record.tick_s == 1e-3
+    for channel in record.channels:
+        last = channels.of(channel.number)[-1]
+        counted = channel.counted()
+        assert counted.net_c == pytest.approx(float(last["delivered_c"]), rel=1e-12)
+        assert (counted.absolute_codes, counted.tick) == (int(last["absolute_codes"]), int(last["index"]))
+        assert channel.prescribed_c == channels.facts[channel.number]["prescribed_c"]
+        assert channel.receipt is not None and channel.receipt["name"] == channel.name
+        assert channel.unseen_c == pytest.approx(channel.max_current_a * 2.2 + channel.max_current_a**2 / 2e-3)
+    (row,) = list_sessions(tmp_path)
+    assert (row.channels, row.site) == (4, "place 0, place 1, place 2")
+    assert row.dose_prescribed_mamin == pytest.approx(sum(facts["prescribed_c"] for facts in channels.facts) / 0.06)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [(1, r"an earlier version \(format 1, this one reads 2\)"), (3, "another version"), (None, "another version")],
+)
+def test_a_record_of_another_format_is_refused_in_one_line(tmp_path: Path, written: int | None, said: str) -> None:
+    folder = make_session(tmp_path)
+    folder.close()
+    facts = json.loads((folder.path / "session.json").read_text())
+    (folder.path / "session.json").write_text(json.dumps(facts | {"format": written}))
+    with pytest.raises(RecordError, match=said) as caught:
+        _ = Record.open(folder.path).channels
+    assert "\n" not in str(caught.value)
+    assert [row.outcome for row in list_sessions(tmp_path)] == ["unreadable"]
+
+
+def test_a_number_that_a_channel_lacks_is_named(tmp_path: Path) -> None:
+    folder = make_session(tmp_path)
+    folder.close()
+    facts = json.loads((folder.path / "session.json").read_text())
+    del facts["channels"][0]["controller"]["calibration"]["tick_s"]
+    (folder.path / "session.json").write_text(json.dumps(facts))
+    with pytest.raises(RecordError, match=r"channels\[0\]\.controller\.calibration\.tick_s is missing"):
+        _ = Record.open(folder.path).tick_s
 
 
 @settings(max_examples=50, deadline=None)
@@ -310,10 +385,17 @@ def test_numbers_in_a_session_are_kept_exactly(numbers: dict[str, float]) -> Non
 
 
 def test_a_refused_session_leaves_nothing_behind(tmp_path: Path) -> None:
-    bad = session_facts()
-    del bad["site"]
-    broken = session_facts(limits={"current_a": float("nan")})
-    for session, message in ((bad, "site"), (broken, r"limits\.current_a is nan")):
+    siteless = {key: value for key, value in channel_facts().items() if key != "site"}
+    for session, message in (
+        ({"channels": [channel_facts()]}, "subject is missing"),
+        ({"subject": ""}, "channels is missing"),
+        (session_facts(channels=[]), "0 channels; a record holds 1 to 32"),
+        (session_facts(channels=[channel_facts()] * 33), "33 channels"),
+        (session_facts(channels=[channel_facts(), siteless]), r"channels\[1\]\.site is missing or not a str"),
+        (session_facts(channels=[channel_facts(prescribed_c="2")]), r"channels\[0\]\.prescribed_c is missing or not"),
+        (session_facts(channels=["left"]), r"channels\[0\]\.name is missing"),
+        (session_facts(limits={"current_a": float("nan")}), r"limits\.current_a is nan"),
+    ):
         with pytest.raises(RecordError, match=message):
             SessionFolder.create(tmp_path, "x", treatment_source=b"", session=session)
     with pytest.raises(RecordError, match="free disk space"):

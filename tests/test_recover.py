@@ -1,6 +1,7 @@
 """Recovery: the dose on record is never below the device's count, and nothing the dead host wrote is changed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ionto_rt.events import RECOVERED
-from ionto_rt.journal import JOURNAL, Journal
-from ionto_rt.record import EVENTS, RECEIPT, RECOVERED_TELEMETRY, TELEMETRY, Record, RecordError, Telemetry
+from ionto_rt.journal import JOURNAL, Journal, Reservation
+from ionto_rt.record import (
+    EVENTS,
+    RECEIPT,
+    RECOVERED_TELEMETRY,
+    TELEMETRY,
+    Record,
+    RecordError,
+    SessionFolder,
+    Telemetry,
+)
 from ionto_rt.recover import BOUND, MEASURED, DeviceCount, recover
 from ionto_rt.verify import verify
-from record_support import CONTROLLER, CURRENT_LSB_A, TICK_S, make_session, receipt_of, same_rows, steady_rows
+from record_support import (
+    CONTROLLER,
+    CURRENT_LSB_A,
+    TICK_S,
+    Channels,
+    finished_channels,
+    make_channels,
+    make_session,
+    receipt_of,
+    same_rows,
+    steady_rows,
+    ticked,
+)
 
 UNIT_C = CURRENT_LSB_A * TICK_S / 65536
 UNSEEN_C = 4e-3 * (0.1 + 2.0 + 0.1) + 4e-3**2 / (2 * 1e-3)
@@ -30,11 +52,16 @@ def dead_session(out_dir: Path, rows: np.ndarray[Any, Any], reserved_c: float | 
     if reserved_c is not None:
         with Journal(out_dir) as journal:
             folder = make_session(out_dir, rows)
-            journal.begin(folder.session_id, folder.path, "S-07", "left knee", 2.4, 0.004)
-            journal.extend(folder.session_id, 0.0, reserved_c)
+            journal.begin(folder.session_id, folder.path, "S-07", [Reservation("left knee", 2.4, 0.004)])
+            journal.extend(folder.session_id, [(0.0, reserved_c)])
     else:
         folder = make_session(out_dir, rows)
     folder.events.write("trip", len(rows), safety=True, name="OPEN_LEAD", title="Lead open", advice="press the pad on")
+    return killed(folder)
+
+
+def killed(folder: SessionFolder) -> Path:
+    """The folder as a killed host leaves it."""
     # A killed host does not write the rows that wait for a full batch.
     (folder.path / "copy").write_bytes((folder.path / TELEMETRY).read_bytes())
     folder.close()
@@ -46,7 +73,7 @@ def test_the_device_count_is_the_dose_on_record_exactly(tmp_path: Path) -> None:
     rows = steady_rows(1000)
     folder = dead_session(tmp_path, rows, reserved_c=0.008)
     count = int(rows["device_charge_codes"][-1]) - 7 * 30000 * 65536
-    result = recover(folder, DeviceCount(TOKEN, count))
+    result = recover(folder, DeviceCount(TOKEN, ((count, None),)))
     receipt = result.receipt
     assert result.created and result.measured and receipt["outcome"] == "recovered"
     assert receipt["dose_basis"] == MEASURED
@@ -77,7 +104,7 @@ def test_without_the_device_the_dose_is_a_bound_and_says_so(tmp_path: Path) -> N
 
 
 def test_a_device_armed_since_for_another_session_is_not_believed(tmp_path: Path) -> None:
-    result = recover(dead_session(tmp_path, steady_rows(500), 0.004), DeviceCount(TOKEN + 1, 0))
+    result = recover(dead_session(tmp_path, steady_rows(500), 0.004), DeviceCount(TOKEN + 1, ((0, None),)))
     assert not result.measured and any("token" in note for note in result.notes)
     assert result.receipt["delivered_abs_c"] > 500 * 30000 * 65536 * UNIT_C
 
@@ -94,9 +121,9 @@ def test_the_dose_on_record_is_never_below_the_device_count(
 ) -> None:
     with tempfile.TemporaryDirectory() as out:
         folder = dead_session(Path(out), steady_rows(rows), reserved)
-        counted = Record.open(folder).counted()
+        counted = Record.open(folder).channels[0].counted()
         count = counted.device_net_codes + extra
-        receipt = recover(folder, DeviceCount(TOKEN, count, absolute)).receipt
+        receipt = recover(folder, DeviceCount(TOKEN, ((count, absolute),))).receipt
         assert receipt["delivered_net_c"] == -count * UNIT_C
         assert receipt["delivered_abs_c"] >= abs(count) * UNIT_C
         assert receipt["delivered_abs_c"] >= counted.absolute_codes * UNIT_C
@@ -104,11 +131,112 @@ def test_the_dose_on_record_is_never_below_the_device_count(
         assert verify(folder).problems == []
 
 
+CUT_TICKS = 3210
+"""In mid-treatment, and no whole batch of 100 ms: 3200 ticks are on disk, after the trip of channel 1."""
+
+
+def dead_channels(out_dir: Path, channels: Channels, reserved_c: float = 0.001) -> Path:
+    """A session of several channels whose host died in mid-treatment."""
+    with Journal(out_dir) as journal:
+        folder = make_channels(out_dir, channels, channels.rows[: CUT_TICKS * channels.count])
+        entries = [Reservation(facts["site"], facts["prescribed_c"], reserved_c) for facts in channels.facts]
+        journal.begin(folder.session_id, folder.path, "S-07", entries)
+    folder.events.write("trip", 3008, safety=True, name="OPEN_LEAD", channel=1, title="Lead open", advice="press on")
+    return killed(folder)
+
+
+def seen(channels: Channels, channel: int) -> np.void:
+    """The last row of a channel that `dead_channels` has on disk."""
+    return channels.of(channel)[CUT_TICKS // 100 * 100 - 1]  # type: ignore[no-any-return]
+
+
+def test_each_channel_s_dose_is_its_own_count_and_the_session_s_their_sum(tmp_path: Path) -> None:
+    known = ticked(3)
+    folder = dead_channels(tmp_path, known)
+    counts = tuple((int(seen(known, channel)["device_charge_codes"]) - 10**7 * channel, None) for channel in range(3))
+    result = recover(folder, DeviceCount(known.facts[0]["controller"]["token"], counts))
+    receipt = result.receipt
+    assert result.measured and receipt["dose_basis"] == MEASURED and receipt["telemetry_rows"] == 3 * 3200
+    parts = receipt["channels"]
+    assert [part["name"] for part in parts] == ["site 0", "site 1", "site 2"]
+    for channel, part in enumerate(parts):
+        assert part["delivered_net_c"] == -counts[channel][0] * known.unit_c(channel)
+        assert part["dose_prescribed_mamin"] == known.facts[channel]["prescribed_c"] / 0.06
+        assert part["peak_current_ma"] == np.abs(known.of(channel)[:3200]["current_a"]).max() * 1e3
+    for key in ("delivered_net_c", "delivered_abs_c", "dose_delivered_mamin", "dose_prescribed_mamin"):
+        assert receipt[key] == sum(part[key] for part in parts)
+    assert receipt["peak_voltage_v"] == max(part["peak_voltage_v"] for part in parts)
+    assert (receipt["ticks"], receipt["last_tick"], receipt["gaps"]) == (3200, 3199, 0)
+    assert [part["last_phase"] for part in parts] == ["treatment", "faulted", "treatment"]
+    assert receipt["last_phase"] == "treatment, faulted"
+    assert [part["trips"] for part in parts] == [[], ["OPEN_LEAD"], []] and receipt["trips"] == ["OPEN_LEAD"]
+    assert receipt["latency_us"].keys() == {"p50", "p99", "p999", "p9999", "max"}
+    assert verify(folder).problems == []
+    with Journal(tmp_path) as journal:
+        assert journal.open_sessions() == []
+        assert journal.charge_today("S-07", "place 1") == parts[1]["delivered_abs_c"]
+
+
+def test_a_channel_that_the_device_does_not_tell_of_is_bounded_and_so_is_the_whole(tmp_path: Path) -> None:
+    known = ticked(3)
+    folder = dead_channels(tmp_path, known, reserved_c=0.5)
+    count = int(seen(known, 0)["device_charge_codes"])
+    result = recover(folder, DeviceCount(known.facts[0]["controller"]["token"], ((count, None),)))
+    first, second, third = result.receipt["channels"]
+    assert (first["dose_measured"], second["dose_measured"], third["dose_measured"]) == (True, False, False)
+    assert not result.measured and result.receipt["dose_basis"] == BOUND
+    for channel, part in ((1, second), (2, third)):
+        unseen_c = Record.open(folder).channels[channel].unseen_c
+        assert part["delivered_abs_c"] == pytest.approx(0.5 + unseen_c, rel=1e-12)
+        assert part["dose_seen_mamin"] == pytest.approx(float(seen(known, channel)["delivered_c"]) / 0.06, rel=1e-12)
+    assert verify(folder).ok
+    with Journal(tmp_path) as journal:
+        assert [row.measured for row in journal.get(folder.name)] == [True, False, False]
+        assert recover(folder).created is False
+
+
+def test_a_finished_record_of_channels_verifies_and_any_changed_part_is_named(tmp_path: Path) -> None:
+    folder = finished_channels(tmp_path, ticked(3))
+    done = verify(folder)
+    assert done.ok and "sums over channels" in done.checked
+    receipt = json.loads((folder / RECEIPT).read_text())
+    for change, said in (
+        ({"delivered_abs_c": receipt["delivered_abs_c"] + 1e-3}, "delivered_abs_c is"),
+        ({"channels": receipt["channels"][:2]}, r"channels\[2\] is missing"),
+        (
+            {"channels": [*receipt["channels"][:2], receipt["channels"][2] | {"dose_delivered_mamin": 0.01}]},
+            "site 2: 0.0100 mA\\*min, telemetry has 0.0233",
+        ),
+        (
+            {"channels": [receipt["channels"][0] | {"delivered_abs_c": 0.0}, *receipt["channels"][1:]]},
+            "site 0: 0.0000 mA\\*min on record, the device counted 0.0267",
+        ),
+    ):
+        (folder / RECEIPT).write_text(json.dumps(receipt | change))
+        assert any(re.search(said, problem) for problem in verify(folder).problems), (said, verify(folder).problems)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 4), st.data())
+def test_a_row_that_one_channel_lacks_is_named_by_tick_and_channel(channels: int, data: st.DataObject) -> None:
+    known = ticked(channels, 5000)
+    row = data.draw(st.integers(0, 500 * channels - 1))
+    rows = np.delete(known.rows[: 500 * channels], row)
+    with tempfile.TemporaryDirectory() as out:
+        problems = verify(finished_channels(Path(out), known, rows)).problems
+        order = [problem for problem in problems if "has no row of channel" in problem]
+        if channels == 1:
+            assert order == []
+        else:
+            assert len(order) == 1
+            assert f"tick {row // channels} has no row of channel {row % channels}" in order[0]
+
+
 def test_recovering_twice_changes_nothing(tmp_path: Path) -> None:
     folder = dead_session(tmp_path, steady_rows(500), 0.004)
     first = recover(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    again = recover(folder, DeviceCount(TOKEN, -1))
+    again = recover(folder, DeviceCount(TOKEN, ((-1, None),)))
     assert again.receipt == first.receipt and not again.created
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert verify(folder).ok

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from ionto_rt.record import RECEIPT, SESSION, TELEMETRY, Record, RecordError, Te
 from ionto_rt.replay import replay
 from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
+from record_support import finished_channels, make_channels, ticked
 
 INPUTS = {
     "index", "device_time_us", "applied_index", "host_late_us", "heartbeat", "host_time_us", "device_charge_codes",
     "current_code", "redundant_code", "voltage_code", "applied_code", "nonce", "status", "stop", "operator_command",
-    "operator_sequence", "operator_value_a", "sentinel_code",
+    "operator_sequence", "operator_value_a", "sentinel_code", "channel",
 }  # fmt: skip
-"""Columns that the tick reads; all others it must give again."""
+"""Columns that the tick reads, or that say whose it is; all others it must give again."""
 RESULTS = [name for name in empty_ticks(0).dtype.names or () if name not in INPUTS]
 
 
@@ -45,7 +47,8 @@ def changed(session: Path, folder: Path, rows: np.ndarray[Any, Any]) -> Path:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(session, copy)
     (copy / TELEMETRY).unlink()
-    with TelemetryWriter(copy / TELEMETRY, rows.dtype, {}, 1000.0) as writer:
+    channels = len(Record.open(copy).channels)
+    with TelemetryWriter(copy / TELEMETRY, rows.dtype, {}, 1000.0, channels=channels) as writer:
         writer.append(rows)
     return copy
 
@@ -79,7 +82,8 @@ def test_one_changed_bit_of_a_result_is_found_and_named(recorded: Path, tmp_path
     rows[term][row] = np.frombuffer(bytes(raw), column.dtype)[0]
     difference = replay(changed(recorded, tmp_path, rows)).difference
     assert difference is not None
-    assert (difference.row, difference.tick, difference.terms) == (row, int(rows["index"][row]), (term,))
+    assert (difference.row, difference.channel) == (row, 0)
+    assert (difference.tick, difference.terms) == (int(rows["index"][row]), (term,))
     assert difference.recorded != difference.replayed
 
 
@@ -105,7 +109,7 @@ def test_another_gain_is_not_the_same_controller(recorded: Path, tmp_path: Path)
     copy = tmp_path / "copy"
     shutil.copytree(recorded, copy)
     session = json.loads((copy / SESSION).read_text())
-    session["controller"]["predictive"]["tracking_pole"] *= 1.0 + 2**-50
+    session["channels"][0]["controller"]["predictive"]["tracking_pole"] *= 1.0 + 2**-50
     (copy / SESSION).write_text(json.dumps(session))
     assert not replay(copy).identical
 
@@ -132,6 +136,75 @@ def test_rows_that_the_record_lacks_are_told_from_a_difference_of_the_core(recor
     assert "the record lacks rows before tick 2050" in result.text
 
 
+@pytest.fixture(scope="module")
+def of_channels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_channels(tmp_path_factory.mktemp("channels"), ticked(3))
+
+
+@pytest.mark.parametrize("channels", [2, 32])
+def test_every_channel_replays_bit_for_bit_through_its_own_controller(tmp_path: Path, channels: int) -> None:
+    known = ticked(channels)
+    result = replay(finished_channels(tmp_path, known))
+    assert result.text == f"identical: {len(known.rows)} rows of {channels} channels, every bit"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_the_first_difference_names_its_channel(of_channels: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Of two changed results the earlier one is told, whichever channel it is in."""
+    rows = ticked(3).rows.copy()
+    places = sorted(data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=2, unique=True)))
+    for place in places:
+        rows["net_codes"][place] ^= 1
+    result = replay(changed(of_channels, tmp_path, rows))
+    assert result.difference is not None
+    assert (result.difference.row, result.difference.channel) == (places[0], places[0] % 3)
+    assert result.rows == places[0] + 1
+    tick = int(rows["index"][places[0]])
+    assert result.text.startswith(f"different at tick {tick}, site {places[0] % 3}, net_codes: recorded ")
+
+
+def test_a_change_in_one_channel_is_no_difference_of_the_others(of_channels: Path, tmp_path: Path) -> None:
+    """Their controllers know nothing of each other: what one's trip means for the others is among their inputs."""
+    rows = ticked(3).rows.copy()
+    rows["current_code"][2::3] += 1
+    result = replay(changed(of_channels, tmp_path, rows))
+    assert result.difference is not None and result.difference.channel == 2
+    rows = ticked(3).rows.copy()
+    at = 3 * 2500 + 1
+    rows["stop"][at] = 2
+    result = replay(changed(of_channels, tmp_path, rows))
+    assert result.difference is not None
+    assert (result.difference.row, result.difference.channel, result.difference.terms[0]) == (at, 1, "setpoint_a")
+
+
+def test_rows_that_one_channel_lacks_are_named_with_it(of_channels: Path, tmp_path: Path) -> None:
+    rows = ticked(3).rows
+    lacking = np.flatnonzero((rows["channel"] == 2) & (rows["index"] >= 2000) & (rows["index"] < 2050))
+    result = replay(changed(of_channels, tmp_path, np.delete(rows, lacking)))
+    assert result.difference is not None and result.difference.channel == 2
+    assert "; the record lacks rows before tick 2050 of site 2" in result.text
+
+
+def test_a_row_of_a_channel_that_the_session_has_not_is_refused(of_channels: Path, tmp_path: Path) -> None:
+    rows = ticked(3).rows.copy()
+    rows["channel"][100] = 7
+    with pytest.raises(RecordError, match="a row of channel 7, the session has 3"):
+        replay(changed(of_channels, tmp_path, rows))
+
+
+def test_the_memory_of_a_replay_does_not_grow_with_the_record(tmp_path: Path) -> None:
+    peaks = []
+    for ticks in (10_000, 40_000):
+        folder = make_channels(tmp_path / str(ticks), ticked(2, ticks))
+        folder.close()
+        tracemalloc.start()
+        assert replay(folder.path).rows == 2 * ticks
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.05 * peaks[0]
+
+
 def test_a_record_of_another_version_is_refused_by_name(recorded: Path, tmp_path: Path) -> None:
     rows = Record.open(recorded).telemetry().rows()
     fields = [name for name in rows.dtype.names or () if name != "feed_forward"]
@@ -140,7 +213,7 @@ def test_a_record_of_another_version_is_refused_by_name(recorded: Path, tmp_path
     copy = tmp_path / "copy"
     shutil.copytree(recorded, copy)
     session = json.loads((copy / SESSION).read_text())
-    del session["controller"]["regulator"]["ki"]
+    del session["channels"][0]["controller"]["regulator"]["ki"]
     (copy / SESSION).write_text(json.dumps(session))
     with pytest.raises(RecordError, match="not a configuration of this version"):
         replay(copy)

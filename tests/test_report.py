@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from ionto_rt.record import TELEMETRY, SessionFolder
 from ionto_rt.recover import recover
-from record_support import TICK, make_session, receipt_of, steady_rows, treatment_rows
+from record_support import (
+    TICK,
+    channel_facts,
+    make_channels,
+    make_session,
+    receipt_of,
+    steady_rows,
+    ticked,
+    treatment_rows,
+)
 
 pytest.importorskip("matplotlib")
 
@@ -51,7 +60,7 @@ def test_the_page_stands_alone_and_holds_receipt_alarms_limits_and_versions(tmp_
     folder = make_session(
         tmp_path,
         steady_rows(3000),
-        limits={"current": {"limit": "4 mA", "trip": "4.4 mA"}},
+        channels=[channel_facts(limits={"current": {"limit": "4 mA", "trip": "4.4 mA"}})],
         host={"memory locked": False},
         versions={"ionto_rt": "0.1.0"},
     )
@@ -84,14 +93,8 @@ def test_what_comes_from_a_treatment_file_is_text_and_nothing_else(tmp_path: Pat
         evil,
         treatment_source=f"name = '{evil}' -- ]]> --> </pre></style>",
         session={
-            **{
-                "subject": evil,
-                "site": evil,
-                "prescribed_c": 2.4,
-                "max_current_a": 4e-3,
-                "limits": {evil: {evil: evil}},
-            },
-            "controller": {"calibration": {"tick_s": 1e-3, "current_lsb_a": 1e-7}, "programme": {"polarity": 1}},
+            "subject": evil,
+            "channels": [channel_facts(name=evil, site=evil, drug=evil, limits={evil: {evil: evil}}, plan=evil)],
             "host": [evil],
             "versions": {evil: evil},
         },
@@ -103,6 +106,50 @@ def test_what_comes_from_a_treatment_file_is_text_and_nothing_else(tmp_path: Pat
     page = Page(paths.html)
     assert page.tags.isdisjoint({"script", "img"})
     assert page.text.count("<script>alert('x')</script>") >= 12
+
+
+@pytest.mark.parametrize("count", [2, 7, pytest.param(32, marks=pytest.mark.slow)])
+def test_every_channel_has_its_line_its_curves_and_its_alarms(tmp_path: Path, count: int) -> None:
+    known = ticked(count)
+    folder = make_channels(tmp_path, known)
+    folder.events.write("trip", 3009, safety=True, name="OPEN_LEAD", channel=1, title="Lead open", advice="press it on")
+    receipt = known.receipt()
+    receipt["channels"][1] |= {"outcome": "faulted", "trips": ["OPEN_LEAD"], "load": {"resistance_ohm": 3750.0}}
+    folder.finish(receipt)
+    paths = report(folder.path)
+    page = Page(paths.html)
+    assert "site 1: Lead open" in page.text and "Around the first trip" in page.text
+    for channel in range(count):
+        cells = [f"site {channel}", "complete" if channel != 1 else "faulted"]
+        dose = f"{receipt['channels'][channel]['dose_delivered_mamin']:.6g}"
+        assert "".join((*cells, dose)) in page.text
+        assert f"{channel} site {channel}" in page.text
+    assert "resistance_ohm 3750" in page.text
+    assert paths.html.stat().st_size < 3e6
+
+
+def test_the_page_of_several_channels_says_once_what_is_the_same_for_all(tmp_path: Path) -> None:
+    same, other = {"current": {"limit": "4 mA"}}, {"current": {"limit": "1 mA"}}
+    rows = np.repeat(steady_rows(300), 3)
+    rows["channel"] = np.arange(len(rows)) % 3
+    names = (("left", same), ("middle", same), ("right", other))
+    channels = [channel_facts(name=name, limits=limits, plan="one plan") for name, limits in names]
+    folder = make_session(tmp_path, rows, channels=channels)
+    folder.events.write("phase", 5, channel=2)
+    folder.close()
+    page = Page(report(folder.path).html)
+    assert page.text.count("one plan") == 1 and "Limits: left, middle" in page.text and "Limits: right" in page.text
+    assert "Limits: left, middle, right" not in page.text
+
+
+def test_a_channel_without_a_row_does_not_keep_the_others_from_their_report(tmp_path: Path) -> None:
+    known = ticked(5)
+    rows = known.rows[known.rows["channel"] != 3]
+    for channels in (5, 4):
+        own = rows[rows["channel"] < channels]
+        folder = make_session(tmp_path, own, channels=known.facts[:channels])
+        folder.close()
+        assert report(folder.path).png.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("rows", [0, 1, 99, 250])

@@ -270,7 +270,7 @@ class SessionMachine(RuleBasedStateMachine):
         """
         assert self.turns is not None
         session = self.turns.session
-        noise = 6.0 * 200.0 * session.controller.config["calibration"]["current_lsb_a"] * TICK_S
+        noise = 6.0 * 200.0 * session.channels[0].controller.config["calibration"]["current_lsb_a"] * TICK_S
         level = session.limits.current_max_a if self.stuck else 1e-3
         return session.plan.prescribed_c + level * (0.5 if self.stuck else TICK_S) + noise
 
@@ -363,7 +363,7 @@ def check_rows(rows: dict[str, np.ndarray[Any, Any]], session: Session) -> None:
     reasons = rows["end_reason"][np.flatnonzero(rows["end_reason"])]
     assert len(set(reasons)) <= 1
     assert not rows["output_code"][action == Action.OFF].any()
-    highest = session.limits.current_max_a + 2.0 * session.controller.config["impedance"]["tone_a"]
+    highest = session.limits.current_max_a + 2.0 * session.channels[0].controller.config["impedance"]["tone_a"]
     assert np.abs(rows["setpoint_a"]).max() <= highest * (1.0 + 1e-12)
     assert (np.diff(rows["stop"]) >= 0).all(), "the stop flag only rises"
     numbers = rows["operator_sequence"][np.flatnonzero(rows["operator_sequence"])]
@@ -505,7 +505,7 @@ def test_operator_commands_are_recorded_with_their_numbers(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("pacing", "speed", "says"), [("real", "max", "no lock-step"), ("lock-step", "real", "does not pace itself")]
+    ("pacing", "speed", "says"), [("real", "max", "no lock-step"), ("lock-step", "real", "no clock in real time")]
 )
 def test_a_pacing_the_device_lacks_is_refused_and_leaves_nothing(
     tmp_path: Path, pacing: str, speed: Any, says: str

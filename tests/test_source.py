@@ -74,11 +74,12 @@ def translated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def bodies(code: str, module: str) -> dict[str, str]:
-    """Bodies of the C functions of a module, by their name in Cython."""
-    found = re.finditer(
-        rf"^static [^;{{}}\n]*\b__pyx_f_8ionto_rt_4core_\d+{module}_(\w+)\([^;{{]*\) \{{\n(.*?)^\}}", code, re.M | re.S
-    )
-    return {match[1]: match[2] for match in found}
+    """Bodies of the C functions of a module, by their name in Cython; of a fused one all together."""
+    found: dict[str, str] = {}
+    name = rf"\b(?:__pyx_fuse_\d+)?__pyx_f_8ionto_rt_4core_\d+{module}_(\w+)"
+    for match in re.finditer(rf"^static [^;{{}}\n]*{name}\([^;{{]*\) \{{\n(.*?)^\}}", code, re.M | re.S):
+        found[match[1]] = found.get(match[1], "") + match[2]
+    return found
 
 
 @pytest.mark.parametrize("module", TICK)

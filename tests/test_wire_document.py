@@ -23,16 +23,29 @@ PAGE = (ROOT / "docs" / "wire-protocol.md").read_text()
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "16s": "16s"}
 SAME_LAYOUT = {"LIMITS_READ_BACK": "LIMITS", "ARMED": "ARM", "COUNTERS": "DISARMED"}
 REPEATED = {"Per range": "ranges", "Per channel": "channels"}
-APPENDED = re.compile(r"^Behind the last \w+, (\d+) bytes( per channel)?[:,].*?\n(.*)", re.M | re.S)
+APPENDED = re.compile(r"^Behind (?:the last \w+|these), (\d+) bytes( per channel)?( from channel 1 on)?[:,].*\n", re.M)
 MAX_PAYLOAD = 1024
 
 Value = int | str
 
 
 @dataclass
+class Tail:
+    """What is appended, once or for each channel from `first` on."""
+
+    fields: list[tuple[int, str, str]]
+    bytes: int
+    repeated: bool
+    first: int
+
+    def times(self, channels: int) -> int:
+        return channels - self.first if self.repeated else 1
+
+
+@dataclass
 class Layout:
     """Fields as (offset, type, name): the fixed part; the repeated block behind it, if the frame has one; and what is
-    optional behind the last block, once or for each channel.
+    appended behind the last block.
     """
 
     fixed: list[tuple[int, str, str]] = field(default_factory=list)
@@ -40,19 +53,21 @@ class Layout:
     fixed_bytes: int = 0
     block_bytes: int = 0
     repeated: str = ""
-    tail: list[tuple[int, str, str]] = field(default_factory=list)
-    tail_bytes: int = 0
-    tail_repeated: bool = False
+    tails: list[Tail] = field(default_factory=list)
 
-    def places(self, blocks: int, tails: int) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
-        """(prefix of the names, offset, fields) of every part of a payload with so many blocks and tails."""
+    def places(
+        self, blocks: int, tails: list[Tail], channels: int
+    ) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
+        """(prefix of the names, offset, fields) of every part of a payload with so many blocks and these tails."""
         found = [("", 0, self.fixed)]
         for i in range(blocks):
             found.append((f"{self.repeated}[{i}].", self.fixed_bytes + i * self.block_bytes, self.block))
         behind = self.fixed_bytes + blocks * self.block_bytes
-        for i in range(tails):
-            prefix = f"{self.repeated}[{i}]." if self.tail_repeated else ""
-            found.append((prefix, behind + i * self.tail_bytes, self.tail))
+        for tail in tails:
+            for i in range(tail.times(channels)):
+                prefix = f"channels[{i + tail.first}]." if tail.repeated else ""
+                found.append((prefix, behind, tail.fields))
+                behind += tail.bytes
         return found
 
 
@@ -108,11 +123,10 @@ def layout(name: str) -> Layout:
             result.repeated = repeated
             assert result.block_bytes == int(found[1])
             assert result.fixed_bytes == int(found[2])
-    found = APPENDED.search(text)
-    if found:
-        result.tail, result.tail_bytes = fields_of(table_after(found[3], "| offset | type |"))
-        result.tail_repeated = bool(found[2])
-        assert result.tail_bytes == int(found[1])
+    for found in APPENDED.finditer(text):
+        fields, total = fields_of(table_after(text[found.end() :], "| offset | type |"))
+        assert total == int(found[1])
+        result.tails.append(Tail(fields, total, bool(found[2]), 1 if found[3] else 0))
     return result
 
 
@@ -175,20 +189,21 @@ def unpack_field(payload: bytes, offset: int, kind: str) -> Value:
     return value.rstrip(b"\0").decode("ascii") if isinstance(value, bytes) else int(value)
 
 
-def decode(name: str, payload: bytes) -> dict[str, Value]:
-    """Every field of a payload but the reserved ones, which must be zero."""
+def decode(name: str, payload: bytes, channels: int = 1) -> dict[str, Value]:
+    """Every field of a payload but the reserved ones, which must be zero. `channels` as the device's hello says."""
     plan = layout(name)
     values: dict[str, Value] = {}
-    blocks = (len(payload) - plan.fixed_bytes) // plan.block_bytes if plan.block else 0
-    counts = [offset for offset, _, field_name in plan.fixed if field_name == plan.repeated]
-    if counts:
-        blocks = payload[counts[0]]
-    tails = 0
+    counted = {field_name: payload[offset] for offset, _, field_name in plan.fixed if field_name in REPEATED.values()}
+    channels = counted.get("channels", channels)
+    blocks = {"": 0, "channels": channels, **counted}[plan.repeated]
     behind = plan.fixed_bytes + blocks * plan.block_bytes
-    if plan.tail and len(payload) > behind:
-        tails = blocks if plan.tail_repeated else 1
-    assert len(payload) == behind + tails * plan.tail_bytes
-    for prefix, base, fields in plan.places(blocks, tails):
+    tails = []
+    for tail in plan.tails:
+        if len(payload) > behind:
+            tails.append(tail)
+            behind += tail.times(channels) * tail.bytes
+    assert len(payload) == behind
+    for prefix, base, fields in plan.places(blocks, tails, channels):
         for offset, kind, field_name in fields:
             if field_name == "reserved":
                 assert not any(payload[base + offset : base + offset + width(kind)])
@@ -197,14 +212,29 @@ def decode(name: str, payload: bytes) -> dict[str, Value]:
     return values
 
 
+def channels_of(values: dict[str, Value]) -> int:
+    """How many channels the values of an example are of."""
+    named = [int(found[1]) for key in values if (found := re.match(r"channels\[(\d+)\]", key))]
+    return int(values.get("channels", 1 + max(named, default=0)))
+
+
 def encode(name: str, values: dict[str, Value]) -> bytes:
     plan = layout(name)
-    blocks = len({key.split(".")[0] for key in values if "." in key})
-    tails = 0
-    if any(key.split(".")[-1] == field_name for key in values for _, _, field_name in plan.tail):
-        tails = blocks if plan.tail_repeated else 1
-    payload = bytearray(plan.fixed_bytes + blocks * plan.block_bytes + tails * plan.tail_bytes)
-    for prefix, base, fields in plan.places(blocks, tails):
+    channels = channels_of(values)
+    blocks = len({key.split(".")[0] for key in values if key.startswith(f"{plan.repeated}[")}) if plan.block else 0
+    tails = [
+        tail
+        for tail in plan.tails
+        if any(
+            (f"channels[{channels - 1}]." if tail.repeated else "") + field_name in values
+            for _, _, field_name in tail.fields
+            if tail.times(channels) > 0
+        )
+    ]
+    payload = bytearray(
+        plan.fixed_bytes + blocks * plan.block_bytes + sum(tail.times(channels) * tail.bytes for tail in tails)
+    )
+    for prefix, base, fields in plan.places(blocks, tails, channels):
         for offset, kind, field_name in fields:
             if field_name != "reserved":
                 value = values[prefix + field_name]
@@ -234,7 +264,7 @@ def test_every_frame_has_a_worked_example() -> None:
 def test_example_frames_hold_the_values_stated_beside_them(name: str, text: str, values: dict[str, Value]) -> None:
     payload = payload_of(bytes.fromhex(text))
     assert payload[0] == frame_types()[name]
-    assert decode(name, payload) == values
+    assert decode(name, payload, channels_of(values)) == values
 
 
 @pytest.mark.parametrize("name, text, values", EXAMPLES, ids=NAMES)
@@ -256,11 +286,22 @@ def test_no_payload_outgrows_the_frame() -> None:
         plan = layout(name)
         assert plan.fixed_bytes + most * plan.block_bytes <= MAX_PAYLOAD
     assert layout("HELLO").fixed_bytes + 30 * layout("HELLO").block_bytes > MAX_PAYLOAD
-    hello, sample = layout("HELLO"), layout("SAMPLE")
-    for ranges, fits in ((28, True), (29, False)):
-        assert (hello.fixed_bytes + ranges * hello.block_bytes + hello.tail_bytes <= MAX_PAYLOAD) == fits
-    assert sample.fixed_bytes + 32 * (sample.block_bytes + sample.tail_bytes) <= MAX_PAYLOAD
+    hello = layout("HELLO")
+    for ranges, channels, fits in ((28, 1, True), (29, 1, False), (13, 32, True), (14, 32, False)):
+        appended = sum(tail.times(channels) * tail.bytes for tail in hello.tails)
+        assert (hello.fixed_bytes + ranges * hello.block_bytes + appended <= MAX_PAYLOAD) == fits
+    for name in ("SAMPLE", "COMMAND", "DISARMED"):
+        plan = layout(name)
+        appended = sum(tail.times(32) * tail.bytes for tail in plan.tails)
+        assert plan.fixed_bytes + 32 * plan.block_bytes + appended <= MAX_PAYLOAD
     assert len(frame_of(b"\xff" * MAX_PAYLOAD)) <= 1034
+
+
+def test_frames_of_32_channels_are_as_short_as_stated() -> None:
+    sample, command = layout("SAMPLE"), layout("COMMAND")
+    nothing = bytes([0xFF] * (sample.fixed_bytes + 32 * sample.block_bytes))
+    assert len(frame_of(nothing)) == 857
+    assert len(frame_of(bytes([0xFF] * (command.fixed_bytes + 32 * command.block_bytes + 4)))) == 152
 
 
 def test_frames_of_one_channel_are_as_short_as_stated() -> None:
@@ -299,7 +340,7 @@ def test_the_page_and_the_code_name_the_same_numbers() -> None:
     assert errors == {name.removeprefix("ERROR_"): code for name, code in enumeration("wire", "WireError").items()}
     status = {row[1]: int(row[0]) for row in table_after(PAGE, "| status bit | name |")}
     assert status == enumeration("types", "DeviceStatus")
-    features = dict(re.findall(r"\b(\d+), ([A-Z]+): ", section("HELLO")))
+    features = dict(re.findall(r"\b(\d+), ([A-Z_]+): ", section("HELLO")))
     assert {name: int(bit) for bit, name in features.items()} == enumeration("wire", "HelloFeature")
 
 
@@ -327,11 +368,17 @@ def test_the_compiled_reader_finds_the_stated_values_of_a_sample(text: str, valu
         assert channel == stated
 
 
-def test_the_compiled_reader_finds_the_stated_values_of_a_command() -> None:
-    text, values = next((text, values) for name, text, values in EXAMPLES if name == "COMMAND")
-    (channel,) = wire.unpack_command(payload_of(bytes.fromhex(text)))
-    assert channel.pop("code") == values["channels[0].output_code"]
-    assert channel == {key: values[key] for key in ("index", "token", "nonce", "lease_ticks", "flags")}
+@pytest.mark.parametrize("text, values", [(text, values) for name, text, values in EXAMPLES if name == "COMMAND"])
+def test_the_compiled_reader_finds_the_stated_values_of_a_command(text: str, values: dict[str, Value]) -> None:
+    payload, count = payload_of(bytes.fromhex(text)), channels_of(values)
+    channels = wire.unpack_command(payload, count)
+    assert wire.pack_command(channels) == payload
+    assert len(channels) == count
+    relays = int(values.get("relays", values["flags"]))
+    for number, channel in enumerate(channels):
+        assert channel.pop("code") == values[f"channels[{number}].output_code"]
+        assert channel.pop("flags") == relays >> number & 1
+        assert channel == {key: values[key] for key in ("index", "token", "nonce", "lease_ticks")}
 
 
 @pytest.mark.parametrize("text, values", [(text, values) for name, text, values in EXAMPLES if name == "HELLO"])
@@ -339,6 +386,10 @@ def test_the_host_takes_the_stated_calibration_from_the_example_hello(text: str,
     hello = parse_hello(payload_of(bytes.fromhex(text)))
     assert (hello.model, hello.serial) == (values["model"], values["serial"])
     assert hello.last_net_codes == values["last_net_codes"]
+    assert hello.channels == values["channels"] == len(hello.last_channel_charges)
+    for number, charges in enumerate(hello.last_channel_charges):
+        prefix = f"channels[{number}]." if number else ""
+        assert charges == (values[f"{prefix}last_net_codes"], values[f"{prefix}last_absolute_codes"])
     assert len(hello.ranges) == values["ranges"]
     calibration = hello.calibration(0)
     assert calibration["current_offset_q16"] == values["ranges[0].current_offset_q16"]
@@ -372,8 +423,8 @@ class StrangersHost:
         "channels[0].charge_cap_codes": 1 << 50,
     }
 
-    def __init__(self) -> None:
-        self.device = VirtualDevice(load=(1000.0, 1000.0, 1e-7), noise_codes=0.0)
+    def __init__(self, channels: int = 1, pacing: int = 5) -> None:
+        self.device = VirtualDevice(load=(1000.0, 1000.0, 1e-7), noise_codes=0.0, channels=channels, pacing=pacing)
 
     def say(self, name: str, **values: Value) -> list[tuple[str, dict[str, Value]]]:
         """Send a frame; the answers."""
@@ -386,7 +437,7 @@ class StrangersHost:
     def heard(self) -> list[tuple[str, dict[str, Value]]]:
         names = {number: name for name, number in frame_types().items()}
         payloads = [payload_of(frame + b"\0") for frame in self.device.transmit().split(b"\0")[:-1]]
-        return [(names[payload[0]], decode(names[payload[0]], payload)) for payload in payloads]
+        return [(names[payload[0]], decode(names[payload[0]], payload, self.device.channels)) for payload in payloads]
 
     def next_sample(self) -> dict[str, Value]:
         """One sample period passes."""
@@ -578,6 +629,80 @@ def test_charge_is_the_sum_of_the_samples_and_its_cap_trips_at_its_sample() -> N
         assert (host.device.phase == "tripped") == (absolute >= cap)
         host.answer(sample)
     assert int(host.next_sample()["status"]) & 16
+
+
+class StrangersChannels(StrangersHost):
+    """The same host on a device of several channels that offers every pacing."""
+
+    def __init__(self, pacing: int, channels: int = 3) -> None:
+        super().__init__(channels, pacing=7)
+        caps = {key.split(".")[1]: value for key, value in self.LIMITS.items() if "." in key}
+        each = {f"channels[{c}].{key}": value for c in range(channels) for key, value in caps.items()}
+        self.say("LIMITS", **self.LIMITS | each)
+        self.newest = self.say("ARM", pacing=pacing, token=self.TOKEN)[-1][1]
+
+    def command(self, codes: list[int], relays: int, **other: Value) -> list[tuple[str, dict[str, Value]]]:
+        """A command for 5 ticks; what is heard, and its last sample is the newest."""
+        head = {"index": self.newest["index"], "token": self.TOKEN, "nonce": self.newest["nonce"], "lease_ticks": 5}
+        each = {f"channels[{c}].output_code": code for c, code in enumerate(codes)}
+        heard = self.say("COMMAND", flags=int(relays > 0), relays=relays, **head | each | other)
+        self.newest = [values for name, values in heard if name == "SAMPLE"][-1]
+        return heard
+
+    def now(self, field_name: str) -> list[Value]:
+        return [self.newest[f"channels[{c}].{field_name}"] for c in range(self.device.channels)]
+
+
+def test_each_channel_has_its_code_and_its_bit_of_relays() -> None:
+    host = StrangersChannels(pacing=4)
+    for _ in range(3):
+        host.command([100, 200, 300], relays=0b110)
+    assert host.now("applied_code") == [100, 200, 300]
+    assert host.now("status") == [0, 1, 1]
+
+
+def test_a_lapse_shows_in_every_channel_and_the_counts_are_of_each() -> None:
+    host = StrangersChannels(pacing=4)
+    for _ in range(3):
+        host.command([100, -200, 300], relays=0b111)
+    while not int(host.newest["channels[0].status"]) & 4:
+        host.newest = next(values for name, values in host.say("COUNTERS_REQUEST") if name == "SAMPLE")
+    assert host.now("status") == [5, 5, 5]
+    assert host.now("applied_code") == [0, 0, 0]
+    ((_, counters),) = host.say("DISARM", token=host.TOKEN)
+    assert (counters["status"], counters["lapsed"]) == (4, 1)
+    charges = [counters["net_codes"], counters["channels[1].net_codes"], counters["channels[2].net_codes"]]
+    assert charges == host.now("charge_codes")
+    ((_, hello),) = host.say("HELLO_REQUEST", version=1)
+    assert [hello["last_net_codes"], *(hello[f"channels[{c}].last_net_codes"] for c in (1, 2))] == charges
+
+
+def test_when_the_host_paces_each_command_good_or_bad_brings_exactly_one_sample_and_nothing_else_does() -> None:
+    host = StrangersChannels(pacing=2)
+    for frame in (b"\x09nonsense\0", frame_of(b"\x55"), frame_of(b"\x06"), frame_of(b"\x01\x01")):
+        host.device.receive(frame)
+        assert "SAMPLE" not in [name for name, _ in host.heard()]
+    assert [name for name, _ in host.command([1, 2, 3], 7)] == ["SAMPLE"]
+    assert [name for name, _ in host.command([1, 2, 3], 7, nonce=int(host.newest["nonce"]) ^ 1)] == ["ERROR", "SAMPLE"]
+
+
+def test_when_the_host_paces_a_sample_stands_for_every_period_that_has_passed_on_the_timer() -> None:
+    host = StrangersChannels(pacing=2)
+    ((_, hello),) = host.say("HELLO_REQUEST", version=1)
+    for passed in (1, 4, 1, 1):
+        before, charges = int(host.newest["index"]), host.now("charge_codes")
+        host.device.advance(passed)
+        host.command([1000, -1000, 0], 7)
+        assert int(host.newest["index"]) == before + passed
+        for before_codes, codes, code in zip(charges, host.now("charge_codes"), host.now("current_code"), strict=True):
+            one = int(code) * 65536 - int(hello["ranges[0].current_offset_q16"])
+            assert int(codes) - int(before_codes) == passed * one
+    assert host.now("status") == [1, 1, 1]
+    host.device.advance(5)
+    assert (host.device.phase, host.heard()) == ("expired", [])
+    assert host.command([1000, -1000, 0], 7)[0][1]["code"] == 4
+    assert host.now("status") == [5, 5, 5]
+    assert host.now("applied_code") == [0, 0, 0]
 
 
 def test_bytes_appended_to_a_payload_are_ignored() -> None:

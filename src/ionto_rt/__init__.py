@@ -28,6 +28,7 @@ __all__ = [
     "Session",
     "Treatment",
     "__version__",
+    "get_include",
     "open_device",
 ]
 
@@ -42,6 +43,13 @@ _HOMES = {
     "Treatment": "ionto_rt.treatment",
     "open_device": "ionto_rt.device",
 }
+
+
+def get_include() -> str:
+    """The folder for a C compiler's -I, so that `#include "ionto_rt/daq.h"` is found."""
+    from pathlib import Path
+
+    return str(Path(__file__).parent / "include")
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,7 @@ class SoftAlarm(Enum):
     RECORD_BEHIND = "record-behind"
     RECORD_STOPPED = "record-stopped"
     PAUSE_LEFT = "pause-left"
+    HELD_FOR_OTHERS = "held-for-others"
 
 
 DERATED_LONG_S = 30.0
@@ -357,6 +358,15 @@ _SOFT = {
         Action.DERATE,
         "Contact was lost for a moment: current starts again on a ramp",
         "fix lead and pad with tape, and keep the limb still",
+    ),
+    SoftAlarm.HELD_FOR_OTHERS: Alarm(
+        "held-for-others",
+        "",
+        Priority.LOW,
+        False,
+        Action.PAUSE,
+        "Another channel has ended short: this one holds its dose",
+        "see to the other channel first, then resume this one or stop",
     ),
     SoftAlarm.LATE_COMMANDS: Alarm(
         "late-commands",

@@ -17,13 +17,14 @@ import numpy.typing as npt
 from ionto_rt.calibration_file import RangeCalibration, measured_now
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.codes import DeviceStatus, EndReason, FrontEnd, Law, Pacing, SegmentKind, StopFlag, Trip
-from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
+from ionto_rt.configuration import FIT, RING_S, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, new_token
 from ionto_rt.dummy_fit import Staircase, StaircaseFit, fit_staircase
 from ionto_rt.dummy_load import DummyLoad
 from ionto_rt.errors import EndedShortError, RefusedError
+from ionto_rt.fitness import examine_for
 from ionto_rt.host import deadline_profile, prepare_thread
 from ionto_rt.plan import SELF_TEST_S, compile_plan
 from ionto_rt.safety import CurrentRange, Limits, OperatorLimits, resolve_limits
@@ -211,12 +212,9 @@ def _config(
     level_a: float,
     pacing: Pacing,
 ) -> dict[str, Any]:
-    host: dict[str, str] = {}
+    profile = FIT
     if pacing == Pacing.DEVICE:
-        trial = threading.Thread(target=lambda: host.update(prepare_thread()))
-        trial.start()
-        trial.join()
-    profile = FIT if pacing == Pacing.LOCK_STEP else deadline_profile(host)
+        profile = deadline_profile({"fitness": examine_for(device).as_record()})
     plan = compile_plan(treatment, limits, device.hello.tick_s)
     config = controller_config(device.hello, limits, plan, profile, new_token())
     config["impedance"]["tone_a"] = TONE_RATIO * level_a
@@ -241,7 +239,7 @@ def _drive(
         Controller(config, segments),
         device.port.loop_port(),
         virtual_clock=virtual,
-        ring_rows=1 << max(10, (ticks_of(8.0, tick_s) - 1).bit_length()),
+        ring_rows=1 << max(10, (ticks_of(RING_S, tick_s) - 1).bit_length()),
         silence_s=2.0 if virtual else 0.5,
     )
     device.push_limits(**device_limits(device.hello, limits, config["token"]))

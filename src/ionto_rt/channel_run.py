@@ -9,18 +9,17 @@ import numpy.typing as npt
 from ionto_rt.accuracy import Accuracy
 from ionto_rt.alarms import PAUSE_LEFT_S, Alarm
 from ionto_rt.calibration_file import CalibrationInForce
-from ionto_rt.catalogue import Catalogue
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
 from ionto_rt.codes import EndReason, Phase, Trip
 from ionto_rt.configuration import REGULATOR_DELAY_TICKS
 from ionto_rt.core.controller import Controller
-from ionto_rt.device import DeviceCounters, Hello
+from ionto_rt.device import DeviceCounters
 from ionto_rt.interpret import Happening, Interpreter
 from ionto_rt.plan import Plan, compile_plan, format_plan
 from ionto_rt.record import COULOMB_PER_MAMIN
-from ionto_rt.safety import Limits, OperatorLimits, resolve_limits
-from ionto_rt.treatment import Treatment
+from ionto_rt.safety import Limits
+from ionto_rt.treatment import ChannelTreatment
 
 Rows = npt.NDArray[np.void]
 
@@ -133,20 +132,16 @@ class ChannelRun:
 
     def __init__(
         self,
-        number: int,
-        treatment: Treatment,
-        catalogue: Catalogue,
-        hello: Hello,
-        operator: OperatorLimits | None,
-        *,
-        name: str = "",
+        treatment: ChannelTreatment,
+        limits: Limits,
+        tick_s: float,
     ) -> None:
-        self.number = number
-        self.name = name
+        self.number = treatment.index
+        self.name = treatment.name
         self.treatment = treatment
-        self.tick_s = hello.tick_s
-        self.limits: Limits = resolve_limits(treatment, catalogue, hello.capabilities, operator)
-        self.plan: Plan = compile_plan(treatment, self.limits, hello.tick_s)
+        self.tick_s = tick_s
+        self.limits = limits
+        self.plan: Plan = compile_plan(treatment, limits, tick_s)
         self.progress = Progress(prescribed_c=self.plan.prescribed_c, remaining_s=self.plan.nominal_duration_s)
         self.totals = Totals()
         self.trips: list[str] = []
@@ -219,7 +214,9 @@ class ChannelRun:
 
     @staticmethod
     def waits_for_a_person(happening: Happening) -> bool:
-        """True for a pause of the guard that somebody must resume."""
+        """True for a pause that somebody must resume: of the guard, or because another channel has tripped."""
+        if happening.kind == "held-for-others":
+            return True
         return happening.kind == "guard-pause" and happening.fields["code"] in PAUSES_TO_RESUME
 
     def look(self, newest: np.void | None) -> None:
@@ -269,8 +266,9 @@ class ChannelRun:
         ledger_c = float(last["delivered_c"]) if last is not None else 0.0
         absolute_c = self.coulombs(int(last["absolute_codes"])) if last is not None else 0.0
         if counters is not None:
-            device_c = self.plan.polarity * self.coulombs(counters.net_codes)
-            absolute_c = max(absolute_c, self.coulombs(counters.absolute_codes))
+            net_codes, absolute_codes = counters.channel_charges[self.number]
+            device_c = self.plan.polarity * self.coulombs(net_codes)
+            absolute_c = max(absolute_c, self.coulombs(absolute_codes))
             return Delivered(max(ledger_c, device_c), absolute_c, ledger_c, device_c, 0.0)
         unseen_c = 0.0
         if last is not None and last["close_relay"]:

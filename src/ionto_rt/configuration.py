@@ -4,10 +4,11 @@ Every constant of the tick that is not in the treatment, the catalogue or the he
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ionto_rt.codes import FrontEnd, Law
+from ionto_rt.codes import FrontEnd, Law, Pacing
 from ionto_rt.core.constant_current import SERIES_LEAST_OHM, configure
 from ionto_rt.device import Hello
 from ionto_rt.plan import Plan
@@ -56,7 +57,11 @@ AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
 HEARTBEAT_S = 2.0
+RING_S = 8.0
+"""Telemetry that the loop's ring holds: the record may stand still for that long."""
 LEASE_S = 0.08
+GAP_PAUSE_S = 0.002
+GAP_STOP_S = 0.010
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,18 @@ def tone_a(plan: Plan, front_end: FrontEnd) -> float:
 
 
 def controller_config(
-    hello: Hello, limits: Limits, plan: Plan, profile: DeadlineProfile, token: int, *, skew_s: float = 0.0
+    hello: Hello,
+    limits: Limits,
+    plan: Plan,
+    profile: DeadlineProfile,
+    token: int,
+    *,
+    skew_s: float = 0.0,
+    pacing: Pacing = Pacing.DEVICE,
 ) -> dict[str, Any]:
     """The tick's configuration for one session: nested dicts of ints and floats, as struct ControllerConfig.
 
-    skew_s: how much later than the current the device reads the voltage, s.
+    skew_s: how much later than the current the device reads the voltage, s. pacing: that of the loop.
     """
     assert limits.current_range is not None
     calibration = hello.calibration(limits.current_range.index)
@@ -104,6 +116,11 @@ def controller_config(
     lsb_a = calibration["current_lsb_a"]
     probe_a = next(segment["level_a"] for segment in plan.segments if segment["kind"] == 1)
     lease_ticks = min(hello.lease_max_ticks, ticks_of(LEASE_S, tick_s))
+    gap_pause_s, gap_stop_s = GAP_PAUSE_S, GAP_STOP_S
+    if pacing == Pacing.HOST:
+        # No sample was lost: the host itself came late, and may be as late as its deadlines say.
+        gap_pause_s = max(gap_pause_s, profile.late_pause_us * 1e-6)
+        gap_stop_s = max(gap_stop_s, profile.late_stop_us * 1e-6)
     open_floor_a = max(10.0 * lsb_a, 0.4 * probe_a)
     contact_level_a = max(probe_a, 2.0 * open_floor_a)
     impedance = {
@@ -215,8 +232,8 @@ def controller_config(
         "intermittent_ticks": ticks_of(10.0, tick_s),
         "short_ticks": ticks_of(0.02, tick_s),
         "second_ticks": ticks_of(1.0, tick_s),
-        "gap_pause_ticks": ticks_of(0.002, tick_s),
-        "gap_stop_ticks": ticks_of(0.010, tick_s),
+        "gap_pause_ticks": ticks_of(gap_pause_s, tick_s),
+        "gap_stop_ticks": ticks_of(gap_stop_s, tick_s),
         "late_pause_us": profile.late_pause_us,
         "late_stop_us": profile.late_stop_us,
         "lease_us": round(lease_ticks * tick_s * 1e6),
@@ -260,8 +277,24 @@ def controller_config(
     }
 
 
-def device_limits(hello: Hello, limits: Limits, token: int) -> dict[str, int]:
-    """What is pushed to the device and read back, as arguments of `Device.push_limits`."""
+def device_limits(hello: Hello, limits: Limits | Sequence[Limits], token: int) -> dict[str, Any]:
+    """What is pushed to the device and read back, as arguments of `Device.push_limits`.
+
+    limits: of one channel, or of each that is driven, all of one range. The others of the device may put out nothing.
+    """
+    driven = [limits] if isinstance(limits, Limits) else list(limits)
+    channels = [_channel_limits(hello, one, token) for one in driven]
+    idle = channels[0] | {"output_code_min": 0, "output_code_max": 0}
+    channels += [idle] * (hello.channels - len(channels))
+    caps = ("current_cap_code", "output_code_min", "output_code_max", "charge_cap_codes")
+    return {
+        **channels[0],
+        "session_ticks": max(channel["session_ticks"] for channel in channels),
+        **{name: [channel[name] for channel in channels] for name in caps},
+    }
+
+
+def _channel_limits(hello: Hello, limits: Limits, token: int) -> dict[str, int]:
     assert limits.current_range is not None
     chosen = hello.ranges[limits.current_range.index]
     compliance_v = min(hello.compliance_v, limits.voltage_max_v)

@@ -3,7 +3,9 @@
 While the loop runs it alone owns the port; the frames are those of docs/wire-protocol.md.
 """
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -11,6 +13,7 @@ import select
 import struct
 import subprocess
 import sys
+import termios
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -19,15 +22,20 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from ionto_rt.codes import FrontEnd, Pacing
+from ionto_rt.core.daq import daq_capsule as daq_capsule
 from ionto_rt.core.wire import FrameReader, encode_frame
 from ionto_rt.errors import IontoError, RefusedError
 from ionto_rt.safety import CurrentRange, DeviceCapabilities
 
+ASYNC_LOW_LATENCY = 0x2000
+"""Of the flags in struct serial_struct (linux/serial.h), its fifth word."""
 PROTOCOL_VERSION = 1
 ANSWER_S = 0.4
 HELLO_TRIES = 5
 SPAWN_S = 10.0
 GARBAGE_BYTES = 65536
+VIRTUAL_MODEL = "ionto-virtual"
+"""What a virtual device calls itself in its hello, on whichever port it is served."""
 
 HELLO_REQUEST, LIMITS, ARM, DISARM, COUNTERS_REQUEST = 0x01, 0x02, 0x03, 0x04, 0x06
 HELLO, LIMITS_READ_BACK, ARMED, DISARMED, COUNTERS, ERROR = 0x81, 0x82, 0x83, 0x84, 0x86, 0xFF
@@ -37,10 +45,14 @@ _RANGE = struct.Struct("<IIiIiIhhI")
 _FEATURES = struct.Struct("<B3xIi")
 SENTINEL = 1
 """Bit of the hello's features: a sentinel electrode is wired."""
+CHANNEL_CHARGES = 2
+"""Bit of the hello's features: charges of the channels from 1 on follow. Set by every device of several channels."""
+MOST_CHANNELS = 32
 _LIMITS = struct.Struct("<BBHII")
 _CHANNEL_LIMITS = struct.Struct("<iiiq")
 _ARM = struct.Struct("<BBHI")
 _COUNTERS = struct.Struct("<BBHIIIIIIqq")
+_CHARGES = struct.Struct("<qq")
 
 ERROR_TEXTS = {
     1: "a frame it could not decode",
@@ -60,7 +72,16 @@ class DeviceError(IontoError):
     """The device failed after it had been armed."""
 
 
-class BytePort(Protocol):
+class LoopPort(Protocol):
+    """What the compiled loop reaches a device by."""
+
+    def loop_port(self) -> Any:
+        """What the compiled loop takes: a file descriptor, a PyCapsule "ionto_rt.core.types.Port", or one of
+        `daq_capsule`.
+        """
+
+
+class BytePort(LoopPort, Protocol):
     """Bytes to and from a device before and after the loop."""
 
     def read(self, most: int, timeout_s: float) -> bytes:
@@ -68,9 +89,6 @@ class BytePort(Protocol):
 
     def write(self, data: bytes) -> None:
         """All of `data`. OSError if the port is gone."""
-
-    def loop_port(self) -> Any:
-        """What the compiled loop takes: a file descriptor, or a PyCapsule "ionto_rt.core.types.Port"."""
 
     def close(self) -> None:
         """Give the port back."""
@@ -117,6 +135,8 @@ class Hello:
     sentinel_lsb_v: float = 0.0
     """Of the sentinel electrode's reading; 0: none is wired."""
     sentinel_offset_q16: int = 0
+    last_channel_charges: tuple[tuple[int, int], ...] = ()
+    """(net, absolute) of the last session, one for each channel, in 1/65536 code; `last_net_codes` is channel 0's."""
 
     @property
     def name(self) -> str:
@@ -166,7 +186,9 @@ class Hello:
 
 @dataclass(frozen=True)
 class DeviceCounters:
-    """The device's own counts since it was armed. Charges are in 1/65536 code."""
+    """The device's own counts since it was armed. Charges are in 1/65536 code; `net_codes` and `absolute_codes` are
+    channel 0's, and `channel_charges` has (net, absolute) of each channel. `status` is or-ed over the channels.
+    """
 
     status: int
     token: int
@@ -177,6 +199,70 @@ class DeviceCounters:
     bad_frames: int
     net_codes: int
     absolute_codes: int
+    channel_charges: tuple[tuple[int, int], ...]
+
+
+class SessionDevice(Protocol):
+    """What a session needs of a device: `Device` has it, and so must one that no frame reaches.
+
+    That is a device behind a vendor's library: its `port.loop_port()` is a `daq_capsule`, and the rest is for its own
+    Python to do, outside the loop, in the order of docs/wire-protocol.md, section 5. What an entry point of
+    `ionto_rt.devices` returns has these members; examples/daq is one. RefusedError, with the URI as its key, says
+    before arming why the device cannot be used.
+    """
+
+    @property
+    def uri(self) -> str:
+        """What the person wrote."""
+
+    @property
+    def hello(self) -> Hello:
+        """Identity, ranges and calibration, from `greet` on. `pacing` has the Pacing bits that it offers."""
+
+    @property
+    def port(self) -> LoopPort:
+        """What the loop takes. An attribute `low_latency` (str), if it has one, goes into the record."""
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes] | None":
+        """The process that a virtual device runs in; None otherwise."""
+
+    @property
+    def cpu(self) -> int | None:
+        """The processor that a virtual device's process stays on; None otherwise."""
+
+    @property
+    def hardware(self) -> bool:
+        """Whether it may drive current through somebody; False only if it is known to be a simulation."""
+
+    def greet(self) -> Hello:
+        """Find out that the device is there, and return its hello. RefusedError if it cannot be used."""
+
+    def push_limits(
+        self,
+        *,
+        range_index: int,
+        lease_max_ticks: int,
+        token: int,
+        session_ticks: int,
+        current_cap_code: int | Sequence[int],
+        output_code_min: int | Sequence[int],
+        output_code_max: int | Sequence[int],
+        charge_cap_codes: int | Sequence[int],
+    ) -> None:
+        """The session's limits, as frame LIMITS has them, which the device holds by itself from `arm` on.
+
+        The last four are one number for all channels, or one for each. RefusedError if it cannot hold them.
+        """
+
+    def arm(self, pacing: Pacing, token: int) -> None:
+        """Arm: samples from index 0 on, relay open, output zero. RefusedError if it cannot."""
+
+    def disarm(self, token: int) -> "DeviceCounters | None":
+        """Output zero, relay open; the device's counts of the session, or None if it is gone. Raises nothing."""
+
+    def close(self) -> None:
+        """Give the device back, switched off. May be called in any state."""
 
 
 def parse_hello(payload: bytes) -> Hello:
@@ -222,10 +308,17 @@ def parse_hello(payload: bytes) -> Hello:
     behind = _HELLO.size + ranges * _RANGE.size
     if len(payload) >= behind + _FEATURES.size:
         features, sentinel_nv, sentinel_offset = _FEATURES.unpack_from(payload, behind)
+    charges: tuple[tuple[int, int], ...] = ((net, absolute),)
+    if channels > 1:
+        charges += _further_charges(payload, behind + _FEATURES.size, channels)
     sentinel = bool(features & SENTINEL)
     problems = (
         (sentinel and not sentinel_nv, "a sentinel electrode without a scale"),
-        (not 1 <= channels <= 32, f"{channels} channels"),
+        (not 1 <= channels <= MOST_CHANNELS, f"{channels} channels"),
+        (
+            channels > 1 and not (features & CHANNEL_CHARGES and len(charges) == channels),
+            f"{channels} channels without the charges of each",
+        ),
         (front_end not in (0, 1), f"front-end {front_end}"),
         (not ranges, "no current range"),
         (not 50_000 <= period_ns <= 100_000_000, f"a sample period of {period_ns} ns"),
@@ -265,7 +358,14 @@ def parse_hello(payload: bytes) -> Hello:
         tuple(found),
         sentinel_nv * 1e-9 if sentinel else 0.0,
         sentinel_offset if sentinel else 0,
+        charges,
     )
+
+
+def _further_charges(payload: bytes, start: int, channels: int) -> tuple[tuple[int, int], ...]:
+    """(net, absolute) of the channels from 1 on; none if the payload is too short for all of them."""
+    end = start + (channels - 1) * _CHARGES.size
+    return tuple(_CHARGES.iter_unpack(payload[start:end])) if len(payload) >= end else ()
 
 
 def _text(raw: bytes) -> str:
@@ -307,7 +407,11 @@ class SerialBytes:
             self.port.set_low_latency_mode(True)
         except (ValueError, OSError, NotImplementedError):
             return "not offered by the driver"
-        return "set"
+        # A driver may take the flag and forget it.
+        words = array.array("i", bytes(128))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.fd, termios.TIOCGSERIAL, words)
+        return "set" if words[4] & ASYNC_LOW_LATENCY else "taken but not kept by the driver"
 
     def read(self, most: int, timeout_s: float) -> bytes:
         if not select.select([self.fd], [], [], timeout_s)[0]:
@@ -334,7 +438,10 @@ class SerialBytes:
 
 @dataclass
 class Device:
-    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on."""
+    """One device, open. `uri` is what the person wrote; `cpu` the processor a virtual device's process stays on.
+
+    `virtual`: no current flows through anybody, whatever its URI and its model say.
+    """
 
     uri: str
     port: BytePort
@@ -343,6 +450,13 @@ class Device:
     cpu: int | None = None
     reader: FrameReader = field(default_factory=FrameReader)
     raw_bytes: int = 0
+    virtual: bool = False
+
+    @property
+    def hardware(self) -> bool:
+        """Whether it may drive current through somebody: all that is not known to be a virtual device."""
+        scheme = self.uri.partition(":")[0]
+        return not (self.virtual or scheme in ("virtual", "sim") or self.hello.model == VIRTUAL_MODEL)
 
     def greet(self) -> Hello:
         """Ask for the hello. RefusedError if nothing, garbage or another version answers."""
@@ -404,14 +518,23 @@ class Device:
         lease_max_ticks: int,
         token: int,
         session_ticks: int,
-        current_cap_code: int,
-        output_code_min: int,
-        output_code_max: int,
-        charge_cap_codes: int,
+        current_cap_code: int | Sequence[int],
+        output_code_min: int | Sequence[int],
+        output_code_max: int | Sequence[int],
+        charge_cap_codes: int | Sequence[int],
     ) -> None:
-        """Push the session's limits and read them back. RefusedError if the device holds others."""
-        channel = _CHANNEL_LIMITS.pack(current_cap_code, output_code_min, output_code_max, charge_cap_codes)
-        pushed = _LIMITS.pack(LIMITS, range_index, lease_max_ticks, token, session_ticks) + channel
+        """Push the session's limits and read them back. RefusedError if the device holds others.
+
+        The last four are one number for all channels, or one for each channel of the device.
+        """
+        count = self.hello.channels
+        caps = (current_cap_code, output_code_min, output_code_max, charge_cap_codes)
+        columns = [[cap] * count if isinstance(cap, int) else cap for cap in caps]
+        if any(len(column) != count for column in columns):
+            given = min(len(column) for column in columns if len(column) != count)
+            raise self._refused(f"has {count} channels, and {given} were given limits", "use a device of as many")
+        pushed = _LIMITS.pack(LIMITS, range_index, lease_max_ticks, token, session_ticks)
+        pushed += b"".join(_CHANNEL_LIMITS.pack(*channel) for channel in zip(*columns, strict=True))
         stored = self._ask_or_refuse(pushed, LIMITS_READ_BACK, "the limits")
         if stored[1 : len(pushed)] != pushed[1:]:
             raise self._refused("the device read back other limits than were pushed", "do not use it")
@@ -429,7 +552,7 @@ class Device:
             for _ in range(3):
                 answer = self._ask(_ARM.pack(DISARM, 0, 0, token), DISARMED)
                 if answer is not None and len(answer) >= _COUNTERS.size:
-                    return _counters(answer)
+                    return _counters(answer, self.hello.channels)
         return None
 
     def close(self) -> None:
@@ -454,9 +577,10 @@ class Device:
         self.close()
 
 
-def _counters(answer: bytes) -> DeviceCounters:
+def _counters(answer: bytes, channels: int) -> DeviceCounters:
     _, _, status, token, samples, late, lapsed, refused, bad, net, absolute = _COUNTERS.unpack_from(answer)
-    return DeviceCounters(status, token, samples, late, lapsed, refused, bad, net, absolute)
+    charges = ((net, absolute), *_further_charges(answer, _COUNTERS.size, channels))
+    return DeviceCounters(status, token, samples, late, lapsed, refused, bad, net, absolute, charges)
 
 
 def new_token() -> int:
@@ -478,6 +602,16 @@ def split_uri(uri: str) -> tuple[str, str, dict[str, list[str]]]:
             "not a device URI", key="--device", value=uri, remedy="write options as ?name=value&name=value"
         ) from None
     return scheme, path, options
+
+
+def serial_path(uri: str) -> str:
+    """Path of the port in a URI of scheme `serial`. RefusedError if it has none."""
+    _, path, options = split_uri(uri)
+    if options or not path:
+        raise RefusedError(
+            "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
+        )
+    return path
 
 
 VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
@@ -508,11 +642,13 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
     "dac-gain-error": ("dac_gain_error", float),
     "clock-error-ppm": ("clock_error_ppm", float),
     "serial": ("serial", str),
+    "channels": ("channels", int),
     "pacing": ("pacing", str),
     "truth": ("truth", str),
     "state": ("state", str),
     "link": ("link", str),
     "cpu": ("cpu", int),
+    "round-trip": ("round_trip", str),
     "fault": ("faults", list),
 }
 """Options of a virtual device, as written in a URI or on the command line: argument of `serve` and its type."""
@@ -556,6 +692,8 @@ class SimBytes:
 
         given = dict(arguments)
         truth = given.pop("truth", None)
+        if "round_trip" in given:
+            raise ValueError("round trips are measured by the clock, and sim: has a virtual one: use virtual:")
         for of_a_process in ("link", "cpu"):
             given.pop(of_a_process, None)
         self._truth_fd = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644) if truth else -1
@@ -581,16 +719,12 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Devic
     """Open a device and greet it.
 
     `virtual:` starts a virtual device as its own process, `sim:` one in this process, `serial:PATH` opens a port; other
-    schemes come from the entry points `ionto_rt.devices`, each a function of the URI that returns a `Device`.
+    schemes come from the entry points `ionto_rt.devices`, each a function of the URI that returns a `SessionDevice`.
     `defaults` are arguments for a virtual device that its URI does not give. RefusedError if it cannot be used.
     """
     scheme, path, options = split_uri(uri)
     if scheme == "serial":
-        if options or not path:
-            raise RefusedError(
-                "a serial device is a path", key="--device", value=uri, remedy='write "serial:/dev/ttyACM0"'
-            )
-        device = Device(uri, SerialBytes(path))
+        device = Device(uri, SerialBytes(serial_path(uri)))
     elif scheme in ("virtual", "sim"):
         if path:
             raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')

@@ -1,4 +1,4 @@
-"""The host: what it is, and what the loop's thread was given. Attempted, recorded, never required."""
+"""The host: what it is, and what the loop's thread was given. Attempted and recorded; fitness.py judges it."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from ionto_rt.configuration import FIT, UNFIT, DeadlineProfile
+from ionto_rt.core.host_thread import prepare
 
 LOOP_PRIORITY = 40
 """SCHED_FIFO priority asked for: above ordinary work, below the kernel's interrupt threads (50)."""
@@ -23,7 +23,6 @@ def describe_host() -> dict[str, Any]:
         "kernel": platform.release(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
-        "hypervisor": _hypervisor(),
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in ("ionto-rt", "numpy", "pyserial", "nanoarrow", "pydantic")},
     }
@@ -36,20 +35,12 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _hypervisor() -> bool:
-    try:
-        return " hypervisor" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
+def prepare_thread(cpu: int | None = None) -> dict[str, str]:
+    """Ask for what the loop's thread would like to have, for the calling thread; what came of each.
 
-
-def prepare_thread() -> dict[str, str]:
-    """Ask for real-time priority for the calling thread; what came of it."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(LOOP_PRIORITY))
-    except (OSError, AttributeError) as error:
-        return {"priority": f"ordinary ({error})"}
-    return {"priority": f"SCHED_FIFO {LOOP_PRIORITY}"}
+    Priority, processor (`cpu`; None: any), timer slack, and a stack that faults no more.
+    """
+    return prepare(LOOP_PRIORITY, cpu)
 
 
 def pin_to_cpu(cpu: int | None) -> str:
@@ -85,6 +76,6 @@ def awake_processors(wanted: bool) -> Iterator[str]:
         os.close(request)
 
 
-def deadline_profile(outcome: Mapping[str, str]) -> DeadlineProfile:
-    """The deadlines this host can keep: the fit profile needs real-time priority and no hypervisor."""
-    return FIT if outcome.get("priority", "").startswith("SCHED_FIFO") and not _hypervisor() else UNFIT
+def deadline_profile(host: Mapping[str, Any]) -> DeadlineProfile:
+    """The deadlines of a session in real time, by the verdict on the host in its record."""
+    return FIT if host["fitness"]["verdict"] == "fit" else UNFIT

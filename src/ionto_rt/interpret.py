@@ -7,6 +7,7 @@ import numpy as np
 
 from ionto_rt.alarms import Alarm, SoftAlarm, alarm_for_end, alarm_for_pause, alarm_for_soft, alarm_for_trip
 from ionto_rt.codes import (
+    LOOP_SEQUENCE,
     Action,
     Contact,
     DeviceStatus,
@@ -100,7 +101,9 @@ class Interpreter:
                 say("guard-pause", named, safety=True, alarm=None if self.trip else alarm_for_pause(self.pause))
             else:
                 say("guard-pause-over", {})
-        if int(row["operator_sequence"]):
+        if int(row["operator_sequence"]) & LOOP_SEQUENCE:
+            say("held-for-others", _readings(row), safety=True, alarm=alarm_for_soft(SoftAlarm.HELD_FOR_OTHERS))
+        elif int(row["operator_sequence"]):
             command = OperatorCommand(int(row["operator_command"])).name
             sequence = int(row["operator_sequence"])
             say("operator", {"command": command, "sequence": sequence, "value_a": float(row["operator_value_a"])})

@@ -1,5 +1,8 @@
 """`journal.sqlite`: the index of sessions in a folder, and the charge that each subject's site has received per day.
 
+A row is one channel of a session: each has its site, its prescription and its charge. A subject's site counts what all
+channels of all sessions have given it; the channels of one session begin and end in one commit.
+
 The folders of the sessions are the truth; this is what can be asked quickly and by several processes at once. Before
 current flows it reserves charge ahead: a session's `reserved_until_c` is what it may have delivered by now, and until
 the session is finished or recovered that counts as delivered.
@@ -9,7 +12,7 @@ A commit is on disk when it returns (write-ahead log, synchronous FULL: 0.2 ms e
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,16 +21,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from ionto_rt.events import utc_text
-from ionto_rt.record import COULOMB_PER_MAMIN, Record, RecordError, is_running, session_folders, sync_folder
+from ionto_rt.record import COULOMB_PER_MAMIN, Channel, Record, RecordError, is_running, session_folders, sync_folder
 
 JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x496F6E74
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_S = 5.0
 
 _SCHEMA = """
 CREATE TABLE sessions (
-    session_id       TEXT PRIMARY KEY,
+    session_id       TEXT NOT NULL,
+    channel          INTEGER NOT NULL CHECK (channel BETWEEN 0 AND 31),
     folder           TEXT NOT NULL,
     subject          TEXT NOT NULL,
     site             TEXT NOT NULL,
@@ -40,7 +44,8 @@ CREATE TABLE sessions (
     delivered_net_c  REAL NOT NULL DEFAULT 0,
     delivered_abs_c  REAL NOT NULL DEFAULT 0 CHECK (delivered_abs_c >= 0),
     outcome          TEXT,
-    measured         INTEGER NOT NULL DEFAULT 1
+    measured         INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (session_id, channel)
 ) STRICT;
 CREATE INDEX sessions_by_site ON sessions (subject, site, last_day);
 """
@@ -54,9 +59,12 @@ class JournalError(RecordError):
 
 @dataclass(frozen=True)
 class JournalRow:
-    """One session. Charges in C; `outcome` is None while it is open; `measured` is False if a bound stands for it."""
+    """One channel of a session. Charges in C; `outcome` is None while it is open; `measured` is False if a bound stands
+    for its charge.
+    """
 
     session_id: str
+    channel: int
     folder: str
     subject: str
     site: str
@@ -70,6 +78,32 @@ class JournalRow:
     delivered_abs_c: float
     outcome: str | None
     measured: bool
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What a channel begins with. Charges in C.
+
+    site          where its pads lie; may be empty
+    prescribed_c  by its treatment
+    reserve_c     reserved first
+    cap_c         what the site may receive in a day, all channels together; None: no cap
+    """
+
+    site: str
+    prescribed_c: float
+    reserve_c: float
+    cap_c: float | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a channel ended with: charges in C, `measured` False if a bound stands for them."""
+
+    outcome: str
+    delivered_net_c: float
+    delivered_abs_c: float
+    measured: bool = True
 
 
 def _journal_row(values: tuple[Any, ...]) -> JournalRow:
@@ -131,68 +165,74 @@ class Journal:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def begin(
-        self,
-        session_id: str,
-        folder: Path | str,
-        subject: str,
-        site: str,
-        prescribed_c: float,
-        reserve_c: float,
-        *,
-        cap_c: float | None = None,
-    ) -> None:
-        """Enter a session and reserve its first `reserve_c` (C).
+    def begin(self, session_id: str, folder: Path | str, subject: str, channels: Sequence[Reservation]) -> None:
+        """Enter a session with all its channels, from 0, and reserve the first charge of each.
 
-        With `cap_c`, refuses (`JournalError`) if what the site has received today and `prescribed_c` exceed it; two
-        processes cannot both pass. Only the folder's name is kept, so that the sessions' folder can be moved.
+        Where a `cap_c` is given, refuses (`JournalError`) if what the site has received today and all that this session
+        prescribes for it exceed it; two processes cannot both pass. Only the folder's name is kept, so that the
+        sessions' folder can be moved.
         """
         now, day = utc_text(), local_day()
         with self._transaction():
-            if cap_c is not None:
-                received = self._charge(subject, site, day)
-                if received + prescribed_c > cap_c:
-                    raise JournalError(
-                        f"{self.path}: {subject or 'unnamed subject'}, {site or 'unnamed site'}: "
-                        f"{received / COULOMB_PER_MAMIN:.2f} mA*min today and {prescribed_c / COULOMB_PER_MAMIN:.2f} "
-                        f"mA*min prescribed exceed {cap_c / COULOMB_PER_MAMIN:.2f} mA*min; wait, or take another site"
-                    )
-            self._db.execute(
-                "INSERT INTO sessions (session_id, folder, subject, site, first_day, last_day, begun_utc, prescribed_c,"
-                " reserved_until_c) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (session_id, Path(folder).name, subject, site, day, day, now, prescribed_c, reserve_c),
+            for channel in channels:
+                self._hold_cap(subject, channel, channels, day)
+            for number, channel in enumerate(channels):
+                self._db.execute(
+                    "INSERT INTO sessions (session_id, channel, folder, subject, site, first_day, last_day, begun_utc,"
+                    " prescribed_c, reserved_until_c) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        session_id,
+                        number,
+                        Path(folder).name,
+                        subject,
+                        channel.site,
+                        day,
+                        day,
+                        now,
+                        channel.prescribed_c,
+                        channel.reserve_c,
+                    ),
+                )
+
+    def _hold_cap(self, subject: str, channel: Reservation, channels: Sequence[Reservation], day: str) -> None:
+        if channel.cap_c is None:
+            return
+        received = self._charge(subject, channel.site, day)
+        prescribed = sum(other.prescribed_c for other in channels if other.site == channel.site)
+        if received + prescribed > channel.cap_c:
+            raise JournalError(
+                f"{self.path}: {subject or 'unnamed subject'}, {channel.site or 'unnamed site'}: "
+                f"{received / COULOMB_PER_MAMIN:.2f} mA*min today and {prescribed / COULOMB_PER_MAMIN:.2f} "
+                f"mA*min prescribed exceed {channel.cap_c / COULOMB_PER_MAMIN:.2f} mA*min; wait, or take another site"
             )
 
-    def extend(self, session_id: str, delivered_abs_c: float, reserved_until_c: float) -> None:
-        """Renew a running session's reservation; neither number ever falls. On disk when it returns."""
+    def extend(self, session_id: str, charges: Sequence[tuple[float, float]]) -> None:
+        """Renew a running session's reservations: of each channel the absolute charge delivered, and the charge
+        reserved until (C). No number ever falls. On disk when it returns.
+        """
         with self._transaction():
             self._change(
                 session_id,
                 "delivered_abs_c = max(delivered_abs_c, ?), reserved_until_c = max(reserved_until_c, ?), last_day = ?",
-                (delivered_abs_c, reserved_until_c, local_day()),
-                "outcome IS NULL",
+                [(*charge, local_day()) for charge in charges],
             )
 
-    def finish(self, session_id: str, outcome: str, delivered_net_c: float, delivered_abs_c: float) -> None:
-        """End a session with what it delivered; the reservation no longer counts."""
-        self._end(session_id, outcome, delivered_net_c, delivered_abs_c, True)
+    def finish(self, session_id: str, endings: Sequence[Ending]) -> None:
+        """End a session with what each channel delivered; the reservations no longer count."""
+        with self._transaction():
+            self._change(session_id, "last_day = ?", [(local_day(),)] * len(endings))
+            self._end(session_id, endings)
 
-    def recovered(
-        self,
-        session_id: str,
-        delivered_net_c: float,
-        delivered_abs_c: float,
-        *,
-        measured: bool,
-        outcome: str = "recovered",
-    ) -> bool:
+    def recovered(self, session_id: str, endings: Sequence[Ending]) -> bool:
         """End a session that its own process could not end; False, and no change, if it has an outcome already."""
         with self._transaction():
-            known = self._db.execute("SELECT outcome FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
-            if known is None or known[0] is not None:
+            (open_channels,) = self._db.execute(
+                "SELECT count(*) FROM sessions WHERE session_id = ? AND outcome IS NULL", (session_id,)
+            ).fetchone()
+            if not open_channels:
                 return False
             # The day of the last extension stands: no current flowed after it but what was reserved.
-            self._set_end(session_id, outcome, delivered_net_c, delivered_abs_c, measured)
+            self._end(session_id, endings)
             return True
 
     def withdraw(self, session_id: str) -> None:
@@ -200,43 +240,49 @@ class Journal:
         with self._transaction():
             self._db.execute("DELETE FROM sessions WHERE session_id = ? AND outcome IS NULL", (session_id,))
 
-    def _end(self, session_id: str, outcome: str, net_c: float, absolute_c: float, measured: bool) -> None:
-        with self._transaction():
-            self._set_end(session_id, outcome, net_c, absolute_c, measured)
-            self._change(session_id, "last_day = ?", (local_day(),), "1")
-
-    def _set_end(self, session_id: str, outcome: str, net_c: float, absolute_c: float, measured: bool) -> None:
+    def _end(self, session_id: str, endings: Sequence[Ending]) -> None:
         self._change(
             session_id,
             "outcome = ?, ended_utc = ?, delivered_net_c = ?, delivered_abs_c = ?, measured = ?",
-            (outcome, utc_text(), net_c, absolute_c, int(measured)),
-            "outcome IS NULL",
+            [
+                (end.outcome, utc_text(), end.delivered_net_c, end.delivered_abs_c, int(end.measured))
+                for end in endings
+            ],
         )
 
-    def _change(self, session_id: str, assignments: str, values: tuple[Any, ...], condition: str) -> None:
-        done = self._db.execute(
-            f"UPDATE sessions SET {assignments} WHERE session_id = ? AND {condition}", (*values, session_id)
+    def _change(self, session_id: str, assignments: str, values: Sequence[tuple[Any, ...]]) -> None:
+        """Change the open channels of a session, all of them, with the values of each."""
+        changed = sum(
+            self._db.execute(
+                f"UPDATE sessions SET {assignments} WHERE session_id = ? AND channel = ? AND outcome IS NULL",
+                (*value, session_id, channel),
+            ).rowcount
+            for channel, value in enumerate(values)
         )
-        if done.rowcount != 1:
-            raise JournalError(f"{self.path}: {session_id} is not an open session; see `ionto-rt sessions`")
+        (left,) = self._db.execute("SELECT count(*) FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+        if changed != len(values) or left != changed:
+            raise JournalError(
+                f"{self.path}: {session_id} is not an open session of {len(values)} channels; see `ionto-rt sessions`"
+            )
 
     def open_sessions(self) -> list[JournalRow]:
-        """Sessions without an outcome, oldest first: running, or waiting for `recover`."""
+        """Channels of sessions without an outcome, oldest first: running, or waiting for `recover`."""
         return self._rows("WHERE outcome IS NULL")
 
     def sessions(self) -> list[JournalRow]:
-        """All sessions, oldest first."""
+        """All sessions, oldest first, and of each its channels in their order."""
         return self._rows("")
 
-    def get(self, session_id: str) -> JournalRow | None:
-        """One session, None if it is not in the journal."""
-        rows = self._rows("WHERE session_id = ?", (session_id,))
-        return rows[0] if rows else None
+    def get(self, session_id: str) -> list[JournalRow]:
+        """The channels of one session in their order; empty if it is not in the journal."""
+        return self._rows("WHERE session_id = ?", (session_id,))
 
     def _rows(self, condition: str, values: tuple[Any, ...] = ()) -> list[JournalRow]:
         names = ", ".join(JournalRow.__dataclass_fields__)
         with _named_errors(self.path):
-            found = self._db.execute(f"SELECT {names} FROM sessions {condition} ORDER BY begun_utc, session_id", values)
+            found = self._db.execute(
+                f"SELECT {names} FROM sessions {condition} ORDER BY begun_utc, session_id, channel", values
+            )
             return [_journal_row(row) for row in found]
 
     def charge_today(self, subject: str, site: str, day: date | str | None = None) -> float:
@@ -308,31 +354,42 @@ def _make_tables(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _row_of(folder: Path) -> dict[str, Any]:
-    """What the folder of a session says about it; an unended one counts with the most that it can have delivered."""
+def _rows_of(folder: Path) -> list[dict[str, Any]]:
+    """What the folder of a session says about each channel; an unended one counts with the most that it can have
+    delivered.
+    """
     record = Record.open(folder)
     session, receipt = record.session, record.receipt
     begun = datetime.fromisoformat(str(session.get("created_utc")))
-    counted = record.counted()
-    outcome, ended, measured = None, None, True
-    net_c, absolute_c, reserved_c = counted.net_c, counted.absolute_c, counted.absolute_c + record.unreserved_c
-    if receipt is not None:
-        outcome, ended = str(receipt.get("outcome")), str(receipt.get("ended_utc", ""))
-        net_c = float(receipt.get("delivered_net_c", _dose_c(receipt, counted.net_c)))
-        absolute_c = max(float(receipt.get("delivered_abs_c", 0.0)), absolute_c, abs(net_c))
-        measured = bool(receipt.get("dose_measured", True))
+    ended = str(receipt.get("ended_utc", "")) if receipt is not None else None
     last = datetime.fromisoformat(ended) if ended else datetime.fromtimestamp(newest_change(folder), UTC)
-    return {
+    of_session = {
         "session_id": folder.name,
         "folder": folder.name,
         "subject": str(session.get("subject", "")),
-        "site": str(session.get("site", "")),
         "first_day": local_day(begun),
         "last_day": max(local_day(begun), local_day(last)),
         "begun_utc": utc_text(begun),
         "ended_utc": ended,
-        "prescribed_c": record.number("prescribed_c"),
-        "reserved_until_c": reserved_c,
+    }
+    return [of_session | _charge_of(channel) for channel in record.channels]
+
+
+def _charge_of(channel: Channel) -> dict[str, Any]:
+    """A channel's columns of the journal, from its record."""
+    counted, receipt = channel.counted(), channel.receipt
+    outcome, measured = None, True
+    net_c, absolute_c = counted.net_c, counted.absolute_c
+    if receipt is not None:
+        outcome = str(receipt.get("outcome"))
+        net_c = float(receipt.get("delivered_net_c", _dose_c(receipt, counted.net_c)))
+        absolute_c = max(float(receipt.get("delivered_abs_c", 0.0)), absolute_c, abs(net_c))
+        measured = bool(receipt.get("dose_measured", True))
+    return {
+        "channel": channel.number,
+        "site": channel.site,
+        "prescribed_c": channel.prescribed_c,
+        "reserved_until_c": counted.absolute_c + channel.unreserved_c,
         "delivered_net_c": net_c,
         "delivered_abs_c": absolute_c,
         "outcome": outcome,
@@ -369,10 +426,11 @@ def rebuild(out_dir: Path) -> Rebuilt:
     for folder in folders:
         if is_running(folder):
             raise JournalError(f"{folder}: the session is running; rebuild the journal when it has ended")
-    rows, unreadable = [], []
+    sessions: list[list[dict[str, Any]]] = []
+    unreadable = []
     for folder in folders:
         try:
-            rows.append(_row_of(folder))
+            sessions.append(_rows_of(folder))
         except (RecordError, ValueError, TypeError) as error:
             unreadable.append(f"{folder.name}: {error}")
     path = out_dir / JOURNAL
@@ -384,7 +442,7 @@ def rebuild(out_dir: Path) -> Rebuilt:
                 db.execute("PRAGMA journal_mode = DELETE")
                 db.execute("BEGIN IMMEDIATE")
                 _make_tables(db)
-                for row in rows:
+                for row in (row for session in sessions for row in session):
                     marks = ", ".join(f":{name}" for name in row)
                     db.execute(f"INSERT INTO sessions ({', '.join(row)}) VALUES ({marks})", row)
                 db.execute("COMMIT")
@@ -401,4 +459,4 @@ def rebuild(out_dir: Path) -> Rebuilt:
             raise JournalError(f"{path}: cannot be rebuilt ({error.strerror}); check permissions") from None
         finally:
             fresh.unlink(missing_ok=True)
-    return Rebuilt(len(rows), unreadable, kept)
+    return Rebuilt(len(sessions), unreadable, kept)

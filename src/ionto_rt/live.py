@@ -10,17 +10,20 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from ionto_rt.alarms import Alarm, Priority
-from ionto_rt.codes import Phase
+from ionto_rt.codes import ALL_CHANNELS, Phase
 from ionto_rt.errors import one_line
 from ionto_rt.keys import SUSPEND, Keyboard, is_attended
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
+    from ionto_rt.channel_run import ChannelRun
     from ionto_rt.plan import Plan
     from ionto_rt.session import Progress, Session
 
@@ -88,8 +91,8 @@ class LineView:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream: TextIO | None = stream
-        self.phase: Phase | None = None
-        self.alarms = 0
+        self.phases: dict[int, Phase] = {}
+        self.alarms: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -103,18 +106,19 @@ class LineView:
         """Nothing yet: a session that is refused has one line, the refusal."""
 
     def __call__(self, session: "Session") -> None:
-        shown, plan = session.progress, session.plan
-        if self.phase is None:
-            dose_mamin = plan.prescribed_c / COULOMB_PER_MAMIN
-            self._say(f"{plan.title}: {dose_mamin:g} mA·min in {clock(plan.nominal_duration_s)}, {session.device.uri}")
-        if shown.phase != self.phase:
-            self.phase = shown.phase
-            self._say(
-                f"{clock(shown.elapsed_s)} {PHASES[shown.phase]}, {dose(shown.delivered_c, shown.prescribed_c)} mA·min"
-            )
-        for alarm in new_alarms(shown, self.alarms):
-            self._say(f"{clock(shown.elapsed_s)} {alarm.priority.name}: {alarm.line}")
-        self.alarms = shown.alarms_raised
+        if not self.phases:
+            dose_mamin = sum(channel.plan.prescribed_c for channel in session.channels) / COULOMB_PER_MAMIN
+            longest_s = max(channel.plan.nominal_duration_s for channel in session.channels)
+            self._say(f"{session.plan.title}: {dose_mamin:g} mA·min in {clock(longest_s)}, {session.device.uri}")
+        for channel in session.channels:
+            shown, of = channel.progress, f"{channel.name}: " if channel.name else ""
+            if shown.phase != self.phases.get(channel.number):
+                self.phases[channel.number] = shown.phase
+                delivered = dose(shown.delivered_c, shown.prescribed_c)
+                self._say(f"{clock(shown.elapsed_s)} {of}{PHASES[shown.phase]}, {delivered} mA·min")
+            for alarm in new_alarms(shown, self.alarms.get(channel.number, 0)):
+                self._say(f"{clock(shown.elapsed_s)} {of}{alarm.priority.name}: {alarm.line}")
+            self.alarms[channel.number] = shown.alarms_raised
 
     def _say(self, text: str) -> None:
         if self.stream is None:
@@ -149,7 +153,9 @@ def current(current_a: float) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """All that one picture needs, copied, so that the drawing thread shares nothing with the orchestrator's."""
+    """All that the picture of one channel needs, copied, so that the drawing thread shares nothing with the
+    orchestrator's. `chosen` says that keys act on this channel.
+    """
 
     plan: "Plan"
     uri: str
@@ -159,19 +165,28 @@ class Frame:
     trim_a: float
     alarms: tuple[tuple[float, Alarm], ...]
     said: str
+    name: str = ""
+    chosen: bool = True
 
 
 @dataclass
 class Dial:
     """The therapist's hand: what a key asks of the session.
 
-    `trim_a` is the sum of what was asked; it is kept to where the level stays within the limits, so that a key pressed
-    too often at the end of the scale need not be taken back.
+    `trims_a` is the sum of what was asked of each channel; it is kept to where the level stays within the limits, so
+    that a key pressed too often at the end of the scale need not be taken back. `channel` is the one that keys act on,
+    chosen by its number from 1; None: all.
     """
 
-    trim_a: float = 0.0
+    trims_a: dict[int, float] = field(default_factory=dict)
+    channel: int | None = None
     said: str = ""
     said_at: float = field(default=float("-inf"))
+
+    @property
+    def trim_a(self) -> float:
+        """What was asked of the first channel."""
+        return self.trims_a.get(0, 0.0)
 
     def press(self, key: str, session: "Session") -> None:
         """Do what `key` means; keys without a meaning are ignored."""
@@ -186,15 +201,25 @@ class Dial:
             "-": self._lower,
             "_": self._lower,
         }.get(key.lower())
-        if act is not None and session.progress.phase not in ENDED:
+        if act is None and len(session.channels) > 1 and key.isdecimal() and int(key) <= len(session.channels):
+            act = partial(self._choose, int(key) - 1 if int(key) else None)
+        if act is not None and any(channel.progress.phase not in ENDED for channel in session.channels):
             self.said, self.said_at = act(session), time.monotonic()
 
+    @property
+    def _target(self) -> int:
+        return ALL_CHANNELS if self.channel is None else self.channel
+
+    def _choose(self, channel: int | None, session: "Session") -> str:
+        self.channel = channel
+        return "keys act on all channels" if channel is None else f"keys act on {session.channels[channel].name}"
+
     def _pause(self, session: "Session") -> str:
-        session.pause()
+        session.pause(self._target)
         return "pausing: the current ramps down, r resumes"
 
     def _resume(self, session: "Session") -> str:
-        session.resume()
+        session.resume(self._target)
         return "resuming: the current ramps up from zero"
 
     def _stop(self, session: "Session") -> str:
@@ -212,22 +237,26 @@ class Dial:
         return self._trim(session, -1.0)
 
     def _trim(self, session: "Session", direction: float) -> str:
-        level_a = step_level_a(session)
+        if self.channel is None and len(session.channels) > 1:
+            return "choose a channel by its number first"
+        channel = session.channels[self.channel or 0]
+        trim_a = self.trims_a.get(channel.number, 0.0)
+        level_a = step_level_a(channel)
         by_a = min(TRIM_A, TRIM_RATIO * level_a)
-        highest_a = session.limits.current_max_a
-        wanted_a = min(highest_a, max(by_a, level_a + self.trim_a + direction * by_a))
-        change_a = wanted_a - level_a - self.trim_a
+        highest_a = channel.limits.current_max_a
+        wanted_a = min(highest_a, max(by_a, level_a + trim_a + direction * by_a))
+        change_a = wanted_a - level_a - trim_a
         if change_a * direction <= 1e-9:
             return f"{current(wanted_a)} is the {'highest' if direction > 0.0 else 'lowest'} level"
-        session.trim(change_a)
-        self.trim_a += change_a
+        session.trim(change_a, channel.number)
+        self.trims_a[channel.number] = trim_a + change_a
         return f"level {current(wanted_a)}"
 
 
-def step_level_a(session: "Session") -> float:
+def step_level_a(channel: "ChannelRun") -> float:
     """The level of the step that runs, or of the next one that delivers (A, without the operator's trim)."""
-    steps = session.plan.steps[max(0, session.progress.step) :]
-    return next((step.level_a for step in steps if step.level_a > 0.0), session.plan.max_level_a)
+    steps = channel.plan.steps[max(0, channel.progress.step) :]
+    return next((step.level_a for step in steps if step.level_a > 0.0), channel.plan.max_level_a)
 
 
 class LiveView:
@@ -239,8 +268,8 @@ class LiveView:
         self.attended = keyboard is not None
         self.dial = Dial()
         self._alarms: deque[tuple[float, Alarm]] = deque(maxlen=SHOWN_ALARMS)
-        self._seen = 0
-        self._frame: Frame | None = None
+        self._seen: dict[int, int] = {}
+        self._frames: list[Frame] = []
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
         self._stack = ExitStack()
@@ -269,23 +298,31 @@ class LiveView:
         if self.keyboard is not None:
             for key in self.keyboard.read():
                 self.dial.press(key, session)
-        for alarm in new_alarms(session.progress, self._seen):
-            self._alarms.append((session.progress.elapsed_s, alarm))
-        self._seen = session.progress.alarms_raised
+        for channel in session.channels:
+            shown = channel.progress
+            for alarm in new_alarms(shown, self._seen.get(channel.number, 0)):
+                titled = replace(alarm, title=f"{channel.name}: {alarm.title}") if channel.name else alarm
+                self._alarms.append((shown.elapsed_s, titled))
+            self._seen[channel.number] = shown.alarms_raised
         self._copy(session)
 
     def _copy(self, session: "Session") -> None:
         said = self.dial.said if time.monotonic() - self.dial.said_at < SAID_S else ""
-        self._frame = Frame(
-            session.plan,
-            session.device.uri,
-            self.attended,
-            replace(session.progress, alarms=[], messages=[]),
-            step_level_a(session),
-            self.dial.trim_a,
-            tuple(self._alarms),
-            said,
-        )
+        self._frames = [
+            Frame(
+                channel.plan,
+                session.device.uri,
+                self.attended,
+                replace(channel.progress, alarms=[], messages=[]),
+                step_level_a(channel),
+                self.dial.trims_a.get(channel.number, 0.0),
+                tuple(self._alarms),
+                said,
+                channel.name,
+                self.dial.channel in (None, channel.number),
+            )
+            for channel in session.channels
+        ]
 
     def _draw(self) -> None:
         from rich.live import Live
@@ -293,8 +330,9 @@ class LiveView:
         try:
             with Live(console=self.console, auto_refresh=False, transient=True) as live:
                 while not self._left.wait(1.0 / FRAMES_PER_S):
-                    if self._frame is not None:
-                        live.update(picture(self._frame), refresh=True)
+                    frames = self._frames
+                    if frames:
+                        live.update(picture(frames[0]) if len(frames) == 1 else overview(frames), refresh=True)
         except (OSError, ValueError):
             # The terminal is gone; the session goes on, and its receipt is on disk.
             return
@@ -302,8 +340,6 @@ class LiveView:
 
 def picture(frame: Frame) -> "RenderableType":
     """The live view of one moment."""
-    from rich import box
-    from rich.panel import Panel
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -359,6 +395,15 @@ def picture(frame: Frame) -> "RenderableType":
         f"late {shown.late}, lost {shown.lost}", style="dim" if not (shown.late or shown.lost) else "yellow"
     )
     rows.add_row(counters)
+    return _framed(frame, rows)
+
+
+def _framed(frame: Frame, rows: "Table", *, several: bool = False) -> "RenderableType":
+    """Rows, with the alarms and the keys below them, in the box of the treatment."""
+    from rich import box
+    from rich.panel import Panel
+    from rich.text import Text
+
     for elapsed_s, alarm in frame.alarms:
         line = Text(overflow="fold")
         line.append(f"{clock(elapsed_s)} {alarm.priority.name} ", style=f"bold {PRIORITY_STYLES[alarm.priority]}")
@@ -366,12 +411,12 @@ def picture(frame: Frame) -> "RenderableType":
         rows.add_row(line)
     if frame.keys:
         rows.add_row(Text(frame.said or " ", style="bold"))
-        rows.add_row(key_line())
+        rows.add_row(key_line(several=several))
     else:
         rows.add_row(Text("Ctrl-C ramps down, a second one switches off", style="dim"))
     return Panel(
         rows,
-        title=Text(plan.title),
+        title=Text(frame.plan.title),
         subtitle=Text(frame.uri, style="dim"),
         box=box.ROUNDED,
         title_align="left",
@@ -379,12 +424,53 @@ def picture(frame: Frame) -> "RenderableType":
     )
 
 
-def key_line() -> "RenderableType":
+def overview(frames: list[Frame]) -> "RenderableType":
+    """The live view of several channels: a line each."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table.grid(expand=True, padding=(0, 2))
+    lines.add_column(justify="right", style="dim")
+    for _ in ("name", "phase"):
+        lines.add_column(no_wrap=True)
+    for _ in ("current", "voltage"):
+        lines.add_column(justify="right", no_wrap=True)
+    lines.add_column(ratio=1)
+    for _ in ("dose", "left"):
+        lines.add_column(justify="right", no_wrap=True)
+    for number, frame in enumerate(frames, 1):
+        shown, sign = frame.shown, frame.plan.polarity
+        share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
+        phase = Text(PHASES[shown.phase], style=PHASE_STYLES.get(shown.phase, "default"))
+        if shown.limited:
+            phase.append(" derated", style="cyan")
+        delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
+        lines.add_row(
+            str(number),
+            Text(frame.name, style="bold" if frame.chosen else "dim"),
+            phase,
+            current(sign * shown.current_a),
+            f"{sign * shown.voltage_v:z.2f} V",
+            ProgressBar(total=1.0, completed=min(1.0, max(0.0, share))),
+            f"{delivered} of {prescribed} mA·min",
+            clock(shown.remaining_s),
+        )
+    rows = Table.grid(expand=True)
+    rows.add_row(lines)
+    first = frames[0].shown
+    counters = f"{clock(first.elapsed_s)} elapsed, late {first.late}, lost {first.lost}"
+    rows.add_row(Text(counters, style="yellow" if first.late or first.lost else "dim"))
+    return _framed(frames[0], rows, several=True)
+
+
+def key_line(*, several: bool = False) -> "RenderableType":
     """The keys and what they do."""
     from rich.text import Text
 
     line = Text()
     for key, what in (
+        *((("1-9", "channel"), ("0", "all")) if several else ()),
         ("p", "pause"),
         ("r", "resume"),
         ("+ -", "current"),

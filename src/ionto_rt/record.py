@@ -8,10 +8,14 @@
         receipt.json        the outcome; written last, whole or not at all
         lock                held while the session runs
 
-`session.json` must hold, besides what its writer likes to keep: `subject` and `site` (text, may be empty),
-`prescribed_c` (C), `max_current_a` (A, the highest current that the guard lets flow) and `controller` (the
-`ControllerConfig` struct as nested mappings: `calibration`, `programme`, `guard`, ..., `token`). Recovery reads these,
-and the journal is rebuilt from them.
+`session.json` must hold, besides what its writer likes to keep: `subject` (text, may be empty) and `channels`, a list
+of 1 to 32 mappings in the order of the device's channels, each with `name` and `site` (text, may be empty),
+`prescribed_c` (C), `max_current_a` (A, the highest current that the device lets flow), `controller` (the
+`ControllerConfig` struct as nested mappings: `calibration`, `programme`, `guard`, ..., `token`) and `segments` (its
+programme, a list). Recovery and replay read these, and the journal is rebuilt from them.
+
+Rows of telemetry are in the order of the ticks, and within a tick in the order of the channels (column `channel`). A
+receipt speaks of the whole session; with more than one channel its `channels` is a list of what it says of each.
 
 Any Arrow reader takes the telemetry: `polars.read_ipc_stream(path)`, `pyarrow.ipc.open_stream(path).read_pandas()`,
 `duckdb.from_arrow(pyarrow.ipc.open_stream(path))`.
@@ -29,7 +33,7 @@ import secrets
 import shutil
 import struct
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,9 +56,11 @@ TELEMETRY = "telemetry.arrows"
 RECOVERED_TELEMETRY = "telemetry.recovered.arrows"
 EVENTS = "events.jsonl"
 RECEIPT = "receipt.json"
+LATENCY = "latency.hlog"
 LOCK = "lock"
 
-FORMAT = 1
+FORMAT = 2
+MAX_CHANNELS = 32
 BATCHES_PER_SECOND = 10
 COULOMB_PER_MAMIN = 0.06
 # docs/design.md: silence after which the loop ramps down, longest lease of a command, slowest ramp of a safe stop.
@@ -72,7 +78,15 @@ _CONTINUATION = 0xFFFFFFFF
 _END_OF_STREAM = struct.pack("<II", _CONTINUATION, 0)
 # Batches are encoded in blocks that stay in the processor's cache.
 _BLOCK_BYTES = 1 << 17
-_SESSION_KEYS = {"subject": str, "site": str, "prescribed_c": float, "max_current_a": float, "controller": Mapping}
+_SESSION_KEYS = {"subject": str, "channels": list}
+_CHANNEL_KEYS = {
+    "name": str,
+    "site": str,
+    "prescribed_c": float,
+    "max_current_a": float,
+    "controller": Mapping,
+    "segments": list,
+}
 _REGULATOR_UNIT = "A on a current source, V on a voltage source"
 _UNITS = {
     "index": "sample periods since arming",
@@ -291,8 +305,10 @@ class TelemetryWriter:
         files: Files = DISK,
     ) -> None:
         given = np.dtype(dtype)
-        if given.names is None or not (rate_hz > 0 and 1 <= channels <= 32):
-            raise RecordError(f"{path}: telemetry needs a structured dtype, a positive rate and 1 to 32 channels")
+        if given.names is None or not (rate_hz > 0 and 1 <= channels <= MAX_CHANNELS):
+            raise RecordError(
+                f"{path}: telemetry needs a structured dtype, a positive rate and 1 to {MAX_CHANNELS} channels"
+            )
         columns = [(name, given[name].str) for name in given.names]
         for name, code in columns:
             if code not in _ARROW_TYPES:
@@ -546,12 +562,14 @@ class Telemetry:
     def _messages(self, run: _Run) -> Array:
         return np.ndarray((run.count,), run.layout.message, self._data, run.offset)
 
+    def _known(self, name: str) -> str:
+        if name not in self.names:
+            raise RecordError(f"{self.path}: no column {name}; the columns are {', '.join(self.names) or 'none'}")
+        return name
+
     def __getitem__(self, name: str) -> Array:
         """One column, copied: shape (rows,)."""
-        code = dict(self.columns).get(name)
-        if code is None:
-            raise RecordError(f"{self.path}: no column {name}; the columns are {', '.join(self.names) or 'none'}")
-        out = np.empty(self._rows, code)
+        out = np.empty(self._rows, dict(self.columns)[self._known(name)])
         start = 0
         for run in self._runs:
             part = self._messages(run)[name].reshape(-1)
@@ -559,11 +577,15 @@ class Telemetry:
             start += len(part)
         return out
 
-    def batches(self) -> Iterator[Array]:
-        """Structured rows, a few batches at a time: memory stays flat however long the record."""
+    def batches(self, names: Sequence[str] | None = None) -> Iterator[Array]:
+        """Structured rows (of all columns, or of `names`), a few batches at a time: memory stays flat however long the
+        record.
+        """
+        codes = dict(self.columns)
+        dtype = self.dtype if names is None else np.dtype([(name, codes[self._known(name)]) for name in names])
         for part, rows in self._parts():
-            out = np.empty(rows, self.dtype)
-            for name, _ in self.columns:
+            out = np.empty(rows, dtype)
+            for name in dtype.names or ():
                 out[name] = part[name].reshape(-1)
             yield out
 
@@ -584,16 +606,67 @@ class Telemetry:
             start += rows
         return out
 
-    def last(self) -> Array | None:
-        """The last row (0-d structured array), None if there is none."""
-        if not self._rows:
-            return None
-        run = next(run for run in reversed(self._runs) if run.layout.rows)
-        message = self._messages(run)[-1]
-        out = np.empty((), self.dtype)
-        for name, _ in self.columns:
-            out[name] = message[name][-1]
+    def last(self, channel: int | None = None) -> Array | None:
+        """The last row (0-d structured array), of one channel if it is given; None if there is none."""
+        for run in reversed(self._runs):
+            messages = self._messages(run)
+            for number in range(run.count if run.layout.rows else 0):
+                message = messages[run.count - 1 - number]
+                row = -1
+                if channel is not None:
+                    own = np.flatnonzero(message[self._known("channel")] == channel)
+                    if not len(own):
+                        continue
+                    row = int(own[-1])
+                out = np.empty((), self.dtype)
+                for name, _ in self.columns:
+                    out[name] = message[name][row]
+                return out
+        return None
+
+    def of_channel(self, channel: int) -> "ChannelTelemetry":
+        """The rows of one channel."""
+        return ChannelTelemetry(self, channel)
+
+
+class ChannelTelemetry:
+    """One channel's rows; columns are copied from the mapped file when asked for."""
+
+    def __init__(self, telemetry: Telemetry, channel: int) -> None:
+        self._telemetry = telemetry
+        self._parts: list[tuple[_Run, slice | Array]] = []
+        self._rows = 0
+        telemetry._known("channel")
+        for run in telemetry._runs:
+            own = telemetry._messages(run)["channel"] == channel
+            self._rows += int(np.count_nonzero(own))
+            self._parts.append((run, _every_nth(own)))
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, name: str) -> Array:
+        """One column: shape (rows of the channel,)."""
+        out = np.empty(self._rows, dict(self._telemetry.columns)[self._telemetry._known(name)])
+        start = 0
+        for run, own in self._parts:
+            column = self._telemetry._messages(run)[name]
+            part = (column[:, own] if isinstance(own, slice) else column[own]).reshape(-1)
+            out[start : start + len(part)] = part
+            start += len(part)
         return out
+
+
+def _every_nth(own: Array) -> slice | Array:
+    """A mask of shape (batches, rows) as a slice of its rows, if it is one: that takes a fraction of the time."""
+    places = np.flatnonzero(own[0]) if own.size else own.reshape(-1)
+    if not len(places):
+        return own
+    first = int(places[0])
+    step = int(places[1]) - first if len(places) > 1 else own.shape[1]
+    regular = np.zeros(own.shape[1], bool)
+    regular[first::step] = True
+    return slice(first, None, step) if bool((own == regular).all()) else own
 
 
 def _exact_json(value: Any, where: str) -> Any:
@@ -698,6 +771,13 @@ def _remove_abandoned(out_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _require(facts: Any, keys: Mapping[str, type], where: str) -> None:
+    for key, kind in keys.items():
+        value = facts.get(key) if isinstance(facts, Mapping) else None
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise RecordError(f"{SESSION}: {where}{key} is missing or not a {kind.__name__}; the session must give it")
+
+
 class SessionFolder:
     """The folder of a running session, and what is written into it. Made by `create`, ended by `finish`.
 
@@ -731,10 +811,11 @@ class SessionFolder:
         less. `files` is the file system of telemetry and events. The lock is held until `finish` or `close`. Raises
         `RecordError`; then nothing is left behind.
         """
-        for key, kind in _SESSION_KEYS.items():
-            value = session.get(key)
-            if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-                raise RecordError(f"{SESSION}: {key} is missing or not a {kind.__name__}; the session must give it")
+        _require(session, _SESSION_KEYS, "")
+        if not 1 <= len(session["channels"]) <= MAX_CHANNELS:
+            raise RecordError(f"{SESSION}: {len(session['channels'])} channels; a record holds 1 to {MAX_CHANNELS}")
+        for number, facts_of_channel in enumerate(session["channels"]):
+            _require(facts_of_channel, _CHANNEL_KEYS, f"channels[{number}].")
         source = treatment_source.encode() if isinstance(treatment_source, str) else treatment_source
         now = datetime.now(UTC)
         session_id = f"{now:%Y%m%dT%H%M%SZ}-{slug(name)}-{secrets.token_hex(3)}"
@@ -782,7 +863,10 @@ class SessionFolder:
     def open_telemetry(
         self, dtype: npt.DTypeLike, rate_hz: float, metadata: Mapping[str, str] | None = None, *, channels: int = 1
     ) -> TelemetryWriter:
-        """The session's telemetry writer; `finish` closes it. The session's id is added to the metadata."""
+        """The session's telemetry writer; `finish` closes it. Append rows of all `channels` in the order of the ticks.
+
+        The session's id is added to the metadata.
+        """
         facts = {"session_id": self.session_id, "rate_hz": repr(float(rate_hz)), "format": str(FORMAT)}
         self._telemetry = TelemetryWriter(
             self.path / TELEMETRY,
@@ -843,7 +927,7 @@ class SessionFolder:
 
 @dataclass(frozen=True)
 class CountedCharge:
-    """Charge as telemetry has it.
+    """Charge of one channel as telemetry has it.
 
     net_c is in the direction of the treatment, absolute_c never below the device's net count; absolute_codes
     (1/65536 code) are the host's, device_net_codes the device's; tick is the last row's index, -1 without rows.
@@ -854,6 +938,110 @@ class CountedCharge:
     absolute_codes: int
     device_net_codes: int
     tick: int
+
+
+class Channel:
+    """What a record says of one of its channels.
+
+    number   of the device, from 0
+    facts    its mapping in `session.json`
+    """
+
+    def __init__(self, record: "Record", number: int, facts: dict[str, Any]) -> None:
+        self.record = record
+        self.number = number
+        self.facts = facts
+
+    @property
+    def name(self) -> str:
+        """As the treatment has it; `channel 1` if it has none."""
+        return str(self.facts.get("name") or "") or f"channel {self.number}"
+
+    @property
+    def site(self) -> str:
+        return str(self.facts.get("site", ""))
+
+    @property
+    def where(self) -> str:
+        """For messages: the file and the place in it."""
+        return f"{self.record.path / SESSION}: channels[{self.number}]"
+
+    def value(self, *path: str) -> float:
+        """A number of its facts, given by its keys; `RecordError` if it is not there."""
+        value: Any = self.facts
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise RecordError(f"{self.where}.{'.'.join(path)} is missing or no number; restore the file")
+        return value
+
+    @property
+    def prescribed_c(self) -> float:
+        return self.value("prescribed_c")
+
+    @property
+    def max_current_a(self) -> float:
+        """The highest current that the device lets flow."""
+        return self.value("max_current_a")
+
+    @property
+    def tick_s(self) -> float:
+        """Sample period."""
+        return self.value("controller", "calibration", "tick_s")
+
+    @property
+    def token(self) -> int:
+        """Of the session, for which the device was armed."""
+        return int(self.value("controller", "token"))
+
+    @property
+    def coulombs_per_code(self) -> float:
+        """Charge of one unit of the ledger's and the device's counts (1/65536 code)."""
+        return self.value("controller", "calibration", "current_lsb_a") * self.tick_s / 65536
+
+    @property
+    def polarity(self) -> float:
+        """+1 anodal, -1 cathodal: the sign of the active electrode's current."""
+        return self.value("controller", "programme", "polarity")
+
+    @property
+    def receipt(self) -> dict[str, Any] | None:
+        """What the receipt says of this channel; None without a receipt, `RecordError` if it leaves the channel out."""
+        whole = self.record.receipt
+        if whole is None or len(self.record.channels) == 1:
+            return whole
+        parts = whole.get("channels")
+        part = parts[self.number] if isinstance(parts, list) and self.number < len(parts) else None
+        if not isinstance(part, dict):
+            raise RecordError(
+                f"{self.record.path / RECEIPT}: channels[{self.number}] is missing; restore the file from a copy"
+            )
+        return part
+
+    def counted(self) -> CountedCharge:
+        """What telemetry counted up to its last whole batch; all zero without any."""
+        last = self.record.telemetry().last(self.number) if self.record.has_telemetry else None
+        if last is None:
+            return CountedCharge(0.0, 0.0, 0, 0, -1)
+        net, absolute, device = (int(last[name]) for name in ("net_codes", "absolute_codes", "device_charge_codes"))
+        unit = self.coulombs_per_code
+        return CountedCharge(
+            net_c=self.polarity * net * unit,
+            absolute_c=max(absolute, abs(device)) * unit,
+            absolute_codes=absolute,
+            device_net_codes=device,
+            tick=int(last["index"]),
+        )
+
+    @property
+    def unseen_c(self) -> float:
+        """The most charge (C) that can have flowed beyond record and reservation of a host that died."""
+        return unseen_c(self.max_current_a)
+
+    @property
+    def unreserved_c(self) -> float:
+        """The most charge (C) that can have flowed beyond the record alone, where the reservation is not known."""
+        return reserve_ahead_c(self.max_current_a)
 
 
 class Record:
@@ -872,7 +1060,29 @@ class Record:
 
     @functools.cached_property
     def session(self) -> dict[str, Any]:
-        return read_json(self.path / SESSION)
+        """`session.json`; `RecordError` if another version of the format wrote it."""
+        session = read_json(self.path / SESSION)
+        found = session.get("format")
+        if found != FORMAT:
+            writer = "an earlier" if isinstance(found, int) and found < FORMAT else "another"
+            raise RecordError(
+                f"{self.path / SESSION}: written by {writer} version (format {json.dumps(found)}, this one reads "
+                f"{FORMAT}); read it with the version that wrote it"
+            )
+        return session
+
+    @functools.cached_property
+    def channels(self) -> tuple[Channel, ...]:
+        """One for each channel, in the order of the device's; at least one."""
+        found = self.session.get("channels")
+        if not isinstance(found, list) or not found or not all(isinstance(facts, dict) for facts in found):
+            raise RecordError(f"{self.path / SESSION}: channels are missing or no list; restore the file from a copy")
+        return tuple(Channel(self, number, facts) for number, facts in enumerate(found))
+
+    @property
+    def tick_s(self) -> float:
+        """Sample period; all channels of a device have the same."""
+        return self.channels[0].tick_s
 
     @functools.cached_property
     def receipt(self) -> dict[str, Any] | None:
@@ -907,51 +1117,6 @@ class Record:
     def running(self) -> bool:
         return is_running(self.path)
 
-    def number(self, *path: str) -> float:
-        """A number of `session.json`, given by its keys; `RecordError` if it is not there."""
-        value: Any = self.session
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise RecordError(f"{self.path / SESSION}: {'.'.join(path)} is missing or no number; restore the file")
-        return value
-
-    @property
-    def coulombs_per_code(self) -> float:
-        """Charge of one unit of the ledger's and the device's counts (1/65536 code)."""
-        calibration = ("controller", "calibration")
-        return self.number(*calibration, "current_lsb_a") * self.number(*calibration, "tick_s") / 65536
-
-    @property
-    def polarity(self) -> float:
-        """+1 anodal, -1 cathodal: the sign of the active electrode's current."""
-        return self.number("controller", "programme", "polarity")
-
-    def counted(self) -> "CountedCharge":
-        """What telemetry counted up to its last whole batch; all zero without any."""
-        last = self.telemetry().last() if self.has_telemetry else None
-        if last is None:
-            return CountedCharge(0.0, 0.0, 0, 0, -1)
-        net, absolute, device = (int(last[name]) for name in ("net_codes", "absolute_codes", "device_charge_codes"))
-        unit = self.coulombs_per_code
-        return CountedCharge(
-            net_c=self.polarity * net * unit,
-            absolute_c=max(absolute, abs(device)) * unit,
-            absolute_codes=absolute,
-            device_net_codes=device,
-            tick=int(last["index"]),
-        )
-
-    @property
-    def unseen_c(self) -> float:
-        """The most charge (C) that can have flowed beyond record and reservation of a host that died."""
-        return unseen_c(self.number("max_current_a"))
-
-    @property
-    def unreserved_c(self) -> float:
-        """The most charge (C) that can have flowed beyond the record alone, where the reservation is not known."""
-        return reserve_ahead_c(self.number("max_current_a"))
-
 
 def session_folders(out_dir: Path) -> list[Path]:
     """Folders of sessions in `out_dir`, oldest first."""
@@ -964,7 +1129,10 @@ def session_folders(out_dir: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class SessionRow:
-    """One line of the list of sessions. `outcome` is `running` or `unrecovered` for one without a receipt."""
+    """One line of the list of sessions. `outcome` is `running` or `unrecovered` for one without a receipt.
+
+    Doses and trips are those of all channels together; sites are joined by commas.
+    """
 
     session_id: str
     folder: Path
@@ -976,6 +1144,14 @@ class SessionRow:
     dose_prescribed_mamin: float | None
     dose_delivered_mamin: float | None
     trips: int
+    channels: int = 1
+
+
+def _prescribed_mamin(channels: Sequence[Channel]) -> float | None:
+    try:
+        return sum(channel.prescribed_c for channel in channels) / COULOMB_PER_MAMIN
+    except RecordError:
+        return None
 
 
 def list_sessions(out_dir: Path) -> list[SessionRow]:
@@ -984,14 +1160,14 @@ def list_sessions(out_dir: Path) -> list[SessionRow]:
     for folder in session_folders(out_dir):
         try:
             record = Record.open(folder)
-            session, receipt = record.session, record.receipt
+            session, receipt, channels = record.session, record.receipt, record.channels
         except RecordError:
             rows.append(SessionRow(folder.name, folder, "", "", "", "", "unreadable", None, None, 0))
             continue
         facts = receipt or {"outcome": "running" if record.running else "unrecovered"}
         prescribed = facts.get("dose_prescribed_mamin")
-        if prescribed is None and isinstance(session.get("prescribed_c"), (int, float)):
-            prescribed = session["prescribed_c"] / COULOMB_PER_MAMIN
+        if prescribed is None:
+            prescribed = _prescribed_mamin(channels)
         trips = facts.get("trips")
         rows.append(
             SessionRow(
@@ -1000,11 +1176,12 @@ def list_sessions(out_dir: Path) -> list[SessionRow]:
                 created_utc=str(session.get("created_utc", "")),
                 name=str(session.get("name", "")),
                 subject=str(session.get("subject", "")),
-                site=str(session.get("site", "")),
+                site=", ".join(dict.fromkeys(channel.site for channel in channels if channel.site)),
                 outcome=str(facts.get("outcome", "")),
                 dose_prescribed_mamin=prescribed,
                 dose_delivered_mamin=facts.get("dose_delivered_mamin"),
                 trips=len(trips) if isinstance(trips, list) else 0,
+                channels=len(channels),
             )
         )
     return rows

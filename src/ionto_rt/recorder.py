@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.channel_run import ChannelRun
+from ionto_rt.configuration import RING_S
 from ionto_rt.core.loop import Loop
 from ionto_rt.errors import IontoError
 from ionto_rt.journal import Journal
 from ionto_rt.record import RENEW_S, SessionFolder, TelemetryWriter, reserve_ahead_c
 
-RING_S = 8.0
-"""How long the disk may stall before rows find no room."""
 PASS_S = 0.1
 """Between two passes of the thread: a batch of the record."""
 DRAIN_ROWS = 500
@@ -216,11 +215,6 @@ class Recorder:
         if any(
             used >= RENEW_S * channel.limits.current_cap_a for used, channel in zip(used_c, self.channels, strict=True)
         ):
-            extend(self.journal, self.folder.session_id, [channel.absolute_c for channel in self.channels], wanted_c)
+            absolute_c = [channel.absolute_c for channel in self.channels]
+            self.journal.extend(self.folder.session_id, list(zip(absolute_c, wanted_c, strict=True)))
             self._reserved_c = wanted_c
-
-
-def extend(journal: Journal, session_id: str, absolute_c: Sequence[float], reserved_c: Sequence[float]) -> None:
-    """Renew the reservation of each channel."""
-    for absolute, reserved in zip(absolute_c, reserved_c, strict=True):
-        journal.extend(session_id, absolute, reserved)

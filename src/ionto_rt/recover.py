@@ -3,19 +3,21 @@
 Nothing that the dead host wrote is changed. Telemetry is read to its last whole batch; if the file is cut so that other
 readers would refuse it, a readable copy is put beside it. The charge on record is the device's own count when the
 device still has it, and otherwise a bound, marked as one; it is never below what the device is known to have counted.
+Each channel has its charge; the session's is their sum, and a measurement only if every channel's is.
 """
 
 import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ionto_rt.codes import DeviceStatus
 from ionto_rt.events import RECOVERED, Event, EventError, EventLog, plain, utc_text
-from ionto_rt.journal import JOURNAL, Journal, JournalError
+from ionto_rt.journal import JOURNAL, Ending, Journal, JournalError, JournalRow
 from ionto_rt.record import (
     COULOMB_PER_MAMIN,
     EVENTS,
@@ -23,6 +25,7 @@ from ionto_rt.record import (
     RECEIPT,
     RECOVERED_TELEMETRY,
     TELEMETRY,
+    Channel,
     CountedCharge,
     Record,
     RecordError,
@@ -41,29 +44,17 @@ _COPY_BYTES = 1 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-class Counter(Protocol):
-    """Anything that tells a device's count: a `DeviceCount`, or the counters that a device sends (`DeviceCounters`)."""
-
-    @property
-    def token(self) -> int: ...
-    @property
-    def net_codes(self) -> int: ...
-    @property
-    def absolute_codes(self) -> int | None: ...
-
-
 @dataclass(frozen=True)
 class DeviceCount:
     """What the device says it has counted since it was armed, in 1/65536 code.
 
-    token           of the session for which it was armed
-    net_codes       signed
-    absolute_codes  sum of magnitudes, None if the device does not keep it
+    token    of the session for which it was armed
+    charges  of each channel, from 0: net (signed), and the sum of magnitudes, None if the device does not keep it; a
+             channel that the device does not tell of is left out at the end
     """
 
     token: int
-    net_codes: int
-    absolute_codes: int | None = None
+    charges: tuple[tuple[int, int | None], ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ class RecoverResult:
     notes: list[str] = field(default_factory=list)
 
 
-def recover(folder: Path, device_counter: Counter | None = None) -> RecoverResult:
+def recover(folder: Path, device_count: DeviceCount | None = None) -> RecoverResult:
     """Write the receipt of a session that has none, and close its entry in the journal.
 
     Doing it again changes nothing and returns the same receipt. Raises `RecordError` (exit code 2) if the session is
@@ -90,60 +81,87 @@ def recover(folder: Path, device_counter: Counter | None = None) -> RecoverResul
     try:
         receipt = record.receipt
         if receipt is not None:
-            notes = _close_in_journal(folder, receipt)
+            notes = _close_in_journal(record, receipt)
             return RecoverResult(folder, receipt, False, bool(receipt.get("dose_measured", True)), notes)
-        return _recover(record, device_counter)
+        return _recover(record, device_count)
     finally:
         os.close(lock)
 
 
-def _recover(record: Record, device: Counter | None) -> RecoverResult:
+def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
     folder = record.path
     notes: list[str] = []
     telemetry = record.telemetry() if record.has_telemetry else None
-    counted = record.counted()
-    reserved_c = _reserved(folder, notes)
-    charge = _charge(record, counted, device, reserved_c, notes)
+    known = _in_journal(folder, notes)
+    device = _believed(record, device, notes)
+    counted = [channel.counted() for channel in record.channels]
+    charges = [
+        _charge(channel, counted[channel.number], device, known.get(channel.number)) for channel in record.channels
+    ]
+    whole = _whole(charges)
     file = _readable_telemetry(telemetry, notes) if telemetry is not None else None
-    events = _note_in_events(folder, counted, charge, telemetry, notes)
+    last_tick = max(count.tick for count in counted)
+    events, proofs = _note_in_events(folder, last_tick, whole, charges, telemetry, notes)
+    summary, ends = _summary(telemetry, len(charges))
+    prescribed = [channel.prescribed_c / COULOMB_PER_MAMIN for channel in record.channels]
     receipt: dict[str, Any] = {
         "outcome": OUTCOME,
         "session_id": folder.name,
         "record": str(folder),
-        "dose_prescribed_mamin": record.number("prescribed_c") / COULOMB_PER_MAMIN,
-        **charge,
-        **_summary(telemetry),
+        "dose_prescribed_mamin": sum(prescribed),
+        **whole,
+        **{key: max(end[key] for end in ends) for key in ("peak_current_ma", "peak_voltage_v")},
+        **summary,
         "telemetry_file": file,
-        **events,
+        **_told(events),
+        **proofs,
         "notes": notes,
         "recovered_utc": utc_text(),
         "ended_utc": utc_text(),
     }
+    if len(charges) > 1:
+        receipt["channels"] = [
+            {
+                "name": channel.name,
+                "outcome": OUTCOME,
+                "dose_prescribed_mamin": prescribed[channel.number],
+                **charges[channel.number],
+                **ends[channel.number],
+                "trips": _trips(events, channel.number),
+            }
+            for channel in record.channels
+        ]
     receipt = plain(receipt)
     write_atomic(folder / RECEIPT, pretty_json(receipt))
-    notes = notes + _close_in_journal(folder, receipt)
+    notes = notes + _close_in_journal(Record(folder), receipt)
     return RecoverResult(folder, receipt, True, bool(receipt["dose_measured"]), notes)
 
 
+def _believed(record: Record, device: DeviceCount | None, notes: list[str]) -> DeviceCount | None:
+    """The device's count, if it is that of this session."""
+    token = record.channels[0].token
+    if device is None or device.token == token:
+        return device
+    notes.append(
+        f"the device counts for session token {device.token:#x}, this one had {token:#x}: its count was not used"
+    )
+    return None
+
+
 def _charge(
-    record: Record, counted: CountedCharge, device: Counter | None, reserved_c: float | None, notes: list[str]
+    channel: Channel, counted: CountedCharge, device: DeviceCount | None, known: JournalRow | None
 ) -> dict[str, Any]:
-    unit = record.coulombs_per_code
-    token = int(record.number("controller", "token"))
-    if device is not None and device.token != token:
-        notes.append(
-            f"the device counts for session token {device.token:#x}, this one had {token:#x}: its count was not used"
-        )
-        device = None
-    if device is not None:
-        absolute_codes = counted.absolute_codes + abs(device.net_codes - counted.device_net_codes)
-        absolute_codes = max(absolute_codes, abs(device.net_codes), device.absolute_codes or 0)
-        net_c, absolute_c, basis = record.polarity * device.net_codes * unit, absolute_codes * unit, MEASURED
+    unit = channel.coulombs_per_code
+    if device is not None and channel.number < len(device.charges):
+        net_codes, device_codes = device.charges[channel.number]
+        absolute_codes = counted.absolute_codes + abs(net_codes - counted.device_net_codes)
+        absolute_codes = max(absolute_codes, abs(net_codes), device_codes or 0)
+        net_c, absolute_c, basis = channel.polarity * net_codes * unit, absolute_codes * unit, MEASURED
     else:
-        if reserved_c is None:
-            absolute_c = counted.absolute_c + record.unreserved_c
+        if known is None:
+            absolute_c = counted.absolute_c + channel.unreserved_c
         else:
-            absolute_c = max(counted.absolute_c, reserved_c) + record.unseen_c
+            absolute_c = max(counted.absolute_c, known.reserved_until_c, known.delivered_abs_c) + channel.unseen_c
         net_c, basis = counted.net_c + (absolute_c - counted.absolute_c), BOUND
     return {
         "dose_delivered_mamin": net_c / COULOMB_PER_MAMIN,
@@ -155,35 +173,46 @@ def _charge(
     }
 
 
-def _reserved(folder: Path, notes: list[str]) -> float | None:
-    """Charge (C) that the journal holds reserved for the session, None if it does not know it."""
+def _whole(charges: list[dict[str, Any]]) -> dict[str, Any]:
+    """The session's charge, from its channels'."""
+    measured = all(charge["dose_measured"] for charge in charges)
+    sums = {key: sum(charge[key] for charge in charges) for key, value in charges[0].items() if type(value) is float}
+    return {**charges[0], **sums, "dose_basis": MEASURED if measured else BOUND, "dose_measured": measured}
+
+
+def _in_journal(folder: Path, notes: list[str]) -> dict[int, JournalRow]:
+    """The channels of the session as the journal holds them, none if it does not know it."""
     if not (folder.parent / JOURNAL).exists():
         notes.append(f"no {JOURNAL} beside the session: its reservation is not known")
-        return None
+        return {}
     try:
         with Journal(folder.parent) as journal:
-            row = journal.get(folder.name)
+            rows = journal.get(folder.name)
     except JournalError as error:
         notes.append(str(error))
-        return None
-    if row is None:
+        return {}
+    if not rows:
         notes.append(f"{folder.name} is not in {JOURNAL}: its reservation is not known")
-        return None
-    return max(row.reserved_until_c, row.delivered_abs_c)
+    return {row.channel: row for row in rows}
 
 
-def _close_in_journal(folder: Path, receipt: dict[str, Any]) -> list[str]:
+def _close_in_journal(record: Record, receipt: dict[str, Any]) -> list[str]:
+    folder = record.path
     if not (folder.parent / JOURNAL).exists():
         return []
     try:
+        endings = [_ending(channel.receipt or receipt) for channel in record.channels]
         with Journal(folder.parent) as journal:
-            net_c = float(receipt.get("delivered_net_c", float(receipt["dose_delivered_mamin"]) * COULOMB_PER_MAMIN))
-            absolute_c = float(receipt.get("delivered_abs_c", abs(net_c)))
-            measured = bool(receipt.get("dose_measured", True))
-            journal.recovered(folder.name, net_c, absolute_c, measured=measured, outcome=str(receipt["outcome"]))
-    except (JournalError, KeyError, TypeError, ValueError) as error:
+            journal.recovered(folder.name, endings)
+    except (RecordError, KeyError, TypeError, ValueError) as error:
         return [f"journal not updated: {error}"]
     return []
+
+
+def _ending(receipt: dict[str, Any]) -> Ending:
+    net_c = float(receipt.get("delivered_net_c", float(receipt["dose_delivered_mamin"]) * COULOMB_PER_MAMIN))
+    absolute_c = float(receipt.get("delivered_abs_c", abs(net_c)))
+    return Ending(str(receipt["outcome"]), net_c, absolute_c, bool(receipt.get("dose_measured", True)))
 
 
 def _readable_telemetry(telemetry: Telemetry, notes: list[str]) -> str:
@@ -217,35 +246,39 @@ def _readable_telemetry(telemetry: Telemetry, notes: list[str]) -> str:
 
 
 def _note_in_events(
-    folder: Path, counted: CountedCharge, charge: dict[str, Any], telemetry: Telemetry | None, notes: list[str]
-) -> dict[str, Any]:
-    """Continue the event log with the recovery (once), and give what the receipt says about events."""
+    folder: Path,
+    last_tick: int,
+    whole: dict[str, Any],
+    charges: list[dict[str, Any]],
+    telemetry: Telemetry | None,
+    notes: list[str],
+) -> tuple[list[Event], dict[str, Any]]:
+    """Continue the event log with the recovery (once); the events, and what the receipt says about their chain."""
     record = Record(folder)
     chain = record.events() if (folder / EVENTS).exists() else None
     if chain is not None and not chain.intact:
         notes.append(f"{EVENTS}: line {chain.broken_line}: {chain.reason}")
-        return {
-            **_told(chain.events),
-            "events_broken_line": chain.broken_line,
-        }
+        return chain.events, {"events_broken_line": chain.broken_line}
     if chain is not None and chain.torn_tail:
         notes.append(f"{EVENTS}: the last line is half written ({len(chain.torn_tail)} bytes)")
+    of_channels: dict[str, Any] = {"channels": charges} if len(charges) > 1 else {}
     try:
         with EventLog(folder / EVENTS) as log:
             if chain is None or not chain.events or chain.events[-1].kind != RECOVERED:
                 log.write(
                     RECOVERED,
-                    counted.tick if counted.tick >= 0 else None,
+                    last_tick if last_tick >= 0 else None,
                     safety=True,
                     torn_bytes=len(chain.torn_tail) if chain is not None else 0,
                     telemetry_rows=len(telemetry) if telemetry is not None else 0,
                     telemetry_dropped_bytes=telemetry.dropped_bytes if telemetry is not None else 0,
-                    **charge,
+                    **whole,
+                    **of_channels,
                 )
             proofs = {"events_count": log.count, "events_head": log.head}
     except EventError as error:
         raise RecordError(str(error)) from None
-    return _told(record.events().events) | proofs
+    return record.events().events, proofs
 
 
 def _told(events: list[Event]) -> dict[str, Any]:
@@ -255,7 +288,7 @@ def _told(events: list[Event]) -> dict[str, Any]:
         for event in events[-_EVENTS_KEPT:]
     ]
     return {
-        "trips": [str(event.fields.get("name", "")) for event in events if event.kind == "trip"],
+        "trips": _trips(events),
         "alarms": [
             f"{event.fields.get('title') or event.kind}: {event.fields['advice']}"
             for event in events
@@ -265,11 +298,21 @@ def _told(events: list[Event]) -> dict[str, Any]:
     }
 
 
-def _summary(telemetry: Telemetry | None) -> dict[str, Any]:
-    """What telemetry says about the run; zero and null without any."""
+def _trips(events: list[Event], channel: int | None = None) -> list[str]:
+    """Names of the trips, of one channel if it is given."""
+    return [
+        str(event.fields.get("name", ""))
+        for event in events
+        if event.kind == "trip" and (channel is None or event.fields.get("channel") == channel)
+    ]
+
+
+def _summary(telemetry: Telemetry | None, channels: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What telemetry says about the run, and peaks and last phase of each channel; zero and null without any.
+
+    A sample holds all channels: ticks, gaps and latency are those of the first.
+    """
     facts: dict[str, Any] = {
-        "peak_current_ma": 0.0,
-        "peak_voltage_v": 0.0,
         "ticks": 0,
         "gaps": 0,
         "late": 0,
@@ -279,23 +322,47 @@ def _summary(telemetry: Telemetry | None) -> dict[str, Any]:
         "telemetry_rows": 0,
     }
     if telemetry is None or not len(telemetry):
-        return facts
+        return facts, [{"peak_current_ma": 0.0, "peak_voltage_v": 0.0, "last_phase": None}] * channels
     with telemetry.path.open("rb") as file:
         facts["telemetry_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    late_us = telemetry["host_late_us"]
-    lost = telemetry["lost_ticks"]
-    last = telemetry.last()
+    ends = []
+    for number in range(channels):
+        own, last_of_channel = telemetry.of_channel(number), telemetry.last(number)
+        ends.append(
+            {
+                "peak_current_ma": _greatest(own["current_a"]) * 1e3,
+                "peak_voltage_v": _greatest(own["voltage_v"]),
+                "last_phase": _phase(last_of_channel) if last_of_channel is not None else None,
+            }
+        )
+    first, last = telemetry.of_channel(0), telemetry.last()
+    late_us = first["host_late_us"]
     assert last is not None
-    phase = int(last["phase"])
-    p50, p99, p999 = (float(value) for value in np.percentile(late_us, (50, 99, 99.9)))
-    return facts | {
-        "peak_current_ma": float(np.nanmax(np.abs(telemetry["current_a"]))) * 1e3,
-        "peak_voltage_v": float(np.nanmax(np.abs(telemetry["voltage_v"]))),
-        "ticks": len(telemetry),
-        "gaps": int(lost.sum()),
-        "late": int(np.count_nonzero(telemetry["status"] & DeviceStatus.LATE)),
-        "latency_us": {"p50": p50, "p99": p99, "p999": p999, "max": float(late_us.max())},
-        "last_phase": PHASES[phase] if 0 <= phase < len(PHASES) else str(phase),
+    facts |= {
+        "ticks": len(first),
+        "gaps": int(first["lost_ticks"].sum()),
+        "late": int(np.count_nonzero(first["status"] & DeviceStatus.LATE)),
+        "latency_us": _percentiles(late_us),
+        "last_phase": ", ".join(dict.fromkeys(str(end["last_phase"]) for end in ends if end["last_phase"])),
         "last_tick": int(last["index"]),
         "telemetry_rows": len(telemetry),
     }
+    return facts, ends
+
+
+def _percentiles(late_us: npt.NDArray[np.uint32]) -> dict[str, float] | None:
+    if not len(late_us):
+        return None
+    names = ("p50", "p99", "p999", "p9999", "max")
+    return dict(zip(names, map(float, np.percentile(late_us, (50, 99, 99.9, 99.99, 100))), strict=True))
+
+
+def _phase(row: npt.NDArray[np.void]) -> str:
+    phase = int(row["phase"])
+    return PHASES[phase] if 0 <= phase < len(PHASES) else str(phase)
+
+
+def _greatest(values: npt.NDArray[np.float64]) -> float:
+    """Greatest magnitude, 0 where there is none."""
+    magnitudes = np.abs(values[np.isfinite(values)])
+    return float(magnitudes.max(initial=0.0))

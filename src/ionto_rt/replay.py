@@ -1,10 +1,11 @@
 """Replay: the recorded inputs through the same tick again. Every bit of every result must come out as it was recorded.
 
-Within one version of the core that holds on any processor; across versions the first difference is named.
+Within one version of the core that holds on any processor; across versions the first difference is named. Each channel
+has a controller of its own: what one channel's trip does to the others is in their recorded inputs.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.core.controller import Controller, empty_ticks
-from ionto_rt.record import SESSION, Record, RecordError, Telemetry
+from ionto_rt.record import Channel, Record, RecordError, Telemetry
 
 CHUNK_ROWS = 4096
+CHUNK_ROWS_OF_CHANNEL = 1024
+"""Of each channel in a chunk, where many channels share it: fewer would cost more to sort than to run."""
 
 Rows = npt.NDArray[np.void]
 
@@ -24,12 +27,14 @@ class Difference:
     """The first row that came out otherwise.
 
     row         position in the record, from 0
+    channel     of the device, from 0
     tick        its sample index
     term        the first column that differs, in the order of struct Tick; `terms` are all of that row
     recorded, replayed   the two values, as text that tells them apart
     """
 
     row: int
+    channel: int
     tick: int
     term: str
     terms: tuple[str, ...]
@@ -42,7 +47,8 @@ class ReplayResult:
     """What was compared: `rows` of telemetry up to the first difference or the end.
 
     `dropped_bytes` of a cut last batch were left out. `missing` names the first place where the record itself lacks
-    rows; what follows it cannot be replayed, so a difference there is the record's, not the core's.
+    rows of the channel that differs (of any channel, if none does); what follows it cannot be replayed, so a difference
+    there is the record's, not the core's. `channels` are the names of the channels.
     """
 
     folder: Path
@@ -50,6 +56,7 @@ class ReplayResult:
     difference: Difference | None
     dropped_bytes: int
     missing: str | None
+    channels: tuple[str, ...]
 
     @property
     def identical(self) -> bool:
@@ -62,54 +69,89 @@ class ReplayResult:
         cut = f"; {self.dropped_bytes} bytes of an unfinished batch left out" if self.dropped_bytes else ""
         found = self.difference
         if found is None:
-            return f"identical: {self.rows} rows, every bit{cut}"
+            of = f" of {len(self.channels)} channels" if len(self.channels) > 1 else ""
+            return f"identical: {self.rows} rows{of}, every bit{cut}"
         more = f" (and {len(found.terms) - 1} more terms)" if len(found.terms) > 1 else ""
         missing = f"; {self.missing}" if self.missing is not None else ""
+        where = f"{self.channels[found.channel]}, " if len(self.channels) > 1 else ""
         return (
-            f"different at tick {found.tick}, {found.term}: recorded {found.recorded}, replayed {found.replayed}{more}"
-            f"{missing}{cut}"
+            f"different at tick {found.tick}, {where}{found.term}: recorded {found.recorded}, "
+            f"replayed {found.replayed}{more}{missing}{cut}"
         )
 
 
 def replay(folder: Path | str) -> ReplayResult:
     """Replay the session in `folder`, running, finished or cut off; memory stays flat however long it is.
 
-    Raises RecordError: not a session's folder, no telemetry, more than one channel, or a configuration or columns that
-    this version of the core does not have.
+    Raises RecordError: not a session's folder, no telemetry, a row of a channel that the session does not have, or a
+    configuration or columns that this version of the core does not have.
     """
     record = Record.open(folder)
     telemetry = record.telemetry()
-    controller = _controller(record)
+    runs = [_ChannelRun(channel) for channel in record.channels]
     names = _columns(telemetry)
-    missing: str | None = None
     compared = 0
-    expected: int | None = None
-    for recorded in _chunks(telemetry):
-        given = empty_ticks(len(recorded))
-        for name in names:
-            given[name] = recorded[name]
-        if missing is None:
-            missing, expected = _find_missing(given, expected)
-        replayed = controller.run(given)
-        difference = _compare(given, replayed, compared)
-        if difference is not None:
-            reached = difference.row + 1
-            return ReplayResult(record.path, reached, difference, telemetry.dropped_bytes, missing)
+    found: Difference | None = None
+    for recorded in _chunks(telemetry, len(runs)):
+        strange = recorded["channel"] >= len(runs)
+        if strange.any():
+            raise RecordError(
+                f"{telemetry.path}: a row of channel {recorded['channel'][strange][0]}, the session has {len(runs)}; "
+                "restore the file from a copy"
+            )
+        differences = [difference for run in runs if (difference := run.compare(recorded, names)) is not None]
+        if differences:
+            found = min(differences, key=lambda difference: difference.row)
+            found = replace(found, row=compared + found.row)
+            compared = found.row + 1
+            break
         compared += len(recorded)
-    return ReplayResult(record.path, compared, None, telemetry.dropped_bytes, missing)
+    missing = [run.missing for run in runs if run.missing is not None and found is None]
+    return ReplayResult(
+        record.path,
+        compared,
+        found,
+        telemetry.dropped_bytes,
+        runs[found.channel].missing if found is not None else next(iter(missing), None),
+        tuple(channel.name for channel in record.channels),
+    )
 
 
-def _controller(record: Record) -> Controller:
-    session = record.session
-    config, segments = session.get("controller"), session.get("segments")
-    where = record.path / SESSION
+class _ChannelRun:
+    """One channel's controller, and what it has found so far."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.controller = _controller(channel)
+        self.missing: str | None = None
+        self._expected: int | None = None
+
+    def compare(self, recorded: Rows, names: tuple[str, ...]) -> Difference | None:
+        """Run this channel's rows of a chunk; the first difference, its row counted from the chunk's first."""
+        own = np.flatnonzero(recorded["channel"] == self.channel.number)
+        given = empty_ticks(len(own))
+        for name in names:
+            given[name] = recorded[name] if len(own) == len(recorded) else recorded[name][own]
+        if self.missing is None:
+            self.missing, self._expected = _find_missing(given, self._expected)
+            if self.missing is not None and len(self.channel.record.channels) > 1:
+                self.missing += f" of {self.channel.name}"
+        difference = _compare(given, self.controller.run(given))
+        if difference is None:
+            return None
+        return replace(difference, row=int(own[difference.row]))
+
+
+def _controller(channel: Channel) -> Controller:
+    config, segments = channel.facts.get("controller"), channel.facts.get("segments")
     if not isinstance(config, dict) or not isinstance(segments, list):
-        raise RecordError(f"{where}: controller or segments are missing; restore the file from a copy")
+        raise RecordError(f"{channel.where}: controller or segments are missing; restore the file from a copy")
     try:
         return Controller(config, segments)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(
-            f"{where}: not a configuration of this version of the core ({error}); replay with the version of the record"
+            f"{channel.where}: not a configuration of this version of the core ({error}); "
+            "replay with the version of the record"
         ) from None
 
 
@@ -126,16 +168,14 @@ def _columns(telemetry: Telemetry) -> tuple[str, ...]:
     return names
 
 
-def _chunks(telemetry: Telemetry) -> Iterator[npt.NDArray[Any]]:
-    """Rows of the one channel, some thousand at a time."""
+def _chunks(telemetry: Telemetry, channels: int) -> Iterator[npt.NDArray[Any]]:
+    """Rows of all channels, some thousand at a time."""
     waiting: list[npt.NDArray[Any]] = []
     count = 0
     for batch in telemetry.batches():
-        if "channel" in telemetry and batch["channel"].any():
-            raise RecordError(f"{telemetry.path}: more than one channel, which this version does not replay")
         waiting.append(batch)
         count += len(batch)
-        if count >= CHUNK_ROWS:
+        if count >= max(CHUNK_ROWS, CHUNK_ROWS_OF_CHANNEL * channels):
             yield np.concatenate(waiting)
             waiting, count = [], 0
     if waiting:
@@ -157,7 +197,7 @@ def _find_missing(rows: Rows, expected: int | None) -> tuple[str | None, int | N
     return text, int(index[-1]) + 1
 
 
-def _compare(recorded: Rows, replayed: Rows, first_row: int) -> Difference | None:
+def _compare(recorded: Rows, replayed: Rows) -> Difference | None:
     """The first difference of two arrays of struct Tick; both have zeros between their fields."""
     left, right = _bytes(recorded), _bytes(replayed)
     if np.array_equal(left, right):
@@ -172,7 +212,8 @@ def _compare(recorded: Rows, replayed: Rows, first_row: int) -> Difference | Non
     texts = [repr(value.item()) for value in values]
     if texts[0] == texts[1]:
         texts = [f"{text} ({value.tobytes().hex()})" for text, value in zip(texts, values, strict=True)]
-    return Difference(first_row + row, int(recorded["index"][row]), term, terms, texts[0], texts[1])
+    channel, tick = int(recorded["channel"][row]), int(recorded["index"][row])
+    return Difference(row, channel, tick, term, terms, texts[0], texts[1])
 
 
 def _bytes(rows: Rows) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """The report of a session for people: one HTML page that needs nothing else, and the plots as a PNG.
 
 Shown are the receipt, current and setpoint, voltage, impedance and dose over time with phases and events marked, the
-alarms with their advice, limits, host fitness and versions. Everything that came from a treatment, a device or an
+alarms with their advice, limits, host fitness and versions. Up to four channels have all their panels; of more, current
+and dose of each are drawn small, on axes that are alike. Everything that came from a treatment, a device or an
 operator is escaped. Matplotlib is an extra (`pip install ionto-rt[report]`) and is loaded only here.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.events import Event
-from ionto_rt.record import COULOMB_PER_MAMIN, PHASES, Record, RecordError, Telemetry, write_atomic
+from ionto_rt.record import COULOMB_PER_MAMIN, PHASES, Channel, Record, RecordError, Telemetry, write_atomic
 
 # Matplotlib's own types change from version to version.
 Axes = Any
@@ -28,6 +29,10 @@ HTML_NAME = "report.html"
 PNG_NAME = "report.png"
 
 _BINS = 1400
+_BINS_SMALL = 300
+_LARGE = 4
+"""Channels that are drawn with all their panels; of more, each gets a small one."""
+_SMALL_COLUMNS = 4
 _LANES = 4
 _MARKS = 60
 _CLOSE_S = 0.06
@@ -52,6 +57,7 @@ _PHASE_COLOURS = {
 }
 _MEASURED, _SETPOINT, _PRESCRIBED, _EVENT, _ALARM = "#1f5fa8", "#d1495b", "#555555", "#444444", "#b00020"
 _LABELS = {
+    "name": "Channel",
     "outcome": "Outcome",
     "reason": "Reason",
     "dose_prescribed_mamin": "Dose prescribed (mA·min)",
@@ -61,6 +67,7 @@ _LABELS = {
     "dose_device_mamin": "Dose by the device's count (mA·min)",
     "dose_unseen_mamin": "Dose added for what nobody counted (mA·min)",
     "dose_seen_mamin": "Dose seen in telemetry (mA·min)",
+    "delivered_net_c": "Charge, net (C)",
     "delivered_abs_c": "Charge, absolute (C)",
     "duration_s": "Duration (s)",
     "drug_mass_mg_interval": "Drug delivered, interval (mg)",
@@ -80,7 +87,18 @@ _LABELS = {
     "session_id": "Session",
     "ended_utc": "Ended (UTC)",
 }
-_NOT_IN_TABLE = frozenset(("alarms", "events", "notes"))
+_NOT_IN_TABLE = frozenset(("alarms", "events", "notes", "channels"))
+_AT_A_GLANCE = (
+    "name",
+    "outcome",
+    "dose_delivered_mamin",
+    "dose_prescribed_mamin",
+    "peak_current_ma",
+    "peak_voltage_v",
+    "trips",
+    "reason",
+)
+"""Of each channel, one line; the rest in tables of four channels."""
 # SI as recorded -> what people read.
 _READ_UNITS = {
     "A": ("mA", 1e3),
@@ -88,12 +106,11 @@ _READ_UNITS = {
     "A/m^2": ("mA/cm²", 0.1),
     "A/s": ("mA/s", 1e3),
 }
+_CHANNEL_SECTIONS = {"limits": "Limits", "plan": "Plan", "calibration": "Calibration, measured"}
 _SESSION_SECTIONS = {
-    "limits": "Limits",
     "host": "Host fitness",
     "versions": "Versions",
     "hashes": "Hashes",
-    "plan": "Plan",
     "device": "Device",
 }
 
@@ -145,13 +162,13 @@ def _svg(figure: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _bins(count: int) -> npt.NDArray[np.intp]:
-    return np.linspace(0, count, min(_BINS, count), endpoint=False).astype(np.intp)
+def _bins(count: int, most: int = _BINS) -> npt.NDArray[np.intp]:
+    return np.linspace(0, count, min(most, count), endpoint=False).astype(np.intp)
 
 
-def _envelope(values: Array) -> tuple[Array, Array, Array]:
+def _envelope(values: Array, bins: int = _BINS) -> tuple[Array, Array, Array]:
     """Least, mean and greatest value per bin; NaN only where a bin holds nothing else."""
-    starts = _bins(len(values))
+    starts = _bins(len(values), bins)
     known = np.isfinite(values)
     counts = np.add.reduceat(known.astype(np.float64), starts)
     sums = np.add.reduceat(np.where(known, values, 0.0), starts)
@@ -159,9 +176,9 @@ def _envelope(values: Array) -> tuple[Array, Array, Array]:
     return np.fmin.reduceat(values, starts), mean, np.fmax.reduceat(values, starts)
 
 
-def _corners(values: Array) -> tuple[npt.NDArray[np.intp], Array]:
+def _corners(values: Array, bins: int = _BINS) -> tuple[npt.NDArray[np.intp], Array]:
     """First and last value of each bin, with their places: what a curve of steps and ramps needs."""
-    starts = _bins(len(values))
+    starts = _bins(len(values), bins)
     ends = np.append(starts[1:], len(values)) - 1
     places = np.column_stack((starts, ends)).reshape(-1)
     return places, values[places]
@@ -170,28 +187,136 @@ def _corners(values: Array) -> tuple[npt.NDArray[np.intp], Array]:
 def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]) -> Figure:
     from matplotlib import figure as figures
 
-    figure: Figure = figures.Figure(figsize=(11, 10.6), layout="constrained")
+    count = len(record.channels)
+    rows = -(-count // _SMALL_COLUMNS)
+    height = 10.6 if count == 1 else 0.8 + 6.6 * count if count <= _LARGE else 1.2 + 2.3 * rows
+    figure: Figure = figures.Figure(figsize=(11, height), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
+    _title(figure, record)
+    if telemetry is None or not len(telemetry):
+        figure.text(0.5, 0.5, "no telemetry", ha="center")
+        return figure
+    if count > _LARGE:
+        phases = _draw_small(figure, rows, record, telemetry, events)
+    else:
+        groups = [figure] if count == 1 else list(figure.subfigures(count, 1))
+        phases = {}
+        for channel, group in zip(record.channels, groups, strict=True):
+            if count > 1:
+                _group_title(group, channel)
+            phases |= _draw_group(group, channel, telemetry, _events_of(events, channel))
+    _legend_below(figure, phases, curves=count > _LARGE)
+    return figure
+
+
+def _events_of(events: Sequence[Event], channel: Channel) -> list[Event]:
+    """A channel's events, and those of the whole session."""
+    return [event for event in events if event.fields.get("channel", channel.number) == channel.number]
+
+
+def _group_title(group: Figure, channel: Channel) -> None:
+    group.suptitle(_channel_line(channel), x=0.01, ha="left", fontsize=10.5, fontweight="bold", parse_math=False)
+
+
+def _channel_line(channel: Channel) -> str:
+    """Number, name, outcome and dose of a channel."""
+    receipt = channel.receipt or {}
+    parts = [f"{channel.number}  {_one_line(channel.name, 40)}"]
+    if receipt.get("outcome"):
+        parts.append(str(receipt["outcome"]))
+    return "  ·  ".join([*parts, *_doses(receipt)])
+
+
+def _doses(receipt: Mapping[str, Any]) -> list[str]:
+    """Dose delivered and prescribed, in one part of a title; none where there is none."""
+    dose, prescribed = receipt.get("dose_delivered_mamin"), receipt.get("dose_prescribed_mamin")
+    if not isinstance(dose, (int, float)):
+        return []
+    shown = f"{dose:.2f}" if abs(dose) >= 1 else f"{dose:.3g}"
+    return [f"{shown} of {_number(prescribed, 4)} mA·min"]
+
+
+def _draw_group(figure: Figure, channel: Channel, telemetry: Telemetry, events: Sequence[Event]) -> dict[str, str]:
+    """All panels of one channel; the phases that occur, with their colours."""
     lane, strip, current, voltage, impedance, dose = figure.subplots(
         6, 1, sharex=True, height_ratios=(0.62, 0.26, 2.3, 1.6, 1.6, 2.0)
     )
-    _title(figure, record)
-    tick_s = record.number("controller", "calibration", "tick_s")
-    if telemetry is None or not len(telemetry):
-        current.text(0.5, 0.5, "no telemetry", transform=current.transAxes, ha="center")
-        return figure
-    columns = _Columns(telemetry, tick_s)
+    columns = _columns(channel, telemetry, _BINS if len(channel.record.channels) == 1 else _BINS // 2)
+    if columns is None:
+        current.text(0.5, 0.5, "no rows of this channel", transform=current.transAxes, ha="center")
+        return {}
     panels = (current, voltage, impedance, dose)
-    _draw_phases(strip, panels, columns)
-    _draw_current(current, columns, record.polarity)
-    _draw_band(voltage, columns, "voltage_v", record.polarity, "Voltage (V)", "measured")
+    phases = _draw_phases(strip, panels, columns)
+    _draw_current(current, columns, channel.polarity)
+    _draw_band(voltage, columns, "voltage_v", channel.polarity, "Voltage (V)", "measured")
     _draw_impedance(impedance, columns)
-    _draw_dose(dose, columns, record)
+    _draw_dose(dose, columns, channel)
     _draw_events(lane, panels, events, columns)
     _finish_axes(figure, panels)
     dose.set_xlim(0, columns.end * 1.008)
-    dose.set_xlabel("Time since arming (min)" if columns.scale_s == 60 else "Time since arming (s)")
-    return figure
+    dose.set_xlabel(columns.label)
+    return phases
+
+
+def _draw_small(
+    figure: Figure, rows: int, record: Record, telemetry: Telemetry, events: Sequence[Event]
+) -> dict[str, str]:
+    """Current and dose of each channel on axes that are alike; the phases that occur, with their colours."""
+    cells = figure.subplots(2 * rows, _SMALL_COLUMNS, sharex=True, squeeze=False, height_ratios=(1.5, 1.0) * rows)
+    phases: dict[str, str] = {}
+    tops = [0.0, 0.0]
+    end, label = 0.0, ""
+    for place in range(rows * _SMALL_COLUMNS):
+        row, column = divmod(place, _SMALL_COLUMNS)
+        current, dose = cells[2 * row][column], cells[2 * row + 1][column]
+        if place >= len(record.channels):
+            current.set_visible(False)
+            dose.set_visible(False)
+            continue
+        channel = record.channels[place]
+        outcome = str((channel.receipt or {}).get("outcome", ""))
+        title = "  ·  ".join(filter(None, (f"{channel.number}  {_one_line(channel.name, 24)}", outcome)))
+        colour = _ALARM if outcome in ("aborted", "faulted") else "#000000"
+        current.set_title(title, fontsize=8, loc="left", color=colour, parse_math=False, pad=2)
+        columns = _columns(channel, telemetry, _BINS_SMALL)
+        if columns is None:
+            continue
+        phases |= _draw_phases(None, (current, dose), columns)
+        least, mean, greatest = _envelope(columns["current_a"] * channel.polarity * 1e3, columns.bins)
+        time = columns.middle()
+        current.fill_between(time, least, greatest, color=_MEASURED, alpha=0.30, linewidth=0)
+        current.plot(time, mean, color=_MEASURED, lw=0.9)
+        places, level = _corners(columns["level_a"] * channel.polarity * 1e3, columns.bins)
+        current.plot(columns.time[places], level, color=_SETPOINT, lw=0.8, ls="--")
+        places, delivered = _corners(columns["delivered_c"] / COULOMB_PER_MAMIN, columns.bins)
+        prescribed = channel.prescribed_c / COULOMB_PER_MAMIN
+        dose.plot(columns.time[places], delivered, color=_MEASURED, lw=1.1)
+        dose.axhline(prescribed, color=_PRESCRIBED, lw=0.8, ls="--")
+        for event in _events_of(events, channel):
+            if event.kind in _URGENT and event.tick is not None:
+                for axes in (current, dose):
+                    axes.axvline(columns.at(event.tick), color=_ALARM, lw=0.8)
+        tops = [max(tops[0], float(np.nanmax(greatest, initial=0.0))), max(tops[1], prescribed)]
+        end, label = max(end, columns.end), columns.label
+    _finish_small(figure, cells, tops, end, label)
+    return phases
+
+
+def _finish_small(figure: Figure, cells: Any, tops: Sequence[float], end: float, label: str) -> None:
+    for number, line in enumerate(cells):
+        top = tops[number % 2] * 1.12 or 1.0
+        for column, axes in enumerate(line):
+            axes.set_ylim(-0.06 * top, top)
+            axes.set_xlim(0, end * 1.008 or 1.0)
+            axes.tick_params(labelsize=7, labelleft=column == 0)
+            axes.grid(True, color="#000000", alpha=0.10, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        line[0].set_ylabel(("mA", "mA·min")[number % 2], fontsize=7.5)
+    figure.align_ylabels(cells[:, 0])
+    for column in cells.T:
+        lowest = [axes for axes in column if axes.get_visible()][-1]
+        lowest.tick_params(labelbottom=True)
+        lowest.set_xlabel(label, fontsize=7.5)
 
 
 def _finish_axes(figure: Figure, panels: Sequence[Axes]) -> None:
@@ -207,52 +332,80 @@ def _close_up(record: Record, telemetry: Telemetry, events: Sequence[Event], tri
     from matplotlib import figure as figures
 
     assert trip.tick is not None
-    tick_s = record.number("controller", "calibration", "tick_s")
-    reach = round(_CLOSE_S / tick_s)
-    columns = _Columns(telemetry, tick_s, (trip.tick - reach, trip.tick + reach))
+    channel = _channel_of(record, trip)
+    reach = round(_CLOSE_S / record.tick_s)
+    columns = _columns(channel, telemetry, _BINS, (trip.tick - reach, trip.tick + reach))
     figure: Figure = figures.Figure(figsize=(11, 6), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
     lane, current, voltage = figure.subplots(3, 1, sharex=True, height_ratios=(0.62, 2, 1.6))
+    if columns is None:
+        current.text(0.5, 0.5, "no rows of this channel", transform=current.transAxes, ha="center")
+        return figure
     panels = (current, voltage)
     for name, label, colour, line in (
         ("current_a", "measured", _MEASURED, "-"),
         ("redundant_a", "second reading", "#3a7d44", "-"),
         ("setpoint_a", "setpoint", _SETPOINT, "--"),
     ):
-        values = columns[name] * record.polarity * 1e3
+        values = columns[name] * channel.polarity * 1e3
         current.plot(columns.time, values, color=colour, lw=1.1, ls=line, label=label, drawstyle="steps-post")
     current.set_ylabel("Current (mA)")
-    voltage.plot(columns.time, columns["voltage_v"] * record.polarity, color=_MEASURED, lw=1.1, drawstyle="steps-post")
+    volts = columns["voltage_v"] * channel.polarity
+    voltage.plot(columns.time, volts, color=_MEASURED, lw=1.1, drawstyle="steps-post")
     voltage.set_ylabel("Voltage (V)")
     _legend(current)
-    _draw_events(lane, panels, events, columns)
+    _draw_events(lane, panels, _events_of(events, channel), columns)
     _finish_axes(figure, panels)
     voltage.set_xlim(columns.start, columns.end)
-    voltage.set_xlabel(f"Time since the trip at {_clock(record, trip.tick)} (ms)")
+    of = f" of {_one_line(channel.name, 40)}" if len(record.channels) > 1 else ""
+    voltage.set_xlabel(f"Time since the trip{of} at {_clock(record, trip.tick)} (ms)", parse_math=False)
     return figure
 
 
-class _Columns:
-    """Columns of the first channel, with a time axis in minutes, or in seconds for a short session.
+def _channel_of(record: Record, event: Event) -> Channel:
+    """The channel that an event belongs to; the first for what is the session's."""
+    number = event.fields.get("channel")
+    known = isinstance(number, int) and 0 <= number < len(record.channels)
+    return record.channels[number if known else 0]  # type: ignore[index]
 
-    With `window` (first and last index), only these ticks, and time in milliseconds from their middle.
+
+def _columns(
+    channel: Channel, telemetry: Telemetry, bins: int, window: tuple[int, int] | None = None
+) -> "_Columns | None":
+    """A channel's columns; None without a row of it (in `window`, first and last index)."""
+    columns = _Columns(channel, telemetry, bins, window)
+    return columns if len(columns.time) else None
+
+
+class _Columns:
+    """Columns of one channel, with a time axis in minutes, or in seconds for a short session.
+
+    With `window` (first and last index), only these ticks, and time in milliseconds from their middle. `bins` is into
+    how many parts the curves are thinned out.
     """
 
-    def __init__(self, telemetry: Telemetry, tick_s: float, window: tuple[int, int] | None = None) -> None:
-        self._telemetry = telemetry
-        channel, index = telemetry["channel"], telemetry["index"].astype(np.int64)
-        chosen = channel == channel.min()
+    def __init__(
+        self, channel: Channel, telemetry: Telemetry, bins: int, window: tuple[int, int] | None = None
+    ) -> None:
+        self._telemetry = telemetry.of_channel(channel.number)
+        self.bins = bins
+        index = self._telemetry["index"].astype(np.int64)
+        tick_s = channel.tick_s
         self.origin = 0
-        self.scale_s = 60.0 if index[-1] * tick_s >= 120 else 1.0
+        self.scale_s = 60.0 if len(index) and index[-1] * tick_s >= 120 else 1.0
+        self._chosen: npt.NDArray[np.bool_] | None = None
         if window is not None:
-            chosen &= (index >= window[0]) & (index <= window[1])
+            self._chosen = (index >= window[0]) & (index <= window[1])
             self.origin = (window[0] + window[1]) // 2
             self.scale_s = 1e-3
-        self._chosen = None if chosen.all() else chosen
         self.tick_s = tick_s
         self.time: Array = self.at(self["index"])
         self.start = 0.0 if window is None else float(self.at(window[0]))
-        self.end = float(self.at(window[1])) if window else float(self.time[-1]) or tick_s
+        self.end = float(self.at(window[1])) if window else float(self.time[-1:].sum()) or tick_s
+
+    @property
+    def label(self) -> str:
+        return "Time since arming (min)" if self.scale_s == 60 else "Time since arming (s)"
 
     def at(self, tick: Any) -> Any:
         """A tick's place on the time axis."""
@@ -267,7 +420,7 @@ class _Columns:
 
     def middle(self) -> Array:
         """Time of each bin's middle."""
-        starts = _bins(len(self.time))
+        starts = _bins(len(self.time), self.bins)
         ends = np.append(starts[1:], len(self.time)) - 1
         middle: Array = (self.time[starts] + self.time[ends]) / 2
         return middle
@@ -276,14 +429,12 @@ class _Columns:
 def _title(figure: Figure, record: Record) -> None:
     session, receipt = record.session, record.receipt or {}
     name = _one_line(session.get("name", ""), 60) or record.path.name
-    dose = receipt.get("dose_delivered_mamin")
     parts = [name, str(receipt.get("outcome") or ("running" if record.running else "no receipt"))]
-    if isinstance(dose, (int, float)):
-        parts.append(f"{dose:.2f} of {_number(receipt.get('dose_prescribed_mamin'))} mA·min")
-    figure.suptitle("  ·  ".join(parts), fontsize=12, fontweight="bold", parse_math=False)
+    figure.suptitle("  ·  ".join([*parts, *_doses(receipt)]), fontsize=12, fontweight="bold", parse_math=False)
 
 
-def _draw_phases(strip: Axes, panels: Sequence[Axes], columns: _Columns) -> None:
+def _draw_phases(strip: Axes | None, panels: Sequence[Axes], columns: _Columns) -> dict[str, str]:
+    """Phases behind the panels, and named in the strip if there is one; those that occur, with their colours."""
     phase = columns["phase"].astype(np.int64)
     edges = np.concatenate(([0], np.flatnonzero(np.diff(phase)) + 1, [len(phase)]))
     seen: dict[str, str] = {}
@@ -293,22 +444,37 @@ def _draw_phases(strip: Axes, panels: Sequence[Axes], columns: _Columns) -> None
         colour = _PHASE_COLOURS.get(name, "#ffffff")
         start, end = columns.time[first], columns.time[min(after, len(phase) - 1)]
         seen[name] = colour
-        strip.axvspan(start, end, color=colour, linewidth=0)
         for axes in panels:
             axes.axvspan(start, end, color=colour, alpha=0.35, linewidth=0)
+        if strip is None:
+            continue
+        strip.axvspan(start, end, color=colour, linewidth=0)
         if (end - start) / columns.end > 0.012 * len(name):
             strip.text((start + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, clip_on=True)
-    strip.set_ylim(0, 1)
-    strip.set_yticks([])
-    strip.set_ylabel("Phase", rotation=0, ha="right", va="center")
-    strip.tick_params(bottom=False)
-    strip.spines[:].set_visible(False)
+    if strip is not None:
+        strip.set_ylim(0, 1)
+        strip.set_yticks([])
+        strip.set_ylabel("Phase", rotation=0, ha="right", va="center")
+        strip.tick_params(bottom=False)
+        strip.spines[:].set_visible(False)
+    return seen
+
+
+def _legend_below(figure: Figure, phases: Mapping[str, str], *, curves: bool) -> None:
+    """The phases, and the curves where the panels have no room for a legend."""
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    strip.figure.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in seen.items()],
+    lines = [
+        Line2D([], [], color=_MEASURED, label="measured"),
+        Line2D([], [], color=_SETPOINT, ls="--", label="setpoint"),
+        Line2D([], [], color=_PRESCRIBED, ls="--", label="prescribed"),
+    ]
+    handles = [Patch(color=colour, label=name) for name, colour in phases.items()] + lines * curves
+    figure.legend(
+        handles=handles,
         loc="outside lower center",
-        ncols=len(seen),
+        ncols=len(handles) or 1,
         frameon=False,
         fontsize=8,
         handlelength=1.2,
@@ -321,15 +487,15 @@ def _draw_current(axes: Axes, columns: _Columns, polarity: float) -> None:
     setpoint = columns["level_a"] * polarity * 1e3
     prescribed = columns["prescribed_a"] * polarity * 1e3
     if not np.allclose(setpoint, prescribed, atol=1e-6, equal_nan=True):
-        places, corners = _corners(prescribed)
+        places, corners = _corners(prescribed, columns.bins)
         axes.plot(columns.time[places], corners, color=_PRESCRIBED, lw=1.0, ls=":", label="prescribed")
-    places, corners = _corners(setpoint)
+    places, corners = _corners(setpoint, columns.bins)
     axes.plot(columns.time[places], corners, color=_SETPOINT, lw=1.1, ls="--", label="setpoint")
     _legend(axes)
 
 
 def _draw_band(axes: Axes, columns: _Columns, name: str, factor: float, label: str, curve: str) -> None:
-    least, mean, greatest = _envelope(columns[name] * factor)
+    least, mean, greatest = _envelope(columns[name] * factor, columns.bins)
     time = columns.middle()
     axes.fill_between(
         time, least, greatest, color=_MEASURED, alpha=0.30, linewidth=0, label=f"{curve}, least to greatest"
@@ -357,7 +523,7 @@ def _draw_impedance(axes: Axes, columns: _Columns) -> None:
             values[columns[name.replace("_ohm", "_sigma_ohm")] / 1e3 > 0.5 * values] = np.nan
         if not np.isfinite(values).any():
             continue
-        least, mean, greatest = _envelope(values)
+        least, mean, greatest = _envelope(values, columns.bins)
         axes.fill_between(time, least, greatest, color=colour, alpha=0.25, linewidth=0)
         axes.plot(time, mean, color=colour, lw=1.3, label=label)
         drawn.append(mean[np.isfinite(mean)])
@@ -375,11 +541,11 @@ def _draw_impedance(axes: Axes, columns: _Columns) -> None:
     _legend(axes)
 
 
-def _draw_dose(axes: Axes, columns: _Columns, record: Record) -> None:
+def _draw_dose(axes: Axes, columns: _Columns, channel: Channel) -> None:
     delivered = columns["delivered_c"] / COULOMB_PER_MAMIN
-    places, corners = _corners(delivered)
+    places, corners = _corners(delivered, columns.bins)
     axes.plot(columns.time[places], corners, color=_MEASURED, lw=1.6, label="delivered")
-    prescribed = record.number("prescribed_c") / COULOMB_PER_MAMIN
+    prescribed = channel.prescribed_c / COULOMB_PER_MAMIN
     axes.axhline(prescribed, color=_PRESCRIBED, lw=1.1, ls="--", label=f"prescribed {_number(prescribed)} mA·min")
     axes.set_ylabel("Dose (mA·min)")
     known = corners[np.isfinite(corners)]
@@ -508,10 +674,10 @@ def _one_line(value: Any, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, digits: int = 6) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}g}"
 
 
 def _text(value: Any) -> str:
@@ -583,8 +749,9 @@ class _Alarm:
     times: int
 
 
-def _alarms(events: Sequence[Event]) -> list[_Alarm]:
+def _alarms(record: Record, events: Sequence[Event]) -> list[_Alarm]:
     """Events that carry advice, and trips; like ones together, in the order in which they came first."""
+    several = len(record.channels) > 1
     found: dict[tuple[str, str], _Alarm] = {}
     for event in events:
         fields = event.fields
@@ -593,6 +760,8 @@ def _alarms(events: Sequence[Event]) -> list[_Alarm]:
         key = (str(fields.get("title") or _event_label(event)), str(fields.get("advice") or ""))
         if fields.get("hazard"):
             key = (f"{key[0]} [{fields['hazard']}]", key[1])
+        if several and "channel" in fields:
+            key = (f"{_channel_of(record, event).name}: {key[0]}", key[1])
         known = found.get(key)
         mild = event.kind != "trip" and fields.get("priority") in ("LOW", "INFORMATION")
         found[key] = _Alarm(
@@ -635,7 +804,8 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
     tone = {"complete": "good", "completed": "good", "aborted": "bad", "faulted": "bad"}.get(outcome, "fair")
     name = html.escape(str(session.get("name", "")) or record.path.name)
     meta = [str(session.get("created_utc", "")).replace("T", " ").split(".")[0] + " UTC"]
-    meta += [f"{key} {session[key]}" for key in ("subject", "site") if session.get(key)]
+    sites = ", ".join(dict.fromkeys(channel.site for channel in record.channels if channel.site))
+    meta += [f"{key} {value}" for key, value in (("subject", session.get("subject")), ("site", sites)) if value]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -644,7 +814,7 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
         f"<h1>{name}<span class='outcome {tone}'>{html.escape(outcome)}</span></h1>",
         f"<p class=meta>{html.escape('  ·  '.join(meta))}</p>",
     ]
-    for alarm in _alarms(events):
+    for alarm in _alarms(record, events):
         at = "" if alarm.tick is None else f" at {_clock(record, alarm.tick)}"
         again = f", {alarm.times} times" if alarm.times > 1 else ""
         advice = f"<br>{_text(alarm.advice)}" if alarm.advice else ""
@@ -657,16 +827,26 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
         shown = {key: receipt[key] for key in _LABELS if key in receipt}
         shown |= {key: value for key, value in receipt.items() if key not in shown and key not in _NOT_IN_TABLE}
         parts.append(f"<h2>Receipt</h2>{_rows(shown, _LABELS)}")
+        if len(record.channels) > 1:
+            parts.append(f"<h2>Channels</h2>{_channel_tables(record)}")
     parts += [f"<h2>{title}</h2>{drawing}" for title, drawing in drawings.items()]
     if telemetry is not None and telemetry.dropped_bytes:
         parts.append(f"<div class=note>{telemetry.dropped_bytes} bytes of an unfinished batch are not shown.</div>")
     grid = [
-        {"time": _clock(record, event.tick), "event": event.kind, "details": _details(event), "UTC": event.time_utc}
+        {
+            "time": _clock(record, event.tick),
+            **({"channel": _of_event(record, event)} if len(record.channels) > 1 else {}),
+            "event": event.kind,
+            "details": _details(event),
+            "UTC": event.time_utc,
+        }
         for event in events[:_SHOWN_EVENTS]
     ]
     parts.append(f"<h2>Events</h2>{_grid(grid) if grid else '<p>none</p>'}")
     if len(events) > _SHOWN_EVENTS:
         parts.append(f"<p>{len(events) - _SHOWN_EVENTS} more in events.jsonl.</p>")
+    for key, title in _CHANNEL_SECTIONS.items():
+        parts += [f"<h2>{html.escape(heading)}</h2>{_table(value)}" for heading, value in _by_value(record, key, title)]
     for key, title in _SESSION_SECTIONS.items():
         value = {name: item for name, item in session.items() if name.endswith("_sha256")} if key == "hashes" else None
         value = value or session.get(key)
@@ -681,13 +861,54 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
     return "\n".join(parts)
 
 
+def _of_event(record: Record, event: Event) -> str:
+    return _channel_of(record, event).name if "channel" in event.fields else ""
+
+
+def _channel_tables(record: Record) -> str:
+    """One line of each channel, then all that the receipt says of it, four channels side by side."""
+    parts = [{"name": channel.name, **(channel.receipt or {})} for channel in record.channels]
+    lines = [{_LABELS[key]: part[key] for key in _AT_A_GLANCE if key in part} for part in parts]
+    tables = [_grid(lines)]
+    keys = dict.fromkeys(key for part in parts for key in part if key not in _AT_A_GLANCE)
+    for first in range(0, len(parts) if keys else 0, _LARGE):
+        side = {f"{number} {part['name']}": part for number, part in enumerate(parts)}
+        side = dict(list(side.items())[first : first + _LARGE])
+        tables.append(
+            _grid(
+                [
+                    {"": _LABELS.get(key, key.replace("_", " "))} | {name: part.get(key) for name, part in side.items()}
+                    for key in keys
+                ]
+            )
+        )
+    return "<br>".join(tables)
+
+
+def _by_value(record: Record, key: str, title: str) -> list[tuple[str, Any]]:
+    """A section of the channels' facts, once for all channels in which it is the same."""
+    groups: list[tuple[list[str], Any]] = []
+    for channel in record.channels:
+        value = channel.facts.get(key)
+        if not value:
+            continue
+        known = next((names for names, other in groups if other == value), None)
+        if known is None:
+            groups.append(([channel.name], value))
+        else:
+            known.append(channel.name)
+    if len(groups) == 1 and len(groups[0][0]) == len(record.channels):
+        return [(title, groups[0][1])]
+    return [(f"{title}: {', '.join(names)}", value) for names, value in groups]
+
+
 def _details(event: Event) -> dict[str, str]:
     """An event's fields in the units that people read; its advice stands with the alarms."""
     told: dict[str, str] = {}
     for key, value in event.fields.items():
         name, _, unit = key.rpartition("_")
         known = {"a": "A", "c": "C", "v": "V"}.get(unit)
-        if key in ("advice", "title", "alarm"):
+        if key in ("advice", "title", "alarm", "channel"):
             continue
         if known is not None and name and isinstance(value, float):
             shown, factor = _READ_UNITS.get(known, (known, 1.0))
@@ -701,5 +922,5 @@ def _clock(record: Record, tick: Any) -> str:
     """A tick as minutes and seconds since arming."""
     if not isinstance(tick, int):
         return ""
-    seconds = tick * record.number("controller", "calibration", "tick_s")
+    seconds = tick * record.tick_s
     return f"{int(seconds // 60)}:{seconds % 60:06.3f}"

@@ -1,20 +1,19 @@
 """The sessions that run in this process, and what becomes of them when the process forks or ends.
 
 A forked child has a copy of everything but of the threads that keep a session safe, so nothing of it may reach the
-device or the record from there: their descriptors lead nowhere in the child. At the interpreter's end every session
-ramps down and is waited for, within a bound.
+device or the record from there: the descriptors are replaced by /dev/null. At the interpreter's end every session ramps
+down and is waited for, within a bound.
 """
 
 import atexit
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ionto_rt.codes import StopFlag
 from ionto_rt.core.loop import Loop
 from ionto_rt.errors import IontoError
-from ionto_rt.record import SessionFolder
 
 OFF_S = 1.0
 """What switching off at once may take at the interpreter's end, when a ramp down has not ended in its time."""
@@ -27,9 +26,9 @@ class ElsewhereError(IontoError):
 class Running:
     """A session that runs. `over` is set when its output is off and its record written."""
 
-    def __init__(self, loop: Loop, folder: SessionFolder, most_s: float) -> None:
+    def __init__(self, loop: Loop, descriptors: Callable[[], Sequence[int]], most_s: float) -> None:
         self.loop = loop
-        self.folder = folder
+        self.descriptors = descriptors
         self.most_s = most_s
         self.over = threading.Event()
         self.elsewhere = False
@@ -44,9 +43,12 @@ _running: set[Running] = set()
 
 
 @contextmanager
-def running(loop: Loop, folder: SessionFolder, most_s: float) -> Iterator[Running]:
-    """Enter a session for as long as its loop may run. `most_s` is what ramping down and writing the rest may take."""
-    entry = Running(loop, folder, most_s)
+def running(loop: Loop, descriptors: Callable[[], Sequence[int]], most_s: float) -> Iterator[Running]:
+    """Enter a session for as long as its loop may run.
+
+    `descriptors` are those of the record; `most_s` is what ramping down and writing the record may take.
+    """
+    entry = Running(loop, descriptors, most_s)
     _running.add(entry)
     try:
         yield entry
@@ -78,7 +80,7 @@ def _leave_to_parent() -> None:
     for entry in _running:
         entry.elsewhere = True
         entry.loop.abandon()
-        for fd in entry.folder.descriptors:
+        for fd in entry.descriptors():
             os.dup2(null, fd, inheritable=False)
     os.close(null)
     _running.clear()

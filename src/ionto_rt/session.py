@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +17,22 @@ from ionto_rt.alarms import SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
-from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, StopFlag
+from ionto_rt.codes import ALL_CHANNELS, Action, EndReason, OnTrip, OperatorCommand, Pacing, StopFlag
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Device, DeviceCounters, new_token
 from ionto_rt.errors import RefusedError
 from ionto_rt.files import DISK, Files
+from ionto_rt.fitness import examine_for, refuse_unfit
+from ionto_rt.hdr_log import write_log
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import Happening
-from ionto_rt.journal import Journal
+from ionto_rt.journal import Ending, Journal, Reservation
 from ionto_rt.plan import Plan
-from ionto_rt.record import SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordError, SessionFolder
+from ionto_rt.record import LATENCY, SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordError, SessionFolder
 from ionto_rt.recorder import PASS_S, Recorder, reserved_first_c, ring_rows
 from ionto_rt.running import program_is_ending, running
-from ionto_rt.safety import Limits, OperatorLimits
+from ionto_rt.safety import Limits, OperatorLimits, resolve_channels
 from ionto_rt.treatment import Treatment
 
 SERVICE_S = 0.1
@@ -44,18 +47,38 @@ EXIT_S = 10.0
 LATE_ALARM_SHARE = 0.01
 
 Outcome = Literal["complete", "aborted", "faulted"]
+OUTCOMES: tuple[Outcome, ...] = ("complete", "aborted", "faulted")
+"""From the best to the worst."""
 __all__ = ["Progress", "Session", "Watcher"]
 
 Watcher = Callable[["Session"], None]
 
 
+def pacing_for(device: Device, speed: Literal["real", "max"]) -> Pacing:
+    """Who paces a session on this device. RefusedError if it cannot be had at that speed."""
+    offered = device.hello.pacing
+    if speed == "max":
+        if not offered & Pacing.LOCK_STEP:
+            remedy = "run with --speed real, or on virtual:"
+            raise RefusedError("this device has no lock-step", key="--speed", value=speed, remedy=remedy)
+        return Pacing.LOCK_STEP
+    for pacing in (Pacing.DEVICE, Pacing.HOST):
+        if offered & pacing:
+            return pacing
+    remedy = "run with --speed max, or use another device"
+    raise RefusedError("this device has no clock in real time", key=device.uri, remedy=remedy)
+
+
 class Session:
     """One session of `treatment` on an open `device`; `run` carries it out and returns the receipt.
 
-    `speed` "max" needs a device that offers lock-step. `watcher` is called at each visit of the orchestrator, in its
+    Each channel of the treatment runs on that channel of the device; channels that the treatment leaves out stay at
+    zero, relay open. `speed` "max" needs a device that offers lock-step; in real time a device that paces itself does,
+    and one that only answers is paced by the host. `watcher` is called at each visit of the orchestrator, in its
     thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
     `attended` says that somebody is there to resume: without, a pause that latches ends the session.
-    `files` is the file system of telemetry and events.
+    `files` is the file system of telemetry and events. In real time a host that is unfit is refused on hardware, unless
+    `accept_unfit`; `cpu` is the processor the loop then stays on.
 
     Whatever happens in the orchestrator's thread ramps down. An exception of the watcher ends in the receipt; what is
     meant to end the program (SystemExit and the like) is raised again when the record is written. The end of the main
@@ -77,21 +100,11 @@ class Session:
         watcher: Watcher | None = None,
         attended: bool = False,
         files: Files = DISK,
+        accept_unfit: bool = False,
+        cpu: int | None = None,
     ) -> None:
         hello = device.hello
-        self.pacing = Pacing.LOCK_STEP if speed == "max" else Pacing.DEVICE
-        if not hello.pacing & self.pacing:
-            if speed == "max":
-                remedy = "run with --speed real, or on virtual:"
-                raise RefusedError("this device has no lock-step", key="--speed", value=speed, remedy=remedy)
-            raise RefusedError(
-                "this device does not pace itself", key=device.uri, remedy="run with --speed max, or use another device"
-            )
-        if hello.channels != 1:
-            remedy = "use a device with one channel"
-            raise RefusedError(
-                f"the device has {hello.channels} channels, this version drives one", key=device.uri, remedy=remedy
-            )
+        self.pacing = pacing_for(device, speed)
         self.treatment = treatment
         self.device = device
         self.out_dir = out_dir
@@ -100,7 +113,16 @@ class Session:
         self.attended = attended
         self.files = files
         self.catalogue = catalogue or Catalogue.load()
-        self.channels = [ChannelRun(0, treatment, self.catalogue, hello, operator)]
+        limits = resolve_channels(treatment, self.catalogue, hello.capabilities, operator)
+        self.channels = [
+            ChannelRun(channel, limit, hello.tick_s)
+            for channel, limit in zip(treatment.channels, limits, strict=True)
+        ]
+        self.cpu = cpu
+        self.fitness = examine_for(device, cpu=cpu)
+        self.accepted = accept_unfit and self.fitness.verdict == "unfit"
+        if not (self.virtual_clock or accept_unfit):
+            refuse_unfit(self.fitness, device)
         self.trips: list[str] = []
         self.record_path: Path | None = None
         self._soft: set[SoftAlarm] = set()
@@ -112,6 +134,8 @@ class Session:
         self._raised: BaseException | None = None
         self._passes_seen = 0
         self._visits_behind = 0
+        self._asked_to_stop = False
+        self._gone: str | None = None
 
     @property
     def limits(self) -> Limits:
@@ -128,24 +152,30 @@ class Session:
         """Of the first channel, and the alarms of the session."""
         return self.channels[0].progress
 
-    def pause(self) -> None:
-        """Ramp down and hold the dose until `resume`."""
-        self.loop.operator(OperatorCommand.PAUSE)
+    def pause(self, channel: int = ALL_CHANNELS) -> None:
+        """Ramp down and hold the dose until `resume`; one channel, or all."""
+        self.loop.operator(OperatorCommand.PAUSE, 0.0, channel)
 
-    def resume(self) -> None:
-        """Ramp up again from zero."""
-        self.loop.operator(OperatorCommand.RESUME)
+    def resume(self, channel: int = ALL_CHANNELS) -> None:
+        """Ramp up again from zero; one channel, or all."""
+        self.loop.operator(OperatorCommand.RESUME, 0.0, channel)
 
-    def trim(self, current_a: float) -> None:
-        """Add to the level of the steps (A, of the magnitude), within the limits."""
-        self.loop.operator(OperatorCommand.TRIM, current_a)
+    def trim(self, current_a: float, channel: int = ALL_CHANNELS) -> None:
+        """Add to the level of the steps (A, of the magnitude), within the limits; of one channel, or of all."""
+        self.loop.operator(OperatorCommand.TRIM, current_a, channel)
+
+    def end(self, channel: int) -> None:
+        """Ramp one channel down and end it; the others go on."""
+        self.loop.operator(OperatorCommand.STOP, 0.0, channel)
 
     def stop(self) -> None:
-        """Ramp down and end."""
+        """Ramp all channels down and end."""
+        self._asked_to_stop = True
         self.loop.stop(StopFlag.RAMP_DOWN)
 
     def stop_now(self) -> None:
-        """Output off at once."""
+        """Output of all channels off at once."""
+        self._asked_to_stop = True
         self.loop.stop(StopFlag.NOW)
 
     def run(self) -> dict[str, Any]:
@@ -159,15 +189,17 @@ class Session:
             assert channel.limits.current_range is not None
             known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
             skew_s = known.skew_s if known is not None else 0.0
-            config = controller_config(hello, channel.limits, channel.plan, profile, token, skew_s=skew_s)
+            config = controller_config(hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing)
             channel.configure(config, known)
-        self.controller = self.channels[0].controller
         self.loop = Loop(
-            self.controller,
+            [channel.controller for channel in self.channels],
             self.device.port.loop_port(),
             virtual_clock=self.virtual_clock,
             ring_rows=ring_rows(1.0 / hello.tick_s, len(self.channels)),
             silence_s=2.0 if self.virtual_clock else 0.5,
+            pacing=self.pacing,
+            on_trip=self.treatment.on_channel_trip,
+            device_channels=hello.channels,
         )
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
         journal = Journal(self.out_dir)
@@ -178,7 +210,7 @@ class Session:
                 telemetry = folder.open_telemetry(
                     self.loop.drain(1).dtype, 1.0 / hello.tick_s, channels=len(self.channels)
                 )
-                self.device.push_limits(**device_limits(hello, self.limits, token))
+                self.device.push_limits(**device_limits(hello, [channel.limits for channel in self.channels], token))
                 self.device.arm(self.pacing, token)
             except BaseException:
                 journal.withdraw(folder.session_id)
@@ -198,7 +230,7 @@ class Session:
             durable=not self.virtual_clock,
         )
         ramp_s = max(channel.limits.current_cap_a for channel in self.channels) / SLOWEST_RAMP_A_PER_S
-        with running(self.loop, folder, ramp_s + EXIT_S) as self._entry:
+        with running(self.loop, lambda: folder.descriptors, ramp_s + EXIT_S) as self._entry:
             try:
                 with awake_processors(self.virtual_clock) as awake:
                     self._recorder.post("host", None, processors_awake=awake)
@@ -217,7 +249,7 @@ class Session:
             raise self._raised
         return written
 
-    def _folder(self, host: dict[str, str]) -> SessionFolder:
+    def _folder(self, host: dict[str, Any]) -> SessionFolder:
         """The session's folder, with what is known before the first current."""
         hello = self.device.hello
         session: dict[str, Any] = {
@@ -235,8 +267,9 @@ class Session:
             "catalogue_sha256": self.limits.catalogue_sha256,
             "treatment_sha256": self.treatment.sha256,
             "host": describe_host() | host,
+            "on_channel_trip": self.treatment.on_channel_trip.name.lower(),
+            "channels": [channel.facts() for channel in self.channels],
         }
-        session |= {key: value for key, value in self.channels[0].facts().items() if key not in ("name", "drug")}
         return SessionFolder.create(
             self.out_dir,
             Path(self.treatment.path).stem,
@@ -246,36 +279,30 @@ class Session:
         )
 
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
-        for channel in self.channels:
-            journal.begin(
-                folder.session_id,
-                folder.path,
-                self.treatment.subject or "",
-                channel.treatment.site or "",
-                channel.plan.prescribed_c,
-                reserved_first_c(channel),
-            )
-
-    def _finish_in_journal(self, journal: Journal, session_id: str, outcome: str, charges: list[Delivered]) -> None:
-        for charge in charges:
-            journal.finish(session_id, outcome, charge.net_c, charge.absolute_c)
+        reservations = [
+            Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
+            for channel in self.channels
+        ]
+        journal.begin(folder.session_id, folder.path, self.treatment.subject or "", reservations)
 
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
         return self.loop.counters["ticks"] * self.device.hello.tick_s if self.virtual_clock else time.monotonic()
 
-    def _prepare_host(self) -> dict[str, str]:
+    def _prepare_host(self) -> dict[str, Any]:
         """Ask the host for what the loop would like to have; what came of it."""
-        host = {"serial": getattr(self.device.port, "low_latency", "in process")}
+        host: dict[str, Any] = {
+            "serial": getattr(self.device.port, "low_latency", "in process"),
+            "fitness": self.fitness.as_record(accepted=self.accepted),
+        }
         if self.virtual_clock:
             host["affinity"] = pin_to_cpu(self.device.cpu)
         else:
-            trial = threading.Thread(target=lambda: host.update(prepare_thread()))
-            trial.start()
-            trial.join()
+            host |= self.fitness.thread
         return host
 
     def _carry_out(self, folder: SessionFolder, journal: Journal, token: int) -> dict[str, Any]:
+        self._armed_utc = datetime.now(UTC)
         if self.virtual_clock:
             turn = ticks_of(TURN_S, self.device.hello.tick_s)
             self._supervise(lambda: self.loop.run(turn), lambda: self.loop.status != "running")
@@ -285,10 +312,21 @@ class Session:
         self._visit_safely()
         self._close_recorder(folder)
         self._look()
-        receipt, charges = self._receipt(counters)
+        receipt, endings = self._receipt(counters)
+        self._write_latency(folder, receipt)
         written = folder.finish(receipt)
-        self._finish_in_journal(journal, folder.session_id, receipt["outcome"], charges)
+        journal.finish(folder.session_id, endings)
         return written
+
+    def _write_latency(self, folder: SessionFolder, receipt: dict[str, Any]) -> None:
+        """The loop's histograms, for the tools of HdrHistogram. Nothing is timed on a virtual clock."""
+        histograms = self.loop.histograms
+        if not histograms:
+            return
+        try:
+            write_log(folder.path / LATENCY, histograms, self._armed_utc, receipt["duration_s"])
+        except OSError as error:
+            receipt.setdefault("notes", []).append(f"{LATENCY}: not written ({error.strerror})")
 
     def _run_in_threads(self) -> None:
         over = threading.Event()
@@ -306,7 +344,7 @@ class Session:
 
     def _loop_thread(self, over: threading.Event) -> None:
         try:
-            prepare_thread()
+            prepare_thread(self.cpu)
             self.loop.run()
         finally:
             over.set()
@@ -352,7 +390,7 @@ class Session:
         self._entry.check()
         self.loop.beat()
         for row in self.loop.drain_events():
-            channel = self.channels[int(row["channel"])] if len(self.channels) > 1 else self.channels[0]
+            channel = self.channels[int(row["channel"])]
             for happening in channel.read(row):
                 self._note(channel, happening)
         if self.virtual_clock:
@@ -368,11 +406,11 @@ class Session:
             self.watcher(self)
 
     def _look(self) -> None:
-        newest = {int(row["channel"]): row for row in self.loop.newest()}
-        for channel in self.channels:
-            channel.look(newest.get(channel.number))
+        rows = {int(row["channel"]): row for row in self.loop.newest()}
         counters = self.loop.counters
-        self.progress.late, self.progress.lost = counters["late"], counters["lost"]
+        for channel in self.channels:
+            channel.look(rows.get(channel.number))
+            channel.progress.late, channel.progress.lost = counters["late"], counters["lost"]
 
     def _note(self, channel: ChannelRun, happening: Happening) -> None:
         of_channel = {"channel": channel.number} if len(self.channels) > 1 else {}
@@ -442,39 +480,80 @@ class Session:
         if not recorder.give_up():
             raise RecordError(f"{folder.path}: the disk did not take the record for {STALL_MOST_S:.0f} s; check it")
 
-    def _receipt(self, counters: DeviceCounters | None) -> tuple[dict[str, Any], list[Delivered]]:
-        """What there is to say in the end, and the charges of the channels; the last events are written with it."""
-        channel = self.channels[0]
-        charge = channel.delivered(counters)
-        outcome, text = self._outcome(channel, charge)
+    def _receipt(self, counters: DeviceCounters | None) -> tuple[dict[str, Any], list[Ending]]:
+        """What there is to say in the end, and how each channel ended; the last events are written with it."""
         found = self.loop.counters
+        charges = [channel.delivered(counters) for channel in self.channels]
+        ends = [self._outcome(channel, charge) for channel, charge in zip(self.channels, charges, strict=True)]
+        parts: list[dict[str, Any]] = [
+            {"outcome": outcome, "reason": text, **channel.receipt(charge)}
+            for channel, charge, (outcome, text) in zip(self.channels, charges, ends, strict=True)
+        ]
         receipt: dict[str, Any] = {
-            "outcome": outcome,
-            "reason": text,
-            **channel.receipt(charge),
-            "duration_s": channel.totals.rows * self.device.hello.tick_s,
+            **self._whole(parts),
+            "duration_s": self.channels[0].totals.rows * self.device.hello.tick_s,
             "ticks": found["ticks"],
             "gaps": found["lost"],
             "late": counters.late if counters is not None else found["late"],
-            "latency_us": self.loop.latency_us,
+            "latency_us": None if self.virtual_clock else self.loop.latency_us,
+            "worst_answer_ns": None if self.virtual_clock else self.loop.worst,
             "trips": self.trips,
-            "alarms": [alarm.line for alarm in self.progress.alarms],
+            "alarms": [alarm.line for channel in self.channels for alarm in channel.progress.alarms],
             "loop": found,
             "device": vars(counters) if counters is not None else None,
         }
-        self._recorder.post("session-ended", channel.tick, safety=True, outcome=outcome, reason=text)
+        if len(self.channels) > 1:
+            receipt["channels"] = [
+                {"name": channel.name, **part} for channel, part in zip(self.channels, parts, strict=True)
+            ]
+        self._recorder.post(
+            "session-ended", self.channels[0].tick, safety=True, outcome=receipt["outcome"], reason=receipt["reason"]
+        )
         if not self._recorder.work():
             receipt["notes"] = [self._recorder.problem]
-        return receipt, [charge]
+        endings = [
+            Ending(outcome, charge.net_c, charge.absolute_c)
+            for charge, (outcome, _) in zip(charges, ends, strict=True)
+        ]
+        return receipt, endings
+
+    def _whole(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of several channels: charges add up, of peaks the highest counts, and the worst end is the session's."""
+        if len(parts) == 1:
+            return parts[0]
+        worst = max(range(len(parts)), key=lambda number: OUTCOMES.index(parts[number]["outcome"]))
+        reason = parts[worst]["reason"]
+        if parts[worst]["outcome"] == "complete":
+            reason = "the prescribed doses were delivered"
+        elif reason not in self._common_reasons():
+            reason = f"{self.channels[worst].name}: {reason}"
+        sums = [key for key in parts[0] if key.startswith(("dose_", "delivered_"))]
+        whole: dict[str, Any] = {"outcome": parts[worst]["outcome"], "reason": reason}
+        for key in sums:
+            values = [part[key] for part in parts]
+            whole[key] = None if None in values else sum(values)
+        return whole | {key: max(part[key] for part in parts) for key in ("peak_current_ma", "peak_voltage_v")}
+
+    def _common_reasons(self) -> set[str]:
+        """Ends that are no single channel's."""
+        found = self._common_end()
+        return {found[1]} if found is not None else set()
+
+    def _common_end(self) -> tuple[Outcome, str] | None:
+        """How the session ended, where host or device ended it."""
+        if self._failure is not None:
+            return "faulted", f"the host failed ({type(self._failure).__name__}: {self._failure}); ramped down"
+        if self.loop.status in ("lost", "silent"):
+            self._gone = self._device_gone(self.loop.status) if self._gone is None else self._gone
+            return "faulted", self._gone
+        return None
 
     def _outcome(self, channel: ChannelRun, charge: Delivered) -> tuple[Outcome, str]:
         """How a channel ended, and why."""
-        status, reason, cause = self.loop.status, channel.end_reason, channel.cause
-        gone = self._device_gone(status) if status in ("lost", "silent") else ""
-        if self._failure is not None:
-            return "faulted", f"the host failed ({type(self._failure).__name__}: {self._failure}); ramped down"
-        if gone:
-            return "faulted", gone
+        reason, cause = channel.end_reason, channel.cause
+        common = self._common_end()
+        if common is not None:
+            return common
         if reason == EndReason.COMPLETE:
             if charge.net_c < channel.plan.prescribed_c * 0.995:
                 return "aborted", "the programme ended short of the prescribed dose"
@@ -489,9 +568,21 @@ class Session:
             return "aborted", f"the program was ended ({type(self._raised).__name__}: {self._raised}); ramped down"
         if self._leaving:
             return "aborted", "the program ended while the session ran; ramped down"
-        if self._stop_sent and self.progress.alarms:
-            return "aborted", f"{self.progress.alarms[-1].line}; nobody was there to resume"
+        alarms = channel.progress.alarms or self.progress.alarms
+        if self._stop_sent and alarms:
+            return "aborted", f"{alarms[-1].line}; nobody was there to resume"
+        fallen = self._fallen_other(channel)
+        if fallen is not None and not self._asked_to_stop:
+            return "aborted", f"ended with {fallen.name}"
         return "aborted", "stopped by the operator"
+
+    def _fallen_other(self, channel: ChannelRun) -> ChannelRun | None:
+        """The channel that ended short by itself and took this one with it, if the treatment wants that."""
+        if self.treatment.on_channel_trip != OnTrip.STOP:
+            return None
+        alone = (EndReason.COMPLETE, EndReason.OPERATOR, EndReason.NONE)
+        others = [other for other in self.channels if other is not channel and other.end_reason not in alone]
+        return others[0] if others else None
 
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"

@@ -14,45 +14,62 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from ionto_rt.core.virtual_device import FAULT_KINDS, FAULT_VALUES, VirtualDevice
+from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS, FAULT_VALUES, VirtualDevice
 
-PACINGS = {"real": 1, "lock-step": 4, "both": 5}
+PACINGS = {"real": 1, "host": 2, "lock-step": 4, "both": 5, "all": 7}
+"""Bits of the hello: its own clock; answers to the host alone; a virtual clock; the first and the third; all three."""
 STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
 IDLE_MS = 500
 
 
-def parse_fault(text: str) -> tuple[str, float, float]:
+Fault = tuple[str, float, float] | tuple[str, float, float, int]
+
+
+def parse_fault(text: str) -> Fault:
     """One line of a fault script.
 
     Args:
         text: ``open@60``, ``close@60.5``, ``short@60``, ``area=0.5@60``, ``return-area=0.5@60``, ``unplug@60``,
             ``stall@60+0.02``, ``stuck@60``, ``peel=120@60`` (seconds until the pad is off), ``dry=8@60`` (percent a
             minute), ``loose=5@60`` (openings a minute) or ``leak=100000@60`` (ohm between the leads); times in seconds
-            of armed device time, the length of a stall in seconds.
+            of armed device time, the length of a stall in seconds. ``2:open@60`` is on channel 2; without a number it
+            is on channel 0. ``unplug`` and ``stall`` are the whole device's, and take none.
 
     Returns:
-        (kind, value, time_s); what value is, `ionto_rt.core.virtual_device.FAULT_VALUES` says.
+        (kind, value, time_s), with the channel behind them where the text names one; what value is,
+        `ionto_rt.core.virtual_device.FAULT_VALUES` says.
 
     Raises:
         ValueError: anything else; the message names the text and what is allowed.
     """
-    head, at, when = text.partition("@")
+    before, colon, behind = text.partition(":")
+    head, at, when = (behind if colon else text).partition("@")
     kind, _, given = head.partition("=")
     start, _, length = when.partition("+")
     valued = kind in FAULT_VALUES and kind != "stall"
     value = given if valued else length if kind == "stall" else "0"
     try:
+        if colon and (not before.isdecimal() or kind in DEVICE_FAULTS):
+            raise ValueError
         if not at or kind not in FAULT_KINDS or (given and not valued) or (length and kind != "stall"):
             raise ValueError
-        fault = kind, float(value), float(start)
-        if not all(0.0 <= number < 1e9 for number in fault[1:]):
+        numbers = float(value), float(start)
+        if not all(0.0 <= number < 1e9 for number in numbers):
             raise ValueError
     except ValueError:
         kinds = ", ".join(FAULT_KINDS)
         raise ValueError(
-            f"fault {text!r} is not understood: write {kinds} as in open@60, area=0.5@60, peel=120@60, stall@60+0.02"
+            f"fault {text!r} is not understood: write {kinds} as in open@60, area=0.5@60, peel=120@60, stall@60+0.02; "
+            "of another channel than 0 as in 2:open@60"
         ) from None
-    return fault
+    return (kind, *numbers, int(before)) if colon else (kind, *numbers)
+
+
+def _are_charges(value: object) -> bool:
+    """Whether value is a list of pairs of whole numbers."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair) for pair in value
+    )
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
@@ -71,9 +88,12 @@ def read_state(path: Path) -> dict[str, Any] | None:
         not isinstance(state, dict)
         or state.get("format") != 1
         or any(type(state.get(key)) is not (str if key == "serial" else int) for key in STATE_KEYS)
+        or not _are_charges(state.get("further_channels", []))
     ):
         raise ValueError(f"{path}: not the state of a virtual device: move it away to start with an empty one")
-    return {key: state[key] for key in STATE_KEYS}
+    further = state.get("further_channels", [])
+    kept = {key: state[key] for key in STATE_KEYS}
+    return {**kept, "further_channels": [tuple(pair) for pair in further]} if further else kept
 
 
 def make_device(
@@ -93,7 +113,7 @@ def make_device(
         truth_fd: descriptor of the truth file, or -1.
         serial: serial number, at most 15 characters; by default the state's, or ``VIRTUAL-0001``.
         faults: fault script, see `parse_fault`; put in the order of its times.
-        pacing: real, lock-step or both: what the hello offers.
+        pacing: real, host, lock-step, both (real and lock-step) or all: what the hello offers.
         load: a dummy load instead of skin, as text (`ionto_rt.dummy_load`) or as `VirtualDevice` takes it.
         options: the other arguments of `ionto_rt.core.virtual_device.VirtualDevice`.
 
@@ -110,6 +130,10 @@ def make_device(
     memory = None if path is None else read_state(path)
     if memory is not None and serial not in (None, memory["serial"]):
         raise ValueError(f"{path}: state of device {memory['serial']}, not of {serial}: give each device its own file")
+    channels = options.get("channels", 1)
+    if memory is not None and len(memory.get("further_channels", ())) != channels - 1:
+        count = 1 + len(memory.get("further_channels", ()))
+        raise ValueError(f"{path}: state of a device of channels={count}, not {channels}: give each its own file")
     device = VirtualDevice(
         serial=serial or (memory["serial"] if memory else "VIRTUAL-0001"),
         faults=sorted((parse_fault(text) for text in faults), key=lambda fault: fault[2]),
@@ -120,7 +144,7 @@ def make_device(
         **options,
     )
     if memory is not None:
-        device.recall(**{key: memory[key] for key in STATE_KEYS if key != "serial"})
+        device.recall(**{key: value for key, value in memory.items() if key != "serial"})
     return device
 
 
@@ -137,6 +161,10 @@ class SimPort:
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("pacing", "lock-step")
+        if PACINGS.get(options["pacing"], 0) & PACINGS["host"]:
+            raise ValueError(
+                f"pacing {options['pacing']!r} needs the host's clock, and sim: has a virtual one: use virtual:"
+            )
         self.device = make_device(**options)
         self.capsule: object = self.device.port_capsule()
 
@@ -177,6 +205,7 @@ def serve(
     truth: str | os.PathLike[str] | None = None,
     link: str | os.PathLike[str] | None = None,
     cpu: int | None = None,
+    round_trip: str | os.PathLike[str] | None = None,
     keep: bool = False,
     stream: TextIO | None = None,
     **options: Any,
@@ -191,9 +220,14 @@ def serve(
         truth: CSV file for what truly happened, one row each sample period, flushed each 0.1 s of device time:
             index, device_time_s, current_a (mean through the skin), current_peak_a, charge_c, absolute_charge_c,
             voltage_v (end of the period), applied_code, lease_ticks_left, relay_closed, lapsed, contact_fraction.
-            A disarming adds one row without a sample, with the relay open.
+            A disarming adds one row without a sample, with the relay open. Of several channels one row each for each
+            period, with a column channel in front.
         link: symbolic link to the pseudo-terminal, removed at the end.
         cpu: processor to stay on; None: any.
+        round_trip: JSON file for the time from just before a sample's write(2) to the read(2) that brought the accepted
+            command answering that very sample, on the device's clock and in real time: samples (sent), answered, late
+            and dropped (counts), p50_us, p90_us, p99_us, p999_us, p9999_us, max_us, mean_us, and counts, a list of
+            [largest time of the bucket in ns, count]. Written when a session ends.
         keep: serve the next host after this one, instead of ending.
         stream: where the line goes; standard output by default.
         options: arguments of `make_device`.
@@ -213,6 +247,9 @@ def serve(
     truth_fd = -1
     if truth is not None:
         truth_fd = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    if round_trip is not None:
+        os.close(os.open(round_trip, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644))
+        options["round_trip_path"] = Path(round_trip).absolute()
     link_path = None if link is None else Path(link)
     stop_read, stop_write = os.pipe()
     os.set_blocking(stop_write, False)
@@ -238,7 +275,7 @@ def serve(
                     host_fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
             else:
                 break
-        for name, error in zip(("truth", "state"), device.file_errors, strict=True):
+        for name, error in zip(("truth", "state", "round-trip"), device.file_errors, strict=True):
             if error:
                 raise OSError(error, f"the {name} file is not complete: {os.strerror(error)}")
     finally:

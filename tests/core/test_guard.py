@@ -75,6 +75,23 @@ def calm(made: Rig) -> bool:
     return not any(row["trip"] or row["pause"] or row["action"] for row in made.rows)
 
 
+@pytest.mark.parametrize(("stands", "trip"), [(True, Trip.NONE), (False, Trip.OVER_CURRENT)])
+def test_h01_a_command_that_was_not_renewed_is_judged_by_its_own_setpoint(stands: bool, trip: Trip) -> None:
+    """The host stood still in a ramp down: samples that queued show the current of the last command until it acts."""
+    made = rig(over_ratio=1.0625, over_margin_a=0.0)
+    made.tick(operator_command=OperatorCommand.STOP, operator_sequence=1)
+    last = int(made.rows[-1]["index"])
+    for _ in range(200):
+        applied = {"applied_index": last - 1} if stands else {}
+        made.tick(current_code=LEVEL, redundant_code=LEVEL, **applied)
+    assert 1.0625 * made.rows[-1]["setpoint_a"] < LEVEL * LSB_A
+    assert made.rows[-1]["trip"] == trip
+    if stands:
+        made.tick(current_code=LEVEL, redundant_code=LEVEL)
+        made.tick(current_code=LEVEL, redundant_code=LEVEL)
+        assert made.rows[-1]["trip"] == Trip.OVER_CURRENT, "once it is renewed, the current must follow"
+
+
 @pytest.mark.parametrize(("ratio", "margin_codes", "limit"), [(1.0625, 0, 8704), (1.0, 1024, LEVEL + 1024)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_h01_over_current(ratio: float, margin_codes: int, limit: int, sign: int) -> None:

@@ -323,6 +323,19 @@ def test_step_and_run_give_the_same_bits(made: dict[str, Any], trace: list[tuple
     assert repr(one.state_values) == repr(other.state_values)
 
 
+@given(parameters(), st.lists(st.tuples(hostile, hostile), min_size=1, max_size=80))
+def test_a_slew_limit_that_never_acts_changes_no_bit(
+    made: dict[str, Any], trace: list[tuple[float, float]]
+) -> None:
+    """With one, the terms that a plain PI does not have are worked out all the same."""
+    made |= {"kd": 0.0, "slew_per_tick": 0.0, "delay_ticks": 0, "integration": "backward"}
+    made["anti_windup"] = "conditional"
+    one, other = Regulator(**made), Regulator(**made | {"slew_per_tick": 1e300})
+    setpoints, measured = np.array(trace).T
+    assert one.run(setpoints, measured).tobytes() == other.run(setpoints, measured).tobytes()
+    assert repr((one.state_values, one.terms, one.fault)) == repr((other.state_values, other.terms, other.fault))
+
+
 def test_run_refuses_arrays_of_two_lengths() -> None:
     with pytest.raises(ValueError, match="3 values and measured_a 2"):
         Regulator(tick_s=T).run(np.zeros(3), np.zeros(2))

@@ -120,6 +120,48 @@ def test_payloads_arrive_in_order_however_the_bytes_are_cut(sent: list[bytes], s
     assert (reader.frames, reader.bad_frames) == (len(sent), 0)
 
 
+@given(
+    st.lists(payloads, max_size=4),
+    st.integers(1030, 1050) | st.integers(1, 5000),
+    corruptions(),
+    st.lists(st.integers(0, 1100), max_size=20),
+)
+def test_a_damaged_stream_gives_the_same_frames_and_counts_however_it_is_cut(
+    sent: list[bytes], overlong: int, changes: list[tuple[str, int, bytes]], sizes: list[int]
+) -> None:
+    frames = [encode_frame(payload) for payload in sent]
+    frames.insert(len(frames) // 2, b"\7" * overlong + b"\0")
+    stream = corrupt(b"".join(frames), changes)
+    whole, cut, bytewise = FrameReader(), FrameReader(), FrameReader()
+    found = whole.feed(stream)
+    assert feed_in_pieces(cut, stream, sizes) == found
+    assert feed_in_pieces(bytewise, stream, [1] * len(stream)) == found
+    counts = (whole.frames, whole.bad_frames)
+    assert (cut.frames, cut.bad_frames) == (bytewise.frames, bytewise.bad_frames) == counts
+    assert sum(counts) == len([piece for piece in stream.split(b"\0")[:-1] if piece])
+
+
+def cobs_of(body: bytes) -> bytes:
+    """The frame of a body of any length, a group at a time."""
+    groups = []
+    for piece in body.split(b"\0"):
+        while len(piece) > 254:
+            groups.append(b"\xff" + piece[:254])
+            piece = piece[254:]
+        groups.append(bytes([len(piece) + 1]) + piece)
+    return b"".join(groups) + b"\0"
+
+
+@given(st.integers(MAX_PAYLOAD - 20, MAX_PAYLOAD + 8), st.sampled_from([b"\1", b"\0", b"\1\0", b"\1" * 15 + b"\0"]))
+def test_the_longest_payload_arrives_and_one_byte_more_is_refused(length: int, pattern: bytes) -> None:
+    payload = (pattern * length)[:length]
+    reader = FrameReader()
+    found = reader.feed(cobs_of(payload + zlib.crc32(payload).to_bytes(4, "little")))
+    good = length <= MAX_PAYLOAD
+    assert found == ([payload] if good else [])
+    assert (reader.frames, reader.bad_frames) == (good, not good)
+
+
 @given(st.lists(payloads, min_size=1, max_size=6), corruptions(), payloads, st.lists(st.integers(0, 300), max_size=8))
 def test_corrupted_bytes_never_make_a_payload_and_the_next_delimiter_heals(
     sent: list[bytes], changes: list[tuple[str, int, bytes]], last: bytes, sizes: list[int]

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("run", "Run a treatment, with live view, record and receipt."),
     "check": ("run", "Validate a treatment and print its plan; no current."),
     "devices": ("devices", "List what can be connected to."),
+    "doctor": ("doctor", "Check whether this host is fit for real time, and say what to change."),
     "calibrate": ("calibrate", "Measure a device on a load that is known."),
     "virtual-device": ("devices", "Serve a DAQ with skin attached on a pseudo-terminal."),
     "sessions": ("records", "List the sessions of a folder."),
@@ -28,6 +29,7 @@ COMMANDS = {
     "replay": ("records", "Run a session's inputs again and compare every bit."),
     "recover": ("records", "After a crash: restore the record and settle the dose."),
     "verify": ("records", "Check a session's record against itself."),
+    "latency": ("latency", "Measure wake-up jitter and round trip on this host."),
     "certify": ("certify", "State where the regulation is stable, try it and prove it."),
 }
 """Name: module in this package that holds the command, and the line that lists it."""

@@ -68,12 +68,15 @@ def state_file(out_dir: Path, uri: str) -> Path | None:
 
 
 def device_defaults(treatment: Treatment, uri: str, speed: str, out_dir: Path) -> dict[str, Any]:
-    """What a virtual device should be like where its URI does not say: pads of the treatment, a memory of its own."""
+    """What a virtual device should be like where its URI does not say: channels and the first channel's pads of the
+    treatment, a memory of its own.
+    """
     scheme, _, _ = split_uri(uri)
     if scheme not in ("virtual", "sim"):
         return {}
     pads = treatment.channels[0].electrodes
     defaults: dict[str, Any] = {
+        "channels": len(treatment.channels),
         "active_area_cm2": pads.active.area_m2 * 1e4,
         "return_area_cm2": pads.return_.area_m2 * 1e4,
     }

@@ -40,18 +40,25 @@ VIRTUAL_HELP = {
     "dac-gain-error": "Gain error of the output converter, which nothing calibrates.",
     "clock-error-ppm": "How much longer its sample period is than it says, in parts per million.",
     "serial": "Serial number, at most 15 characters.",
-    "pacing": "What it offers: its own clock, lock-step on a virtual clock, or both.",
+    "channels": "How many, 1 to 32; channel 1 has the skin and the converters' errors of the next seed, and so on.",
+    "pacing": "What it offers: real, its own clock; host, a sample for each command; lock-step, a virtual clock; both, "
+    "the first and the third; all.",
     "truth": "CSV file for the current and charge that truly flowed, one row for each sample.",
     "state": "File in which it remembers its last session.",
     "link": "Symbolic link to the pseudo-terminal, removed at the end.",
     "cpu": "Processor to stay on.",
+    "round-trip": "JSON file for the times from a sample's write to the read of the command that answers it.",
     "fault": "What goes wrong, and when in seconds of armed time: open@60, close@61, short@60, area=0.5@60, "
     "return-area=0.5@60, unplug@60, stall@60+0.02, stuck@60, peel=120@60 (the pad comes off over 120 s), dry=8@60 (its "
     "series resistance grows by 8 % a minute), loose=5@60 (the lead opens 5 times a minute for up to 0.1 s), "
-    "leak=100000@60 (ohm between the leads). May be given several times.",
+    "leak=100000@60 (ohm between the leads). 2:open@60 is on channel 2. May be given several times.",
 }
-_CHOICES = {"skin": SKINS, "front-end": ("current", "voltage"), "pacing": ("real", "lock-step", "both")}
-_FILES = ("truth", "state", "link")
+_CHOICES = {
+    "skin": SKINS,
+    "front-end": ("current", "voltage"),
+    "pacing": ("real", "host", "lock-step", "both", "all"),
+}
+_FILES = ("truth", "state", "link", "round-trip")
 
 
 def _virtual_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,20 +8,51 @@ from typing import Any
 
 import click
 
+from ionto_rt.record import Record, RecordError
+
 _COLORS = {"complete": "green", "aborted": "yellow", "faulted": "red", "recovered": "yellow"}
 _WIDTH = 9
 
 
-def receipt_text(receipt: Mapping[str, Any], width: int | None = None) -> str:
-    """A few lines: how it ended, dose, peaks, time, latency, trips with what to do, record, and what to do next.
+def receipt_text(receipt: Mapping[str, Any], width: int | None = None, host: Mapping[str, Any] | None = None) -> str:
+    """How it ended, dose, peaks, time, latency, trips with what to do, record, and what to do next; of several channels
+    first the whole, then a block of each.
 
-    Sentences are broken at `width` columns, if given; paths and commands never.
+    Sentences are broken at `width` columns, if given; paths and commands never. `host` is what the session's record
+    says of the host; its fitness is shown if it is there.
     """
-    outcome = str(receipt["outcome"])
-    head = _broken(f"{outcome}: {receipt.get('reason', '')}", width, "")
-    head = click.style(outcome, fg=_COLORS.get(outcome), bold=True) + head[len(outcome) :]
-    lines = [_broken(f"{label:<{_WIDTH}}{text}", width, " " * _WIDTH) for label, text in _lines(receipt)]
-    return "\n".join([head, "", *lines])
+    channels = receipt.get("channels") or []
+    blocks = [_block(receipt, _whole_lines(receipt, host, several=len(channels) > 1), width)]
+    if len(channels) > 1:
+        blocks += [
+            _block(part, _channel_lines(part), width, f"{number} {part['name']}")
+            for number, part in enumerate(channels)
+        ]
+    blocks.append("\n".join(_shown(_last_lines(receipt), width)))
+    return ("\n\n" if len(channels) > 1 else "\n").join(blocks)
+
+
+def host_of(receipt: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the record of the session says of its host, for `receipt_text`."""
+    try:
+        host = Record.open(receipt["record"]).session.get("host")
+    except RecordError:
+        return None
+    return host if isinstance(host, Mapping) else None
+
+
+def _block(receipt: Mapping[str, Any], lines: Iterator[tuple[str, str]], width: int | None, name: str = "") -> str:
+    outcome, reason = str(receipt["outcome"]), receipt.get("reason", "")
+    before = f"{name}: " if name else ""
+    head = _broken(f"{before}{outcome}: {reason}" if reason or not name else f"{before}{outcome}", width, "")
+    styled = click.style(outcome, fg=_COLORS.get(outcome), bold=True)
+    head = before + styled + head[len(before) + len(outcome) :] if head.startswith(before + outcome) else head
+    return "\n".join([head, *([] if name else [""]), *_shown(lines, width)])
+
+
+def _shown(lines: Iterator[tuple[str, str]], width: int | None) -> Iterator[str]:
+    for label, text in lines:
+        yield _broken(f"{label:<{_WIDTH}}{text}", width, " " * _WIDTH)
 
 
 def _broken(text: str, width: int | None, indent: str) -> str:
@@ -31,7 +62,42 @@ def _broken(text: str, width: int | None, indent: str) -> str:
     return textwrap.fill(text, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _whole_lines(
+    receipt: Mapping[str, Any], host: Mapping[str, Any] | None, *, several: bool
+) -> Iterator[tuple[str, str]]:
+    yield from _dose_lines(receipt)
+    yield from _peak_line(receipt)
+    if not several:
+        yield from _site_lines(receipt)
+    yield "time", f"{clock_text(receipt.get('duration_s', 0.0))}, {receipt['ticks']} ticks, {_faults(receipt)}"
+    latency = receipt.get("latency_us")
+    if latency:
+        names = (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("p9999", "p99.99"), ("max", "max"))
+        yield "latency", ", ".join(f"{shown} {_time_text(latency[name])}" for name, shown in names if name in latency)
+    yield from _ring_line(receipt)
+    yield from _host_line(host)
+    alarms = list(receipt.get("alarms", []))
+    yield "trips", ", ".join(map(str, receipt["trips"])) or "none"
+    for alarm in dict.fromkeys(alarms):
+        yield "alarm" if alarm == alarms[0] else "", alarm
+
+
+def _channel_lines(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _dose_lines(part)
+    yield from _peak_line(part)
+    yield from _site_lines(part)
+    if part.get("trips"):
+        yield "trips", ", ".join(map(str, part["trips"]))
+
+
+def _last_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "record", receipt["record"]
+    folder = shlex.quote(receipt["record"])
+    yield "next", f"ionto-rt report {folder}"
+    yield "", f"ionto-rt replay {folder}"
+
+
+def _dose_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     delivered, prescribed = receipt["dose_delivered_mamin"], receipt["dose_prescribed_mamin"]
     share = f"  ({100.0 * delivered / prescribed:.1f} %)" if prescribed else ""
     yield "dose", f"{dose_text(delivered)} of {dose_text(prescribed)} mA·min{share}"
@@ -49,7 +115,14 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if mass:
         low, high = (f"{float(f'{value:.2g}'):g}" for value in mass)
         yield "drug", f"{low} to {high} mg expected"
+
+
+def _peak_line(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "peak", f"{receipt['peak_current_ma']:.4g} mA, {receipt['peak_voltage_v']:.3g} V"
+
+
+def _site_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How well the current was held, and what is known of the load: of one channel."""
     if receipt.get("ripple_rms_ratio") is not None:
         mean, ripple = 100.0 * receipt["mean_error_ratio"], 100.0 * receipt["ripple_rms_ratio"]
         yield "held", f"mean current {mean:+.3f} % off its setpoint, ripple {ripple:.2f} % rms, tones included"
@@ -58,29 +131,27 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         more = "" if watched > 0.5 else ": more samples a second see more of it"
         yield "area", f"contact area was watched for {100.0 * watched:.0f} % of the treatment{more}"
     yield from _load_lines(receipt)
-    yield "time", f"{clock_text(receipt.get('duration_s', 0.0))}, {receipt['ticks']} ticks, {_faults(receipt)}"
-    latency = receipt.get("latency_us")
-    if latency:
-        names = (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("max", "max"))
-        yield "latency", ", ".join(f"{shown} {_time_text(latency[name])}" for name, shown in names)
-    yield from _ring_lines(receipt.get("loop") or {})
-    alarms = list(receipt.get("alarms", []))
-    yield "trips", ", ".join(map(str, receipt["trips"])) or "none"
-    for alarm in dict.fromkeys(alarms):
-        yield "alarm" if alarm == alarms[0] else "", alarm
-    yield "record", receipt["record"]
-    folder = shlex.quote(receipt["record"])
-    yield "next", f"ionto-rt report {folder}"
-    yield "", f"ionto-rt replay {folder}"
 
 
-def _ring_lines(loop: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """How far the record was behind, if that was more than half of what the ring to it holds."""
-    high, rows, dropped = (loop.get(f"ring_{name}", 0) for name in ("high_water", "rows", "dropped"))
-    if dropped:
-        yield "ring", f"{dropped} rows found no room and are missing in the record; dose and control are not touched"
-    elif 2 * high > rows:
-        yield "ring", f"the record was behind: {high} of {rows} rows waited for the disk, none was lost"
+def _ring_line(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How far behind the loop the record was, if that was far."""
+    loop = receipt.get("loop") or {}
+    most, rows = loop.get("ring_high_water"), loop.get("ring_rows")
+    if isinstance(most, int) and isinstance(rows, int) and 2 * most > rows > 0:
+        share = 100.0 * most / rows
+        yield "ring", f"{most} of {rows} rows ({share:.0f} %) waited for the record at the worst: a faster disk helps"
+
+
+def _host_line(host: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """The verdict of `doctor`, and what is worst."""
+    fitness = (host or {}).get("fitness")
+    if not isinstance(fitness, Mapping) or not fitness.get("verdict"):
+        return
+    lines = [str(line) for key in ("unfit", "poor") for line in fitness.get(key) or []]
+    accepted = ", accepted by the operator" if fitness.get("accepted") else ""
+    more = f"; {len(lines) - 1} more, see `ionto-rt doctor`" if len(lines) > 1 else ""
+    worst = f": {lines[0]}{more}" if lines else ""
+    yield "host", f"{fitness['verdict']} for real time{accepted}{worst}"
 
 
 def _load_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

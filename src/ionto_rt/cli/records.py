@@ -16,7 +16,7 @@ from ionto_rt.errors import RefusedError
 @click.option("--rebuild", is_flag=True, help="Make the journal anew from the sessions' folders; the old one is kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def sessions_command(folder: str, rebuild: bool, as_json: bool) -> int:
-    """List the sessions in DIR (`sessions` if not given), oldest first."""
+    """List the sessions in DIR (`sessions` if not given), oldest first. Doses are those of all channels together."""
     from ionto_rt.cli.receipt import dose_text
     from ionto_rt.journal import rebuild as rebuild_journal
     from ionto_rt.record import list_sessions
@@ -38,17 +38,19 @@ def sessions_command(folder: str, rebuild: bool, as_json: bool) -> int:
     if not rows:
         click.echo(f"no sessions in {folder}")
         return DONE
-    table = [["session", "outcome", "mA·min", "of", "trips", "subject", "site"]]
+    several = any(row.channels > 1 for row in rows)
+    table = [["session", "outcome", "mA·min", "of", "trips", *(["channels"] if several else []), "subject", "site"]]
     for row in rows:
         doses = [
             dose_text(dose) if dose is not None else ""
             for dose in (row.dose_delivered_mamin, row.dose_prescribed_mamin)
         ]
-        table.append([row.session_id, row.outcome, *doses, str(row.trips or ""), row.subject, row.site])
+        channels = [str(row.channels)] if several else []
+        table.append([row.session_id, row.outcome, *doses, str(row.trips or ""), *channels, row.subject, row.site])
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         cells = [
-            text.rjust(width) if column in (2, 3, 4) else text.ljust(width)
+            text.rjust(width) if 2 <= column < len(table[0]) - 2 else text.ljust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ]
         click.echo("  ".join(cells).rstrip())
@@ -122,6 +124,10 @@ def recover_command(session: str, uri: str | None, as_json: bool) -> int:
     basis = f" ({receipt['dose_basis']})" if receipt.get("dose_basis") else ""
     doses = (dose_text(receipt[name]) for name in ("dose_delivered_mamin", "dose_prescribed_mamin"))
     click.echo(f"dose      {' of '.join(doses)} mA·min{basis}")
+    for number, part in enumerate(receipt.get("channels") or []):
+        of = " of ".join(dose_text(part[name]) for name in ("dose_delivered_mamin", "dose_prescribed_mamin"))
+        known = f" ({part['dose_basis']})" if part.get("dose_basis") else ""
+        click.echo(f"          {number} {part['name']}: {of} mA·min{known}")
     click.echo(f"record    {folder}, {receipt.get('telemetry_rows', 0)} rows")
     for note in [*notes, *(result.notes if result.created else [])]:
         click.echo(f"note: {note}")

@@ -37,7 +37,7 @@ def ask_device(record: Record, uri: str | None) -> tuple[DeviceCount | None, lis
         return None, [f"the device could not be asked: {error}"]
     if not hello.last_token:
         return None, [f"{hello.name} remembers no session"]
-    return DeviceCount(hello.last_token, hello.last_net_codes, hello.last_absolute_codes), []
+    return DeviceCount(hello.last_token, hello.last_channel_charges), []
 
 
 def _again(record: Record, recorded: dict[str, object]) -> str | RefusedError:

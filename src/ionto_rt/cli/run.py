@@ -1,6 +1,7 @@
 """`run` and `check`."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -55,31 +56,49 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="max: as fast as it goes, on the virtual clock of a device that offers one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as one JSON object, and nothing else.")
+@click.option("--cpu", type=int, metavar="N", help="Keep the loop on this processor; `doctor` says which, if any.")
+@click.option(
+    "--accept-unfit",
+    is_flag=True,
+    help="Run on hardware though `doctor` calls this host unfit, with the slower deadlines; goes on record.",
+)
 @limit_options
 def run_command(
-    treatment: str, uri: str, out_dir: str, speed: Literal["real", "max"], as_json: bool, **limits: str | None
+    treatment: str,
+    uri: str,
+    out_dir: str,
+    speed: Literal["real", "max"],
+    as_json: bool,
+    cpu: int | None,
+    accept_unfit: bool,
+    **limits: str | None,
 ) -> int:
     """Run the treatment in the file TREATMENT: self-test, contact check, the steps, and the receipt.
 
     On a terminal there is a live view, and keys act: p pauses, r resumes, + and - trim the current within the limits,
     s ramps down, q switches off. Ctrl-C ramps down, a second one switches off at once; so does SIGTERM the first.
     Otherwise phases and alarms go to stderr, and the receipt to stdout.
+
+    In real time on hardware, a host that `ionto-rt doctor` calls unfit is refused.
     """
     from ionto_rt.catalogue import Catalogue
     from ionto_rt.cli.arguments import device_defaults, operator_limits
-    from ionto_rt.cli.receipt import receipt_text
+    from ionto_rt.cli.receipt import host_of, receipt_text
     from ionto_rt.device import open_device
     from ionto_rt.live import make_view
-    from ionto_rt.safety import resolve_limits
+    from ionto_rt.safety import resolve_channels
     from ionto_rt.session import Session
     from ionto_rt.treatment import Treatment
 
     if not out_dir:
         raise RefusedError("is empty", key="--out", value=out_dir, remedy="give a folder")
+    if cpu is not None and cpu not in os.sched_getaffinity(0):
+        here = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise RefusedError("no such processor", key="--cpu", value=cpu, remedy=f"give one of {here}")
     operator = operator_limits(limits)
     loaded = Treatment.load(treatment)
     catalogue = Catalogue.load()
-    resolve_limits(loaded, catalogue, None, operator)
+    resolve_channels(loaded, catalogue, None, operator)
     place = Path(out_dir)
     defaults = device_defaults(loaded, uri, speed, place)
     stop = _Stop()
@@ -104,7 +123,11 @@ def run_command(
                 operator=operator,
                 watcher=watch,
                 attended=view.attended,
+                accept_unfit=accept_unfit,
+                cpu=cpu,
             )
+            if speed == "real" and session.fitness.verdict == "unfit":
+                complain(f"this host is unfit ({session.fitness.worst_first[0].line}): slower deadlines; see `doctor`")
             stop.session = session
             view.begin(session)
             receipt = session.run()
@@ -121,7 +144,8 @@ def run_command(
             if receipt["outcome"] != "complete":
                 complain(f"{receipt['outcome']}: {receipt['reason']}")
         else:
-            say(receipt_text(receipt, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            say(receipt_text(receipt, width, host_of(receipt)))
     return DONE if receipt["outcome"] == "complete" else SHORT
 
 

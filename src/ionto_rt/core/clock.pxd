@@ -22,6 +22,8 @@ cdef struct Lateness:
     uint64_t last_rise_us
 
 cdef uint64_t clock_now_ns() noexcept nogil
+# The largest time of a bucket.
+cdef uint64_t bucket_end(uint32_t bucket) noexcept nogil
 cdef void histogram_add(Histogram* histogram, uint64_t value_ns) noexcept nogil
 # A time out of a series that should have one each expected_ns: also those that a stall kept from being taken, as
 # HdrHistogram corrects for coordinated omission. expected_ns 0: none.

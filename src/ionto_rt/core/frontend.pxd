@@ -97,6 +97,8 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
 cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil
 # A sentinel electrode is wired from here on; its converter has the scale of the voltage's, and errors of its own.
 cdef void frontend_wire_sentinel(FrontEndState* state) noexcept nogil
+# The stated calibration of another channel's front-end, of the same kind; the converters keep their errors beside it.
+cdef void frontend_share_calibration(FrontEndState* state, const FrontEndState* of) noexcept nogil
 # The sentinel electrode's converter at this instant.
 cdef int32_t frontend_read_sentinel(FrontEndState* state, const SkinState* skin) noexcept nogil
 # Voltage, and sentinel if one is wired, later_s after this instant (below a millisecond), with the output as it is set

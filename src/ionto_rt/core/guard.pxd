@@ -83,6 +83,7 @@ cdef struct GuardState:
     int32_t last_code
     int32_t relay_closed
     int32_t established         # current has reached half of its setpoint since that was last zero
+    double standing_a           # highest setpoint that the command in force may have been worked out for
 
 cdef struct GuardInput:
     int32_t sample_good
@@ -108,6 +109,7 @@ cdef struct GuardInput:
     double probe_a              # bound of the contact check's current while it runs; else 0
     int32_t area_alarm          # AreaAlarm
     double area_ratio
+    uint32_t applied_age_ticks  # sample periods since the sample that the command in force answered
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
 cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,

@@ -1,4 +1,4 @@
-"""The virtual device: firmware, front-end and skin in one struct, one call for each sample period.
+"""The virtual device: firmware, and front-end and skin of each channel; one call for each sample period.
 
 Order of one period k, which runs from boundary k-1 to boundary k:
   1. front-end and skin run the whole period on the command in force;
@@ -8,18 +8,25 @@ Order of one period k, which runs from boundary k-1 to boundary k:
 A command that answers sample k and arrives before boundary k+1 acts at boundary k+1, so that sample k+2 is the first
 that sees all of it: the loop's delay is two samples. One that arrives later acts at the next boundary and is counted
 late. A lease of L ticks covers the L periods after the boundary at which its command acts.
+
+When the host paces, a period is the timer's. One with no command ends at a boundary without a sample; each command is
+followed by the sample and the boundary of the period in which it came, so that the order above stays.
+
+Channels share the device's clock, session, lease, nonces and relay timer, and the stated calibration; each has its own
+skin, output stage, converters, caps and charges. Whatever switches one channel off, of itself, switches off all.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ionto_rt.core.clock cimport Histogram
 from ionto_rt.core.frontend cimport FrontEndPeriod, FrontEndState
 from ionto_rt.core.skin cimport SkinState
 from ionto_rt.core.types cimport Command, Port
 from ionto_rt.core.wire cimport Receiver
 
 cdef enum:
-    TRANSMIT_BYTES = 65536
+    TRANSMIT_BYTES = 65536      # for each channel
     NONCES = 2048               # samples back for which a command is still known
-    FAULTS = 64
+    FAULTS = 256
     TRUTH_BYTES = 1 << 18
     TRUTH_ROW_BYTES = 512
 
@@ -56,11 +63,49 @@ cdef struct ScriptedFault:
     double time_s               # armed device time
     double value
     int32_t kind                # FaultKind
+    uint32_t channel
 
-cdef struct VirtualDeviceState:
+cdef struct VirtualChannel:
     SkinState skin
     FrontEndState front_end
     FrontEndPeriod period
+    # limits in force
+    int32_t current_cap_code
+    int32_t output_code_min
+    int32_t output_code_max
+    int64_t charge_cap_codes
+    double comparator_a
+    # session
+    int64_t net_codes
+    int64_t absolute_codes
+    int32_t applied_code
+    uint16_t status_command     # STATUS_LATE, STATUS_CLAMPED of the command in force
+    Command command             # accepted, not yet in force
+    # true totals, over all sessions
+    double charge_c
+    double absolute_c
+    # last session, as the hello reports it
+    int64_t last_net_codes
+    int64_t last_absolute_codes
+
+# From just before the write(2) of a sample to the read(2) that brought the accepted command answering it; of a session
+# in real time.
+cdef struct RoundTrip:
+    Histogram histogram
+    int64_t written_ns[2048]    # by index; as many as NONCES
+    int64_t read_ns             # the last read(2) that brought bytes
+    uint32_t written            # index of the first sample that no write(2) has been given
+    uint64_t samples            # sent
+    uint64_t dropped_before
+    int32_t due                 # armed since it was last written to its file
+    int32_t error               # errno of the first failed write
+    char* path
+    char* spare_path            # written first, then renamed
+    char text[131072]
+
+cdef struct VirtualDeviceState:
+    VirtualChannel* channel     # as many as `channels`, made with the device
+    uint32_t channels
     Receiver receiver
     # identity and abilities
     char model[16]
@@ -79,50 +124,40 @@ cdef struct VirtualDeviceState:
     uint16_t lease_max_ticks
     uint32_t token
     uint32_t session_ticks_max
-    int32_t current_cap_code
-    int32_t output_code_min
-    int32_t output_code_max
-    int64_t charge_cap_codes
-    double comparator_a
     # session
     uint32_t samples            # since arming; the next sample's index
     uint32_t late
     uint32_t lapsed
     uint32_t refused
     uint64_t bad_frames_before
-    int64_t net_codes
-    int64_t absolute_codes
-    uint16_t status_latched
-    uint16_t status_command     # STATUS_LATE, STATUS_CLAMPED of the command in force
+    uint16_t status_latched     # in the status of every channel
     uint32_t applied_index
-    int32_t applied_code
     uint32_t lease_left
     uint32_t relay_left         # ticks to relay open; 0: not counting
     uint32_t newest_index       # newest index accepted
     int32_t any_accepted
-    int32_t pending
-    Command command             # accepted, not yet in force
+    int32_t pending             # the channels' commands are to come into force
     uint16_t nonces[2048]
     uint64_t noise
-    # device clock and true totals, over all sessions
+    # device clock, over all sessions
     uint64_t ticks
-    double charge_c
-    double absolute_c
+    int32_t timed               # 1: served, so that periods are those of the wall clock
+    int64_t boundary_ns         # wall time of the last boundary (device), of the last sample's (host)
+    uint32_t passed             # host: periods that have passed since the last sample
+    uint32_t uncounted          # host: periods whose charge is not in the count yet
     # last session, as the hello reports it
     uint32_t last_token
     uint32_t last_samples
-    int64_t last_net_codes
-    int64_t last_absolute_codes
     uint8_t last_range
     # fault script
-    ScriptedFault faults[64]
+    ScriptedFault faults[256]
     uint32_t fault_count
     uint32_t fault_next
     uint64_t stall_until
     int32_t unplugged
     int32_t gone                # in process: unplugged, and run down
     # to the host
-    uint8_t transmit[65536]
+    uint8_t* transmit           # TRANSMIT_BYTES for each channel
     size_t transmit_length
     uint64_t dropped            # frames that found the buffer full
     # files
@@ -136,13 +171,14 @@ cdef struct VirtualDeviceState:
     char* state_spare_path      # written first, then renamed
     int32_t state_error
     char* truth
+    RoundTrip* round_trip       # NULL: not measured
     Port port
 
 # Bytes from the host. In lock-step each complete frame, good or bad, is followed by one sample period.
 cdef void virtual_device_receive(VirtualDeviceState* device, const uint8_t* data, size_t length) noexcept nogil
 # Takes bytes that wait for the host; returns how many.
 cdef size_t virtual_device_transmit(VirtualDeviceState* device, uint8_t* out, size_t capacity) noexcept nogil
-# One sample period, if samples are running (armed, expired or tripped).
+# One sample period, if samples are running (armed, expired or tripped). When the host paces: one without a command.
 cdef void virtual_device_advance(VirtualDeviceState* device) noexcept nogil
 # The host is gone: runs the clock through the lease's expiry to the open relay, writes truth and state.
 cdef void virtual_device_run_down(VirtualDeviceState* device) noexcept nogil
