@@ -189,7 +189,9 @@ class Session:
             assert channel.limits.current_range is not None
             known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
             skew_s = known.skew_s if known is not None else 0.0
-            config = controller_config(hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing)
+            config = controller_config(
+                hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing
+            )
             channel.configure(config, known)
         self.loop = Loop(
             [channel.controller for channel in self.channels],
