@@ -488,7 +488,7 @@ def test_a_silent_port_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_that_goes_silent_at_the_limits_leaves_no_session(tmp_path: Path) -> None:
     with pty(hello()) as port:
-        line = refused(tmp_path, EXAMPLE, "--device", f"serial:{port.path}")
+        line = refused(tmp_path, EXAMPLE, "--device", f"serial:{port.path}", "--accept-unfit")
     assert "no answer to the limits" in line
 
 
