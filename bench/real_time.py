@@ -4,8 +4,11 @@ The device measures: from just before it writes a sample to its reading of the c
 `round-trip`), and how many commands came late. So both hosts are judged by the same clock, on the other side.
 """
 
+import gc
+import importlib
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -74,14 +77,19 @@ class Outcome:
 
 @contextmanager
 def busy_threads(count: int) -> Iterator[None]:
-    """Threads of Python that take whatever the interpreter gives them."""
+    """Threads of Python that take whatever the interpreter gives them, and one that keeps its garbage collector busy."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.is_set():
             sum(range(1000))
 
+    def collect() -> None:
+        while not ended.wait(0.01):
+            gc.collect()
+
     threads = [threading.Thread(target=run, name="busy") for _ in range(count)]
+    threads += [threading.Thread(target=collect, name="collector")] if count else []
     for thread in threads:
         thread.start()
     try:
@@ -148,6 +156,8 @@ class Bench:
             stack.enter_context(busy_threads(busy))
             device.arm(Pacing.DEVICE, token)
             thread.start()
+            if busy:
+                import_something_heavy()
             while not ended.wait(0.1):
                 loop.beat()
                 while len(loop.drain(8192)) == 8192:
@@ -178,6 +188,13 @@ class Bench:
             )
             counted = device.disarm(token)
         return self._outcome(seconds, counted, processor_s=json.loads(done.stdout)["processor_s"])
+
+
+def import_something_heavy() -> None:
+    """Imports that take the interpreter for some tenths of a second, anew each time."""
+    for name in [name for name in sys.modules if name.startswith("scipy.signal")]:
+        del sys.modules[name]
+    importlib.import_module("scipy.signal")
 
 
 def prepare_thread_priority() -> int:
