@@ -234,10 +234,13 @@ print("leaving")
 
 CHILD = """
 def fork(session):
+    there, told = os.pipe()
     child = os.fork()
     if child:
+        os.read(there, 1)
         print("parent", session.device.port.fd, child, session.device.process.pid)
         return
+    os.write(told, b"1")
     time.sleep({sleep_s})
     {act}
 
