@@ -1,4 +1,4 @@
-"""Real time over a pseudo-terminal: the loop beside a bare host in C, by the device's own clock; and a whole session."""
+"""Real time over a pseudo-terminal: the loop beside a bare host in C, by the device's clock; and a whole session."""
 
 import threading
 from math import sqrt
