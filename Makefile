@@ -10,7 +10,7 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench survey alarms accuracy prediction coverage sanitize clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction coverage sanitize clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -39,6 +39,9 @@ bench: $(VENV)/.test build ## costs of tick, wire, loop and record beside their 
 survey: $(VENV)/.test build ## the regulator on 200,000 random loops, and beside others: docs/regulator.md (slow)
 	$(BIN)/python bench/survey.py --write docs/regulator.md
 	$(BIN)/python bench/comparison.py --write docs/regulator.md
+
+day: $(VENV)/.test build ## memory of a session of 24 h on the virtual clock (ten minutes)
+	$(BIN)/python bench/day.py
 
 alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py

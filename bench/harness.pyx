@@ -457,7 +457,9 @@ cdef class Recording:
 
 
 cdef class Wire:
-    """Frames of so many channels, made of a recording's samples and commands."""
+    """Frames of so many channels, made of a recording's samples and commands; each channel `shift` ticks ahead of the
+    one before.
+    """
     cdef uint32_t channels
     cdef Py_ssize_t n
     cdef uint8_t* frames
@@ -465,7 +467,7 @@ cdef class Wire:
     cdef size_t* lengths
     cdef Command* commands
 
-    def __cinit__(self, Recording recording, uint32_t channels):
+    def __cinit__(self, Recording recording, uint32_t channels, uint32_t shift=1):
         cdef Sample samples[MAX_CHANNELS]
         cdef uint8_t payload[MAX_PAYLOAD]
         cdef uint8_t frame[MAX_FRAME]
@@ -481,8 +483,8 @@ cdef class Wire:
             raise MemoryError
         for k in range(self.n):
             for channel in range(channels):
-                samples[channel] = recording.ticks[k + channel].sample
-                self.commands[k * channels + channel] = recording.commands[k + channel]
+                samples[channel] = recording.ticks[k + channel * shift].sample
+                self.commands[k * channels + channel] = recording.commands[k + channel * shift]
             self.lengths[k] = wire_encode(payload, wire_put_sample(samples, channels, payload), frame)
             if self.lengths[k] > self.frame_bytes:
                 raise ValueError(f"a sample frame of {self.lengths[k]} bytes")
@@ -545,19 +547,25 @@ cdef class Rows:
 
 cdef struct Script:
     Port port
-    const Frame* frames
+    const Frame* frames         # of one channel; NULL: of several, below
+    const uint8_t* several
+    size_t stride
+    const size_t* lengths
     Py_ssize_t n
     Py_ssize_t at
 
 
 cdef int64_t scripted_read(void* context, uint8_t* data, size_t capacity, int64_t timeout_us) noexcept nogil:
     cdef Script* script = <Script*>context
-    cdef const Frame* frame = &script.frames[script.at]
-    if script.at == script.n:
+    cdef Py_ssize_t at = script.at
+    if at == script.n:
         return 0
     script.at += 1
-    memcpy(data, frame.bytes, frame.length)
-    return <int64_t>frame.length
+    if script.frames == NULL:
+        memcpy(data, script.several + at * script.stride, script.lengths[at])
+        return <int64_t>script.lengths[at]
+    memcpy(data, script.frames[at].bytes, script.frames[at].length)
+    return <int64_t>script.frames[at].length
 
 
 cdef int64_t scripted_write(void* context, const uint8_t* data, size_t length) noexcept nogil:
@@ -565,15 +573,26 @@ cdef int64_t scripted_write(void* context, const uint8_t* data, size_t length) n
 
 
 cdef class ScriptedPort:
-    """A port in this process that gives the recording's sample frames, one a read, and forgets what is written."""
+    """A port in this process that gives the recording's sample frames, one a read, and forgets what is written; with
+    `wire`, its frames of several channels.
+    """
     cdef Script script
     cdef Recording recording
+    cdef Wire wire
 
-    def __cinit__(self, Recording recording):
+    def __cinit__(self, Recording recording, Wire wire=None):
         self.recording = recording
-        self.script.frames = recording.frames
-        self.script.n = recording.n
+        self.wire = wire
         self.script.at = 0
+        if wire is None:
+            self.script.frames = recording.frames
+            self.script.n = recording.n
+        else:
+            self.script.frames = NULL
+            self.script.several = wire.frames
+            self.script.stride = wire.frame_bytes
+            self.script.lengths = wire.lengths
+            self.script.n = wire.n
         self.script.port.version = PORT_VERSION
         self.script.port.size = sizeof(Port)
         self.script.port.context = &self.script

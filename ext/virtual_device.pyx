@@ -893,6 +893,7 @@ cdef void begin_round_trip(VirtualDeviceState* device) noexcept nogil:
     memset(&measure.histogram, 0, sizeof(measure.histogram))
     memset(measure.written_ns, 0, sizeof(measure.written_ns))
     measure.written = 0
+    measure.answered = 0
     measure.samples = 0
     measure.dropped_before = device.dropped
     measure.due = 1
@@ -913,10 +914,22 @@ cdef void note_written(VirtualDeviceState* device) noexcept nogil:
 
 
 cdef void time_round_trip(VirtualDeviceState* device, uint32_t index) noexcept nogil:
-    """A command that answers sample `index` has been accepted."""
+    """A command that answers sample `index` has been accepted, and with it the samples before that had no own answer.
+
+    So what a host that was late did not answer has its time too, as corrected for coordinated omission.
+    """
     cdef RoundTrip* measure = device.round_trip
-    if measured(device) and measure.written_ns[index % NONCES]:
-        histogram_add(&measure.histogram, <uint64_t>(measure.read_ns - measure.written_ns[index % NONCES]))
+    if not measured(device):
+        return
+    # Where the host paces, indexes jump over samples that were never sent.
+    if device.pacing != PACING_DEVICE or index + 1 - measure.answered > NONCES:
+        measure.answered = index
+    while measure.answered != index + 1:
+        if measure.written_ns[measure.answered % NONCES]:
+            histogram_add(
+                &measure.histogram, <uint64_t>(measure.read_ns - measure.written_ns[measure.answered % NONCES])
+            )
+        measure.answered += 1
 
 
 cdef size_t least_bytes(const VirtualDeviceState* device, uint8_t type_) noexcept nogil:

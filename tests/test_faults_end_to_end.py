@@ -488,8 +488,10 @@ def test_a_silent_port_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_that_goes_silent_at_the_limits_leaves_no_session(tmp_path: Path) -> None:
     with pty(hello()) as port:
-        line = refused(tmp_path, EXAMPLE, "--device", f"serial:{port.path}")
-    assert "no answer to the limits" in line
+        done = ionto("run", EXAMPLE, "--device", f"serial:{port.path}", "--accept-unfit", cwd=tmp_path)
+    # An unfit host has a line of its own before it.
+    assert done.code == 2 and "no answer to the limits" in done.err.splitlines()[-1]
+    assert not (tmp_path / "sessions").exists()
 
 
 def test_an_interrupt_before_the_device_is_armed_is_no_session(tmp_path: Path) -> None:

@@ -92,14 +92,16 @@ def in_process(folder: Path, watcher: Any, *, hold: str = "30 s", speed: Any = "
         return session.run()
 
 
-HEAVY = "import decimal, email.mime.text, http.server, matplotlib.pyplot, sqlite3, unittest.mock, xml.dom.minidom\n"
+HEAVY = "import decimal, email.mime.text, http.server, matplotlib.pyplot, sqlite3, unittest.mock, xml.dom.minidom"
+OTHERS = {"STALE_DATA", "DEADLINES", "HOST_SUSPENDED", "LEASE_LAPSED"}
+"""What other load on a shared host does to the loop's thread, which needs no Python."""
 
 
-def test_busy_threads_forced_collections_and_a_heavy_import_trip_nothing(tmp_path: Path) -> None:
-    with host(
-        tmp_path,
-        f"""
-import gc
+def test_busy_threads_forced_collections_a_heavy_import_and_a_second_without_python_trip_nothing(
+    tmp_path: Path,
+) -> None:
+    text = f"""
+import ctypes, gc
 over = threading.Event()
 
 def busy():
@@ -111,22 +113,36 @@ def collect():
     while not over.is_set():
         gc.collect()
 
-def load(session):
-    {HEAVY.strip()}
+def load():
+    {HEAVY}
 
-threads = [threading.Thread(target=busy) for _ in range(4)] + [threading.Thread(target=collect)]
-for thread in threads:
-    thread.start()
-receipt = begin(at(2.0, load))
+def hold():
+    "All of Python stands still, as in an extension that does not let go of the interpreter."
+    ctypes.PyDLL(None).usleep(1_000_000)
+
+def disturb(session):
+    for act in (busy, busy, busy, busy, collect, load, hold):
+        threading.Thread(target=act, daemon=True).start()
+
+receipt = begin(at(1.0, disturb))
 over.set()
-complete = receipt["telemetry_rows"] == receipt["ticks"]
-print(receipt["outcome"], receipt["trips"], receipt["loop"]["ring_dropped"], complete)
-""",
-        hold="5 s",
-    ) as process:
-        out, err = process.communicate(timeout=60)
-    assert out == "complete [] 0 True\n", (out, err)
-    receipt_of(tmp_path)
+assert "matplotlib" in sys.modules
+print(receipt["outcome"], receipt["loop"]["ring_dropped"], receipt["telemetry_rows"] == receipt["ticks"])
+"""
+    for attempt in range(4):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with host(folder, text, hold="5 s") as process:
+            out, err = process.communicate(timeout=60)
+        receipt = receipt_of(folder)
+        assert set(receipt["trips"]) <= OTHERS
+        assert out.endswith(" 0 True\n"), (out, err)
+        (session,) = sessions(folder / "sessions")
+        paused = any(event.kind == "guard-pause" for event in Record.open(session).events().events)
+        if not paused and not receipt["trips"]:
+            assert receipt["outcome"] == "complete"
+            return
+    pytest.skip("other load on this host kept samples from the loop at each attempt")
 
 
 @pytest.mark.parametrize("speed", ["real", "max"])
@@ -218,10 +234,13 @@ print("leaving")
 
 CHILD = """
 def fork(session):
+    there, told = os.pipe()
     child = os.fork()
     if child:
+        os.read(there, 1)
         print("parent", session.device.port.fd, child, session.device.process.pid)
         return
+    os.write(told, b"1")
     time.sleep({sleep_s})
     {act}
 

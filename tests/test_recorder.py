@@ -189,8 +189,9 @@ def test_a_full_disk_is_told_at_once_and_ends_the_session_after_thirty_seconds(t
     session, receipt = run(tmp_path, "sim:", 60.0, {5.0: fill, 36.0: free}, disk, speed="max")
     assert receipt["outcome"] == "faulted" and "[H38]" in receipt["reason"]
     assert alarms(session) == ["record-behind", "ring-overflow", "record-stopped"]
-    behind = events(session, "alarm")[0]
+    behind, overflow, _ = events(session, "alarm")
     assert behind.tick is not None and 5_000 <= behind.tick <= 5_300
+    assert overflow.tick is not None and 12_900 <= overflow.tick <= 13_300, "the ring holds eight seconds"
     assert 35_000 <= receipt["ticks"] <= 37_500, "thirty seconds, then a ramp of 1 mA at 1 mA/s"
     assert receipt["loop"]["ring_dropped"] > 0
     assert receipt["telemetry_rows"] + receipt["loop"]["ring_dropped"] == receipt["ticks"]

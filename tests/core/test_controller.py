@@ -376,6 +376,11 @@ def test_any_fixed_load_is_bounded_and_settles(
     rows, config, _ = run_on_device(steps, acts[act], load=(rs, rp, c), front_end=front_end)
     assert not rows["trip"].any()
     assert not rows["limited"].any()
+    if rows["end_reason"][-1] == EndReason.CONTACT_OUTSIDE:
+        # Beyond what is certified stable behind this ballast (docs/control.md): refused, and nothing has flowed yet.
+        assert front_end == "voltage" and rp > 19.0 * (rs + config["calibration"]["ballast_ohm"])
+        assert np.abs(rows["current_a"]).max() <= 2.0 * config["probe"]["current_a"]
+        return
     assert rows["end_reason"][-1] == (EndReason.OPERATOR if act == "stop" else EndReason.COMPLETE)
     current, noise = np.abs(rows["current_a"]), 4.0 * config["calibration"]["current_lsb_a"]
     tone = config["impedance"]["tone_a"]

@@ -95,6 +95,7 @@ cdef struct RoundTrip:
     int64_t written_ns[2048]    # by index; as many as NONCES
     int64_t read_ns             # the last read(2) that brought bytes
     uint32_t written            # index of the first sample that no write(2) has been given
+    uint32_t answered           # index of the first sample that no command has answered, nor one newer than it
     uint64_t samples            # sent
     uint64_t dropped_before
     int32_t due                 # armed since it was last written to its file
