@@ -1,7 +1,5 @@
 """Sessions of several channels: what one channel's end means for the others, and what is on record of each."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli_support import HEAD, Truth, environment, ionto, started, wait_until
+from cli_support import HEAD, Truth
 from ionto_rt.codes import LOOP_SEQUENCE, EndReason, OperatorCommand, Phase, StopFlag
 from ionto_rt.device import open_device
 from ionto_rt.journal import Journal
@@ -20,7 +18,6 @@ from ionto_rt.replay import replay
 from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
 from ionto_rt.verify import verify
-from support import same_bits
 from treatments import together
 
 POLICIES = ["stop", "pause", "continue"]
@@ -48,9 +45,7 @@ class Ran:
         attended: bool = False,
     ) -> None:
         with open_device(uri) as device:
-            self.session = Session(
-                treatment, device, out_dir=folder, speed="max", watcher=watch, attended=attended
-            )
+            self.session = Session(treatment, device, out_dir=folder, speed="max", watcher=watch, attended=attended)
             self.receipt = self.session.run()
         assert self.session.record_path is not None
         self.path = self.session.record_path
@@ -67,8 +62,21 @@ class Ran:
     def rows(self, channel: int) -> Any:
         rows = Record.open(self.path).telemetry()
         own = rows["channel"] == channel
-        return {name: rows[name][own] for name in ("index", "phase", "stop", "trip", "end_reason", "operator_command",
-                                                   "operator_sequence", "delivered_c", "level_a", "output_code")}
+        return {
+            name: rows[name][own]
+            for name in (
+                "index",
+                "phase",
+                "stop",
+                "trip",
+                "end_reason",
+                "operator_command",
+                "operator_sequence",
+                "delivered_c",
+                "level_a",
+                "output_code",
+            )
+        }
 
     def check(self) -> None:
         """What holds of every record of several channels."""
@@ -299,8 +307,10 @@ def test_what_one_channel_does_is_in_no_bit_of_the_others_rows(
 
     def records(name: str, *singles: str, fault: str = "") -> Any:
         more = f"&fault={fault}" if fault else ""
-        treatment = of(*singles, on_channel_trip="continue") if len(singles) > 1 else Treatment.parse(
-            singles[0].encode(), "one.toml"
+        treatment = (
+            of(*singles, on_channel_trip="continue")
+            if len(singles) > 1
+            else Treatment.parse(singles[0].encode(), "one.toml")
         )
         with open_device(f"sim:?channels={len(singles)}&{options}{more}") as device:
             session = Session(treatment, device, out_dir=folder / name, speed="max")
