@@ -97,13 +97,12 @@ cdef void take_requests(LoopState* loop, OperatorRequest* request) noexcept nogi
 
 
 cdef void ask_others(LoopState* loop, uint32_t faulted) noexcept nogil:
-    """One channel has ended short by itself: what the treatment wants of the others."""
+    """One channel has ended short by itself: what the treatment wants of those that go on."""
     cdef uint32_t channel
-    loop.faulted[faulted] = 1
     if loop.on_trip == ON_TRIP_CONTINUE:
         return
     for channel in range(loop.channels):
-        if channel == faulted or loop.faulted[channel]:
+        if channel == faulted or loop.faulted[channel] or loop.over[channel]:
             continue
         if loop.on_trip == ON_TRIP_PAUSE:
             loop.others_pause[channel] = 1
@@ -165,6 +164,9 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
         if not loop.faulted[channel] and (row.trip != TRIP_NONE or (
                 row.end_reason != END_NONE and row.end_reason != END_COMPLETE and row.end_reason != END_OPERATOR)):
             fallen[channel] = 1
+            loop.faulted[channel] = 1
+        if row.end_reason != END_NONE:
+            loop.over[channel] = 1
         if channel == 0:
             loop.lost += row.lost_ticks
         if row.events:

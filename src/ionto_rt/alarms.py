@@ -271,7 +271,7 @@ _ENDS = {
         Priority.INFORMATION,
         False,
         Action.RAMP_DOWN,
-        "Ended by the operator",
+        "Ended before the dose was complete",
         "the dose on record is what was given",
     ),
     EndReason.SELF_TEST: Alarm(

@@ -32,6 +32,8 @@ CONTACT_REASONS = (
     EndReason.CONTACT_OUTSIDE,
     EndReason.CONTACT_UNCLEAR,
 )
+BIDDEN = (EndReason.COMPLETE.name, EndReason.OPERATOR.name)
+"""Ends that are no channel's own doing."""
 PAUSES_TO_RESUME = (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)
 """Pauses of the guard that wait for a person."""
 
@@ -126,6 +128,8 @@ class ChannelRun:
     totals    filled by the recorder's thread
     progress  what the screen shows of it
     cause     the alarm that ended it
+    fell      tick at which it tripped or ended short by itself; None: it did not
+    left      the alarm of a pause that it was ended for, because nobody was there to resume
     load      what the contact check identified
     last      the newest row known, of the record's or the loop's
     """
@@ -147,6 +151,9 @@ class ChannelRun:
         self.trips: list[str] = []
         self.load: dict[str, Any] = {}
         self.cause: Alarm | None = None
+        self.fell: int | None = None
+        self.left: Alarm | None = None
+        self.asked_to_end = False
         self.last: np.void | None = None
         self.known: CalibrationInForce | None = None
         self.controller: Controller
@@ -206,6 +213,8 @@ class ChannelRun:
                 self.load = happening.fields
             if happening.kind in ("trip", "end"):
                 self.cause = self.cause or happening.alarm
+                if self.fell is None and (happening.kind == "trip" or happening.fields["reason"] not in BIDDEN):
+                    self.fell = happening.tick
             if happening.alarm is not None:
                 self.progress.show(happening.alarm)
             self.progress.messages.append(happening.kind)
@@ -252,13 +261,16 @@ class ChannelRun:
         return max(0.0, self.plan.nominal_duration_s - elapsed_s)
 
     def pause_is_left(self) -> bool:
-        """True when it has been paused for longer than anybody means to (H46)."""
+        """True when it has been paused for longer than anybody means to, and again after as long (H46)."""
         shown = self.progress
         if not shown.paused:
             self._paused_at_s = None
             return False
         self._paused_at_s = shown.elapsed_s if self._paused_at_s is None else self._paused_at_s
-        return shown.elapsed_s - self._paused_at_s > PAUSE_LEFT_S
+        if shown.elapsed_s - self._paused_at_s <= PAUSE_LEFT_S:
+            return False
+        self._paused_at_s = shown.elapsed_s
+        return True
 
     def delivered(self, counters: DeviceCounters | None) -> "Delivered":
         """What it has delivered in the end, never below the device's count."""

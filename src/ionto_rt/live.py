@@ -92,7 +92,7 @@ class LineView:
     def __init__(self, stream: TextIO) -> None:
         self.stream: TextIO | None = stream
         self.phases: dict[int, Phase] = {}
-        self.alarms: dict[int, int] = {}
+        self.alarms: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +116,11 @@ class LineView:
                 self.phases[channel.number] = shown.phase
                 delivered = dose(shown.delivered_c, shown.prescribed_c)
                 self._say(f"{clock(shown.elapsed_s)} {of}{PHASES[shown.phase]}, {delivered} mA·min")
-            for alarm in new_alarms(shown, self.alarms.get(channel.number, 0)):
+        for name, shown in session.alarmed:
+            of = f"{name}: " if name else ""
+            for alarm in new_alarms(shown, self.alarms.get(name, 0)):
                 self._say(f"{clock(shown.elapsed_s)} {of}{alarm.priority.name}: {alarm.line}")
-            self.alarms[channel.number] = shown.alarms_raised
+            self.alarms[name] = shown.alarms_raised
 
     def _say(self, text: str) -> None:
         if self.stream is None:
@@ -268,7 +270,7 @@ class LiveView:
         self.attended = keyboard is not None
         self.dial = Dial()
         self._alarms: deque[tuple[float, Alarm]] = deque(maxlen=SHOWN_ALARMS)
-        self._seen: dict[int, int] = {}
+        self._seen: dict[str, int] = {}
         self._frames: list[Frame] = []
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
@@ -298,12 +300,11 @@ class LiveView:
         if self.keyboard is not None:
             for key in self.keyboard.read():
                 self.dial.press(key, session)
-        for channel in session.channels:
-            shown = channel.progress
-            for alarm in new_alarms(shown, self._seen.get(channel.number, 0)):
-                titled = replace(alarm, title=f"{channel.name}: {alarm.title}") if channel.name else alarm
+        for name, shown in session.alarmed:
+            for alarm in new_alarms(shown, self._seen.get(name, 0)):
+                titled = replace(alarm, title=f"{name}: {alarm.title}") if name else alarm
                 self._alarms.append((shown.elapsed_s, titled))
-            self._seen[channel.number] = shown.alarms_raised
+            self._seen[name] = shown.alarms_raised
         self._copy(session)
 
     def _copy(self, session: "Session") -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ionto_rt.alarms import SoftAlarm, alarm_for_soft
+from ionto_rt.alarms import Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
@@ -124,9 +124,10 @@ class Session:
         if not (self.virtual_clock or accept_unfit):
             refuse_unfit(self.fitness, device)
         self.trips: list[str] = []
+        self.whole = self.progress if len(self.channels) == 1 else Progress()
+        """Has the alarms that are no single channel's; of one channel, all of them."""
         self.record_path: Path | None = None
         self._soft: set[SoftAlarm] = set()
-        self._stop_sent = False
         self._unrecorded = False
         self._leaving = False
         self._interrupts = 0
@@ -149,7 +150,7 @@ class Session:
 
     @property
     def progress(self) -> Progress:
-        """Of the first channel, and the alarms of the session."""
+        """Of the first channel."""
         return self.channels[0].progress
 
     def pause(self, channel: int = ALL_CHANNELS) -> None:
@@ -166,6 +167,7 @@ class Session:
 
     def end(self, channel: int) -> None:
         """Ramp one channel down and end it; the others go on."""
+        self.channels[channel].asked_to_end = True
         self.loop.operator(OperatorCommand.STOP, 0.0, channel)
 
     def stop(self) -> None:
@@ -370,6 +372,7 @@ class Session:
         """The first failure ramps down, and the session goes on to its end. A second Ctrl-C switches off at once."""
         if isinstance(error, KeyboardInterrupt):
             self._interrupts += 1
+            self._asked_to_stop = True
             self.loop.stop(StopFlag.RAMP_DOWN if self._interrupts == 1 else StopFlag.NOW)
             return
         self.loop.stop(StopFlag.RAMP_DOWN)
@@ -413,25 +416,36 @@ class Session:
         for channel in self.channels:
             channel.look(rows.get(channel.number))
             channel.progress.late, channel.progress.lost = counters["late"], counters["lost"]
+        self.whole.elapsed_s = self.progress.elapsed_s
+
+    def _of(self, channel: ChannelRun) -> dict[str, Any]:
+        """What an event says of the channel that it belongs to."""
+        return {"channel": channel.number} if len(self.channels) > 1 else {}
 
     def _note(self, channel: ChannelRun, happening: Happening) -> None:
-        of_channel = {"channel": channel.number} if len(self.channels) > 1 else {}
+        of_channel = self._of(channel)
         self._recorder.post(happening.kind, happening.tick, safety=happening.safety, **happening.fields, **of_channel)
         if happening.kind == "trip":
             self.trips.append(happening.fields["name"])
-        if channel.waits_for_a_person(happening) and not self.attended and not self._stop_sent:
-            self._stop_sent = True
-            self._recorder.post("unattended", happening.tick, safety=True, advice="nobody is there to resume: ending")
-            self.stop()
+        if channel.waits_for_a_person(happening) and not self.attended and channel.left is None:
+            channel.left = happening.alarm
+            advice = "nobody is there to resume: ending"
+            self._recorder.post("unattended", happening.tick, safety=True, advice=advice, **of_channel)
+            if self.treatment.on_channel_trip == OnTrip.CONTINUE:
+                self.loop.operator(OperatorCommand.STOP, 0.0, channel.number)
+            else:
+                self.loop.stop(StopFlag.RAMP_DOWN)
 
     def _raise_soft(self, soft: SoftAlarm, *, safety: bool = False, **fields: Any) -> None:
-        if soft in self._soft:
-            return
-        self._soft.add(soft)
-        alarm = alarm_for_soft(soft)
+        """An alarm of the whole session, raised once."""
+        if soft not in self._soft:
+            self._soft.add(soft)
+            self._alarm(alarm_for_soft(soft), self.channels[0].tick, self.whole, safety=safety, **fields)
+
+    def _alarm(self, alarm: Alarm, tick: int | None, shown: Progress, *, safety: bool = False, **fields: Any) -> None:
         self._recorder.post(
             "alarm",
-            self.channels[0].tick,
+            tick,
             safety=safety,
             alarm=alarm.key,
             priority=alarm.priority.name,
@@ -439,7 +453,13 @@ class Session:
             advice=alarm.advice,
             **fields,
         )
-        self.progress.show(alarm)
+        shown.show(alarm)
+
+    @property
+    def alarmed(self) -> list[tuple[str, Progress]]:
+        """What has alarms: each channel with its name, and, of several, the session as a whole under an empty one."""
+        channels = [(channel.name, channel.progress) for channel in self.channels]
+        return channels if len(channels) == 1 else [*channels, ("", self.whole)]
 
     def _watch_conditions(self) -> None:
         counters = self.loop.counters
@@ -448,8 +468,10 @@ class Session:
         late = counters["late"] > max(10, LATE_ALARM_SHARE * counters["ticks"])
         if late and not all(channel.ended for channel in self.channels):
             self._raise_soft(SoftAlarm.LATE_COMMANDS, late=counters["late"])
-        if any([channel.pause_is_left() for channel in self.channels]):
-            self._raise_soft(SoftAlarm.PAUSE_LEFT)
+        for channel in self.channels:
+            if channel.pause_is_left():
+                alarm = alarm_for_soft(SoftAlarm.PAUSE_LEFT)
+                self._alarm(alarm, channel.tick, channel.progress, **self._of(channel))
 
     def _watch_record(self) -> None:
         recorder = self._recorder
@@ -500,7 +522,11 @@ class Session:
             "latency_us": None if self.virtual_clock else self.loop.latency_us,
             "worst_answer_ns": None if self.virtual_clock else self.loop.worst,
             "trips": self.trips,
-            "alarms": [alarm.line for channel in self.channels for alarm in channel.progress.alarms],
+            "alarms": [
+                f"{name}: {alarm.line}" if name else alarm.line
+                for name, progress in self.alarmed
+                for alarm in progress.alarms
+            ],
             "loop": found,
             "device": vars(counters) if counters is not None else None,
         }
@@ -523,11 +549,11 @@ class Session:
         """Of several channels: charges add up, of peaks the highest counts, and the worst end is the session's."""
         if len(parts) == 1:
             return parts[0]
-        worst = max(range(len(parts)), key=lambda number: OUTCOMES.index(parts[number]["outcome"]))
+        worst = max(range(len(parts)), key=lambda number: self._badness(parts[number], self.channels[number]))
         reason = parts[worst]["reason"]
         if parts[worst]["outcome"] == "complete":
             reason = "the prescribed doses were delivered"
-        elif reason not in self._common_reasons():
+        elif any(part["reason"] != reason for part in parts):
             reason = f"{self.channels[worst].name}: {reason}"
         sums = [key for key in parts[0] if key.startswith(("dose_", "delivered_"))]
         whole: dict[str, Any] = {"outcome": parts[worst]["outcome"], "reason": reason}
@@ -536,10 +562,11 @@ class Session:
             whole[key] = None if None in values else sum(values)
         return whole | {key: max(part[key] for part in parts) for key in ("peak_current_ma", "peak_voltage_v")}
 
-    def _common_reasons(self) -> set[str]:
-        """Ends that are no single channel's."""
-        found = self._common_end()
-        return {found[1]} if found is not None else set()
+    @staticmethod
+    def _badness(part: dict[str, Any], channel: ChannelRun) -> tuple[int, bool, int, bool]:
+        """The worst outcome first, and of alike ones the channel that fell first and took others with it."""
+        fell = channel.fell
+        return OUTCOMES.index(part["outcome"]), fell is not None, -(fell or 0), channel.left is not None
 
     def _common_end(self) -> tuple[Outcome, str] | None:
         """How the session ended, where host or device ended it."""
@@ -570,21 +597,22 @@ class Session:
             return "aborted", f"the program was ended ({type(self._raised).__name__}: {self._raised}); ramped down"
         if self._leaving:
             return "aborted", "the program ended while the session ran; ramped down"
-        alarms = channel.progress.alarms or self.progress.alarms
-        if self._stop_sent and alarms:
-            return "aborted", f"{alarms[-1].line}; nobody was there to resume"
-        fallen = self._fallen_other(channel)
-        if fallen is not None and not self._asked_to_stop:
+        if channel.left is not None:
+            return "aborted", f"{channel.left.line}; nobody was there to resume"
+        fallen = None if self._asked_to_stop or channel.asked_to_end else self._fallen_other(channel)
+        if fallen is not None:
             return "aborted", f"ended with {fallen.name}"
         return "aborted", "stopped by the operator"
 
     def _fallen_other(self, channel: ChannelRun) -> ChannelRun | None:
-        """The channel that ended short by itself and took this one with it, if the treatment wants that."""
-        if self.treatment.on_channel_trip != OnTrip.STOP:
+        """The channel that ended short, or was left paused, and took this one with it, if the treatment wants that."""
+        if self.treatment.on_channel_trip == OnTrip.CONTINUE:
             return None
-        alone = (EndReason.COMPLETE, EndReason.OPERATOR, EndReason.NONE)
-        others = [other for other in self.channels if other is not channel and other.end_reason not in alone]
-        return others[0] if others else None
+        others = [other for other in self.channels if other is not channel]
+        fallen = [other for other in others if other.fell is not None]
+        if fallen:
+            return min(fallen, key=lambda other: other.fell or 0)
+        return next((other for other in others if other.left is not None), None)
 
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"

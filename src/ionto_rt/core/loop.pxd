@@ -98,6 +98,7 @@ cdef struct LoopState:
     int32_t abandoned           # 1: this is a forked child's copy
     uint32_t loop_sequence      # commands that the loop itself has given
     uint8_t faulted[32]         # channels that have ended short by themselves
+    uint8_t over[32]            # channels that have ended: nothing is asked of them any more
     uint8_t others_stop[32]     # what other channels' faults ask of this one
     uint8_t others_pause[32]
     int64_t batch_age_ns[256]   # of each sample of the batch, less the time at which it was ticked

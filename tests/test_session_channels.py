@@ -1,0 +1,324 @@
+"""Sessions of several channels: what one channel's end means for the others, and what is on record of each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli_support import HEAD, Truth
+from ionto_rt.codes import LOOP_SEQUENCE, EndReason, OperatorCommand, Phase, StopFlag
+from ionto_rt.device import open_device
+from ionto_rt.journal import Journal
+from ionto_rt.record import Record
+from ionto_rt.replay import replay
+from ionto_rt.session import Session
+from ionto_rt.treatment import Treatment
+from ionto_rt.verify import verify
+from treatments import together
+
+POLICIES = ["stop", "pause", "continue"]
+MAMIN_C = 0.06
+
+
+def one(dose: str = "0.05 mA*min", current: str = "1 mA", ramp: str = "1.25 s") -> str:
+    return f'{HEAD}[[steps]]\ncurrent = "{current}"\ndose = "{dose}"\nramp = "{ramp}"\n'
+
+
+def of(*singles: str, on_channel_trip: str = "") -> Treatment:
+    return Treatment.parse(together(singles, on_channel_trip).encode(), "several.toml")
+
+
+class Ran:
+    """A session that has ended, on `sim:`, and all that it left behind."""
+
+    def __init__(
+        self,
+        folder: Path,
+        treatment: Treatment,
+        *,
+        uri: str = "sim:?channels=2",
+        watch: Callable[[Session], object] | None = None,
+        attended: bool = False,
+    ) -> None:
+        with open_device(uri) as device:
+            self.session = Session(treatment, device, out_dir=folder, speed="max", watcher=watch, attended=attended)
+            self.receipt = self.session.run()
+        assert self.session.record_path is not None
+        self.path = self.session.record_path
+        self.parts: list[dict[str, Any]] = self.receipt["channels"]
+        self.check()
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [part["outcome"] for part in self.parts]
+
+    def events(self, kind: str) -> list[Any]:
+        return [event for event in Record.open(self.path).events().events if event.kind == kind]
+
+    def rows(self, channel: int) -> Any:
+        rows = Record.open(self.path).telemetry()
+        own = rows["channel"] == channel
+        return {
+            name: rows[name][own]
+            for name in (
+                "index",
+                "phase",
+                "stop",
+                "trip",
+                "end_reason",
+                "operator_command",
+                "operator_sequence",
+                "delivered_c",
+                "level_a",
+                "output_code",
+            )
+        }
+
+    def check(self) -> None:
+        """What holds of every record of several channels."""
+        assert verify(self.path).ok, verify(self.path).problems
+        assert replay(self.path).identical, replay(self.path).text
+        for key in ("dose_delivered_mamin", "dose_ledger_mamin", "delivered_net_c", "delivered_abs_c"):
+            assert self.receipt[key] == pytest.approx(sum(part[key] for part in self.parts))
+        assert self.receipt["peak_current_ma"] == max(part["peak_current_ma"] for part in self.parts)
+        with Journal(self.path.parent) as journal:
+            rows = journal.get(self.path.name)
+        assert [row.channel for row in rows] == list(range(len(self.parts)))
+        for row, part in zip(rows, self.parts, strict=True):
+            assert (row.outcome, row.delivered_net_c) == (part["outcome"], part["delivered_net_c"])
+            assert row.delivered_abs_c == part["delivered_abs_c"]
+        for event in Record.open(self.path).events().events:
+            of_one = {"phase", "end", "trip", "held-for-others", "step", "load-identified", "device-status", "operator"}
+            assert event.kind not in of_one or event.fields["channel"] in range(len(self.parts)), event
+
+
+def resuming(session: Session) -> None:
+    """Somebody who resumes whatever waits."""
+    for channel in session.channels:
+        if channel.progress.paused:
+            session.resume(channel.number)
+
+
+FAULTS = {"open": ("faulted", "Lead or pad open"), "short": ("faulted", "Electrodes shorted"),
+          "check": ("aborted", "Contact check: no contact")}  # fmt: skip
+
+
+def faulty(kind: str, channels: int = 2) -> str:
+    return f"sim:?channels={channels}&fault=1:" + {"open": "open@3", "short": "short@3", "check": "open@0"}[kind]
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_stop_ramps_the_others_down_and_says_with_whom(tmp_path: Path, kind: str, channels: int) -> None:
+    ran = Ran(tmp_path, of(*[one()] * channels, on_channel_trip="stop"), uri=faulty(kind, channels), attended=True)
+    outcome, said = FAULTS[kind]
+    assert ran.receipt["outcome"] == outcome
+    assert ran.receipt["reason"].startswith(f"1: {said}"), "the channel that determined it"
+    for part in (ran.parts[0], *ran.parts[2:]):
+        assert (part["outcome"], part["reason"], part["trips"]) == ("aborted", "ended with 1", [])
+    rows, fallen = ran.rows(0), ran.rows(1)
+    fell = int(fallen["index"][np.flatnonzero(fallen["end_reason"])[0]])
+    assert (rows["stop"][rows["index"] > fell] == StopFlag.RAMP_DOWN).all()
+    assert rows["end_reason"][-1] == EndReason.OPERATOR
+    assert (np.diff(np.abs(rows["level_a"][rows["index"] > fell])) <= 0.0).all(), "a ramp, not a step"
+    assert not any("operator" in alarm for alarm in ran.receipt["alarms"])
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_pause_holds_the_dose_of_the_others_until_somebody_resumes(tmp_path: Path, kind: str) -> None:
+    ran = Ran(tmp_path, of(one(), one(), on_channel_trip="pause"), uri=faulty(kind), watch=resuming, attended=True)
+    outcome, said = FAULTS[kind]
+    assert ran.outcomes == ["complete", outcome]
+    assert ran.receipt["reason"].startswith(f"1: {said}")
+    assert ran.parts[0]["dose_ledger_mamin"] == pytest.approx(0.05, abs=1e-3 * 1e-3 / MAMIN_C)
+    (held,) = ran.events("held-for-others")
+    assert held.fields["channel"] == 0
+    rows = ran.rows(0)
+    told = int(np.flatnonzero(rows["operator_sequence"] & LOOP_SEQUENCE)[0])
+    assert rows["operator_command"][told] == OperatorCommand.PAUSE
+    paused = rows["delivered_c"][rows["phase"] == Phase.PAUSE]
+    assert len(paused) and np.ptp(paused[10:]) < 1e-7
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_pause_with_nobody_there_ends_the_others_and_says_why(tmp_path: Path, kind: str) -> None:
+    ran = Ran(tmp_path, of(one(), one(), on_channel_trip="pause"), uri=faulty(kind))
+    outcome, said = FAULTS[kind]
+    assert ran.outcomes == ["aborted", outcome]
+    assert ran.receipt["reason"].startswith(f"1: {said}")
+    assert ran.parts[0]["reason"].startswith("Another channel has ended short")
+    assert ran.parts[0]["reason"].endswith("nobody was there to resume")
+    assert [event.fields["channel"] for event in ran.events("unattended")] == [0]
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_continue_lets_the_others_complete(tmp_path: Path, kind: str, channels: int) -> None:
+    ran = Ran(tmp_path, of(*[one()] * channels, on_channel_trip="continue"), uri=faulty(kind, channels))
+    outcome, said = FAULTS[kind]
+    assert ran.outcomes == ["complete", outcome, "complete"][:channels]
+    assert ran.receipt["outcome"] == outcome and ran.receipt["reason"].startswith(f"1: {said}")
+    for part in (ran.parts[0], *ran.parts[2:]):
+        assert part["dose_ledger_mamin"] == pytest.approx(0.05, abs=1e-3 * 1e-3 / MAMIN_C)
+    assert not ran.events("held-for-others") and not ran.events("unattended")
+
+
+def test_all_complete_and_the_whole_says_so_without_a_name(tmp_path: Path) -> None:
+    ran = Ran(tmp_path, of(one(), one("0.03 mA*min", "0.6 mA"), one("0.04 mA*min")), uri="sim:?channels=3")
+    assert (ran.receipt["outcome"], ran.receipt["reason"]) == ("complete", "the prescribed doses were delivered")
+    assert ran.receipt["dose_ledger_mamin"] == pytest.approx(0.12, abs=1e-4)
+
+
+@pytest.mark.parametrize("act", [Session.stop, Session.stop_now])
+def test_what_ends_all_channels_alike_is_no_channel_s_reason(tmp_path: Path, act: Callable[[Session], None]) -> None:
+    def watch(session: Session) -> None:
+        if session.progress.elapsed_s > 2.5:
+            act(session)
+
+    ran = Ran(tmp_path, of(one(), one()), watch=watch)
+    assert ran.receipt["reason"] == ran.parts[0]["reason"] == ran.parts[1]["reason"]
+
+
+def test_a_channel_that_has_its_dose_is_not_held_for_one_that_trips_later(tmp_path: Path) -> None:
+    both = of(one("0.03 mA*min"), one("0.1 mA*min"), on_channel_trip="pause")
+    ran = Ran(tmp_path, both, uri="sim:?channels=2&fault=1:open@6")
+    assert ran.outcomes == ["complete", "faulted"]
+    assert not ran.events("held-for-others") and not ran.events("unattended")
+    assert not any("holds its dose" in alarm for alarm in ran.receipt["alarms"])
+
+
+def test_channels_that_trip_in_the_same_tick_ask_nothing_of_each_other(tmp_path: Path) -> None:
+    ran = Ran(tmp_path, of(one(), one(), on_channel_trip="pause"), uri="sim:?channels=2&fault=0:open@3,1:open@3")
+    assert ran.outcomes == ["faulted", "faulted"]
+    assert ran.parts[0]["trips"] == ran.parts[1]["trips"] == ["OPEN_LEAD"]
+    assert not ran.events("held-for-others")
+
+
+def test_the_operator_ends_one_channel_and_the_others_go_on(tmp_path: Path) -> None:
+    def watch(session: Session) -> None:
+        if session.progress.elapsed_s > 2.5 and not session.channels[0].asked_to_end:
+            session.end(0)
+
+    ran = Ran(tmp_path, of(one(), one()), watch=watch)
+    assert ran.outcomes == ["aborted", "complete"]
+    assert ran.receipt["reason"] == "0: stopped by the operator"
+
+
+def test_a_channel_that_the_operator_ended_did_not_end_with_one_that_fell_later(tmp_path: Path) -> None:
+    def watch(session: Session) -> None:
+        if session.progress.elapsed_s > 2.5 and not session.channels[0].asked_to_end:
+            session.end(0)
+
+    ran = Ran(tmp_path, of(one(), one()), uri="sim:?channels=2&fault=1:open@5", watch=watch)
+    assert ran.parts[0]["reason"] == "stopped by the operator"
+    assert ran.parts[1]["outcome"] == "faulted"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_area_that_shrinks_with_nobody_there_ends_that_channel_as_the_treatment_says(
+    tmp_path: Path, policy: str
+) -> None:
+    """A pause of the guard, that waits for a person, on one channel."""
+    long = one("0.6 mA*min", "2 mA", "2.6 s")
+    ran = Ran(
+        tmp_path,
+        of(long, long, on_channel_trip=policy),
+        uri="sim:?channels=2&rate=4000&skin=hairy&fault=1:area=0.4@8",
+    )
+    assert [event.fields["name"] for event in ran.events("guard-pause")] == ["CONTACT_AREA"]
+    assert ran.parts[1]["outcome"] == "aborted"
+    assert ran.parts[1]["reason"].endswith("nobody was there to resume")
+    assert ran.receipt["reason"] == f"1: {ran.parts[1]['reason']}"
+    others = ("complete", "the prescribed dose was delivered") if policy == "continue" else ("aborted", "ended with 1")
+    assert (ran.parts[0]["outcome"], ran.parts[0]["reason"]) == others
+
+
+@pytest.mark.parametrize("attended", [False, True])
+def test_samples_lost_pause_every_channel(tmp_path: Path, attended: bool) -> None:
+    ran = Ran(
+        tmp_path, of(one(), one()), uri="sim:?channels=2&fault=stall@2.5+0.004", watch=resuming, attended=attended
+    )
+    assert len(ran.events("guard-pause")) == 2
+    if attended:
+        assert ran.outcomes == ["complete", "complete"]
+    else:
+        assert ran.outcomes == ["aborted", "aborted"]
+        assert ran.receipt["reason"].endswith("nobody was there to resume")
+        assert "Samples" in ran.receipt["reason"] or "samples" in ran.receipt["reason"]
+
+
+def test_an_alarm_of_the_whole_session_bears_no_channel_s_name(tmp_path: Path) -> None:
+    def watch(session: Session) -> None:
+        if session.progress.elapsed_s > 2.5:
+            raise RuntimeError("no such screen")
+
+    ran = Ran(tmp_path, of(one(), one()), watch=watch)
+    assert ran.receipt["outcome"] == "faulted"
+    assert ran.receipt["reason"].startswith("the host failed (RuntimeError: no such screen)")
+
+
+def test_channels_that_the_treatment_leaves_out_stay_at_zero_with_their_relays_open(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    ran = Ran(tmp_path / "sessions", of(one(), one()), uri=f"sim:?channels=4&truth={truth}")
+    assert ran.outcomes == ["complete", "complete"]
+    seen = Truth(truth)
+    for channel in range(4):
+        own = seen["channel"] == channel
+        assert own.any()
+        driven = channel < 2
+        assert seen["relay_closed"][own].any() == driven
+        assert bool(np.abs(seen["current_peak_a"][own]).max() > 0.0) == driven
+        if driven:
+            assert -seen["charge_c"][own][-1] / MAMIN_C == pytest.approx(0.05, rel=1e-3)
+
+
+OF_THE_DEVICE = {"channel", "nonce"}
+
+
+def differing(ours: Any, theirs: Any, channel: int) -> list[str]:
+    """Columns in which the channel's rows in two records differ in a bit, as far as both go."""
+    own, other = ours["channel"] == channel, theirs["channel"] == channel
+    both = min(int(own.sum()), int(other.sum()))
+    assert both > 1000
+    names = [name for name in ours.names if name not in OF_THE_DEVICE]
+    return [name for name in names if ours[name][own][:both].tobytes() != theirs[name][other][:both].tobytes()]
+
+
+@settings(max_examples=5)
+@given(
+    seed=st.integers(0, 1000),
+    skin=st.sampled_from(["typical", "hairy", "sweating", "wounded"]),
+    level=st.sampled_from(["0.5 mA", "1 mA"]),
+    fault=st.sampled_from(["", "open@3", "short@3"]),
+)
+def test_what_one_channel_does_is_in_no_bit_of_the_others_rows(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, skin: str, level: str, fault: str
+) -> None:
+    """The first channel runs as it would alone; the second, whose readings are by the first one's calibration, as it
+    does beside any other.
+    """
+    folder = tmp_path_factory.mktemp("alone")
+    single, other = one("0.03 mA*min", level), one("0.04 mA*min", "0.8 mA")
+    options = f"seed={seed}&skin={skin}"
+
+    def records(name: str, *singles: str, fault: str = "") -> Any:
+        more = f"&fault={fault}" if fault else ""
+        treatment = (
+            of(*singles, on_channel_trip="continue")
+            if len(singles) > 1
+            else Treatment.parse(singles[0].encode(), "one.toml")
+        )
+        with open_device(f"sim:?channels={len(singles)}&{options}{more}") as device:
+            session = Session(treatment, device, out_dir=folder / name, speed="max")
+            session.run()
+        assert session.record_path is not None
+        return Record.open(session.record_path).telemetry()
+
+    both = records("both", single, single)
+    assert differing(records("alone", single), both, 0) == []
+    assert differing(records("second", single, other, fault=f"1:{fault}" if fault else ""), both, 0) == []
+    assert differing(records("first", other, single, fault=f"0:{fault}" if fault else ""), both, 1) == []
