@@ -4,6 +4,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -282,3 +284,15 @@ def test_a_journal_is_not_rebuilt_under_a_running_session(tmp_path: Path) -> Non
     (folder.path / "session.json").write_text("[]")
     done = rebuild(tmp_path)
     assert done.sessions == 0 and len(done.unreadable) == 1
+
+
+def test_a_new_journal_may_be_opened_by_two_at_once(tmp_path: Path) -> None:
+    for round_ in range(50):
+        both = threading.Barrier(2)
+
+        def opened(folder: Path, both: threading.Barrier = both) -> None:
+            both.wait()
+            Journal(folder).close()
+
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(opened, [tmp_path / str(round_)] * 2))

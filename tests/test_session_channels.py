@@ -1,5 +1,6 @@
 """Sessions of several channels: what one channel's end means for the others, and what is on record of each."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli_support import HEAD, Truth
+from cli_support import HEAD, LEASE_S, Truth, ionto, sessions, started, wait_until
+from ionto_rt.alarms import SoftAlarm, alarm_for_soft
 from ionto_rt.codes import LOOP_SEQUENCE, EndReason, OperatorCommand, Phase, StopFlag
 from ionto_rt.device import open_device
 from ionto_rt.journal import Journal
+from ionto_rt.live import LineView
 from ionto_rt.record import Record
 from ionto_rt.replay import replay
 from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
 from ionto_rt.verify import verify
+from test_recorder import Disk
 from treatments import together
 
 POLICIES = ["stop", "pause", "continue"]
@@ -322,3 +326,74 @@ def test_what_one_channel_does_is_in_no_bit_of_the_others_rows(
     assert differing(records("alone", single), both, 0) == []
     assert differing(records("second", single, other, fault=f"1:{fault}" if fault else ""), both, 0) == []
     assert differing(records("first", other, single, fault=f"0:{fault}" if fault else ""), both, 1) == []
+
+
+def test_an_alarm_of_the_whole_session_is_no_channel_s(tmp_path: Path) -> None:
+    """Here of a record that cannot be written; on the screen, in the events and in the receipt."""
+    out, full = io.StringIO(), Disk()
+    lines = LineView(out)
+
+    def watch(session: Session) -> None:
+        full.full = 2.5 < session.progress.elapsed_s < 3.0
+        lines(session)
+
+    with open_device("sim:?channels=2") as device:
+        session = Session(of(one(), one()), device, out_dir=tmp_path, speed="max", watcher=watch, files=full)
+        receipt = session.run()
+    assert receipt["outcome"] == "complete"
+    (alarm,) = receipt["alarms"][-1:]
+    assert alarm == alarm_for_soft(SoftAlarm.RECORD_BEHIND).line
+    assert sum("0: " in line and alarm in line for line in out.getvalue().splitlines()) == 0
+    assert sum(alarm in line for line in out.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("after", ["ramp up", "treatment"])
+def test_a_killed_host_leaves_each_channel_with_no_less_on_record_than_flowed(tmp_path: Path, after: str) -> None:
+    path = tmp_path / "several.toml"
+    path.write_text(together([one("0.6 mA*min"), one("0.3 mA*min", "0.5 mA")]))
+    uri = "virtual:?channels=2&truth=truth.csv"
+    with started("run", path, "--device", uri, "--json", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if f"1: {after}" in line:
+                break
+        process.kill()
+        process.wait()
+    (session,) = sessions(tmp_path / "sessions")
+    # Recovery asks the device that the session had; it must be done with its own file first.
+    recovered = ionto("recover", session, "--json", cwd=tmp_path)
+    assert recovered.code == 0, recovered.err
+    receipt = recovered.receipt
+    assert (receipt["outcome"], receipt["dose_basis"]) == ("recovered", "device count")
+    wait_until(lambda: Truth(tmp_path / "truth.csv")["relay_closed"][-2:].sum() == 0.0, "the device to switch off")
+    truth = Truth(tmp_path / "truth.csv")
+    for channel, part in enumerate(receipt["channels"]):
+        own = truth["channel"] == channel
+        flowed_mamin = -float(truth["charge_c"][own][-1]) / MAMIN_C
+        assert part["dose_delivered_mamin"] >= flowed_mamin - 1e-5
+        assert part["dose_delivered_mamin"] == pytest.approx(flowed_mamin, abs=1e-5 + 2e-3 * flowed_mamin)
+        on = np.flatnonzero(np.abs(truth["current_peak_a"][own]) > 1e-6)
+        assert float(truth["device_time_s"][own][on[-1]]) - last_command_s(truth, own) <= LEASE_S
+    assert receipt["dose_delivered_mamin"] == pytest.approx(sum(p["dose_delivered_mamin"] for p in receipt["channels"]))
+    assert replay(session).identical
+    with Journal(session.parent) as journal:
+        assert [row.outcome for row in journal.get(session.name)] == ["recovered"] * 2
+
+
+def last_command_s(truth: Truth, own: Any) -> float:
+    """Device time at which the last command was accepted."""
+    left = truth["lease_ticks_left"][own]
+    renewed = np.flatnonzero(left[1:] >= np.maximum(left[:-1], 1)) + 1
+    return float(truth["device_time_s"][own][renewed[-1]])
+
+
+def test_in_real_time_one_channel_trips_and_the_other_completes(tmp_path: Path) -> None:
+    treatment = of(one("0.04 mA*min"), one("0.04 mA*min"), on_channel_trip="continue")
+    with open_device("virtual:?channels=2&fault=1:open@2.8") as device:
+        session = Session(treatment, device, out_dir=tmp_path)
+        receipt = session.run()
+    assert [part["outcome"] for part in receipt["channels"]] == ["complete", "faulted"], receipt["channels"]
+    assert receipt["reason"].startswith("1: Lead or pad open")
+    assert receipt["dose_device_mamin"] == pytest.approx(receipt["dose_ledger_mamin"], abs=2e-5)
+    assert session.record_path is not None
+    assert verify(session.record_path).ok and replay(session.record_path).identical

@@ -12,6 +12,7 @@ A commit is on disk when it returns (write-ahead log, synchronous FULL: 0.2 ms e
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x496F6E74
 SCHEMA_VERSION = 2
 BUSY_S = 5.0
+RETRY_S = 0.002
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -339,12 +341,25 @@ def _connect(path: Path) -> sqlite3.Connection:
     # The session hands its journal from thread to thread; two never use it at once.
     db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(db)
         db.execute("PRAGMA synchronous = FULL")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log. SQLite does not wait for whoever else does that to a new file at this moment."""
+    until_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(RETRY_S)
 
 
 def _make_tables(db: sqlite3.Connection) -> None:

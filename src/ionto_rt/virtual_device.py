@@ -115,7 +115,8 @@ def make_device(
         faults: fault script, see `parse_fault`; put in the order of its times.
         pacing: real, host, lock-step, both (real and lock-step) or all: what the hello offers.
         load: a dummy load instead of skin, as text (`ionto_rt.dummy_load`) or as `VirtualDevice` takes it.
-        options: the other arguments of `ionto_rt.core.virtual_device.VirtualDevice`.
+        options: the other arguments of `ionto_rt.core.virtual_device.VirtualDevice`; channels as the state has them, if
+            they are not given.
 
     Raises:
         ValueError: an option out of range, a fault that is not understood, a state file of another device or kind.
@@ -130,9 +131,9 @@ def make_device(
     memory = None if path is None else read_state(path)
     if memory is not None and serial not in (None, memory["serial"]):
         raise ValueError(f"{path}: state of device {memory['serial']}, not of {serial}: give each device its own file")
-    channels = options.get("channels", 1)
-    if memory is not None and len(memory.get("further_channels", ())) != channels - 1:
-        count = 1 + len(memory.get("further_channels", ()))
+    count = 1 if memory is None else 1 + len(memory.get("further_channels", ()))
+    channels = options.setdefault("channels", count)
+    if memory is not None and count != channels:
         raise ValueError(f"{path}: state of a device of channels={count}, not {channels}: give each its own file")
     device = VirtualDevice(
         serial=serial or (memory["serial"] if memory else "VIRTUAL-0001"),
