@@ -74,6 +74,7 @@ def _whole_lines(
     if latency:
         names = (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("p9999", "p99.99"), ("max", "max"))
         yield "latency", ", ".join(f"{shown} {_time_text(latency[name])}" for name, shown in names if name in latency)
+    yield from _deadline_lines(receipt)
     yield from _ring_line(receipt)
     yield from _host_line(host)
     alarms = list(receipt.get("alarms", []))
@@ -131,6 +132,17 @@ def _site_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         more = "" if watched > 0.5 else ": more samples a second see more of it"
         yield "area", f"contact area was watched for {100.0 * watched:.0f} % of the treatment{more}"
     yield from _load_lines(receipt)
+
+
+def _deadline_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Answers that came after the next sample was due, by what took longest of each, and periods without any."""
+    loop = receipt.get("loop") or {}
+    missed, skipped = loop.get("deadlines_missed"), loop.get("skipped_periods")
+    if missed:
+        phases = [f"{name} {count}" for name, count in (loop.get("missed_by_phase") or {}).items() if count]
+        yield "deadline", f"{missed} missed" + (f" ({', '.join(phases)})" if phases else "")
+    if skipped:
+        yield "" if missed else "deadline", f"{skipped} sample periods skipped, because the host woke too late for them"
 
 
 def _ring_line(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
