@@ -66,7 +66,7 @@ def test_periods_that_the_host_slept_through_are_counted_and_are_gaps_in_the_row
     index = Record.open(folder).telemetry()["index"].astype(np.int64)
     skipped = receipt["loop"]["skipped_periods"]
     assert int((np.diff(index) - 1).sum()) == receipt["gaps"]
-    # The last instants may be skipped behind the last row. A device that is late itself rounds up and is ahead after it.
+    # The last instants may be skipped behind the last row. A device that is late itself rounds up, and is ahead then.
     assert receipt["gaps"] >= skipped - 2
     text = click.unstyle(receipt_text(receipt))
     assert (f"{skipped} sample periods skipped" in text) == (skipped > 0)
