@@ -383,8 +383,9 @@ def test_when_the_whole_process_stops_the_watchdog_line_opens_the_relay(host: Mo
 
 
 @pytest.mark.slow
-def test_a_session_runs_on_the_card(host: ModuleType, tmp_path: Path) -> None:
-    with host.open_acq("acq:Acq1") as device:
+@PACINGS
+def test_a_session_runs_on_the_card(pacing: str, host: ModuleType, tmp_path: Path) -> None:
+    with host.open_acq(f"acq:Acq1?pacing={pacing}") as device:
         receipt = Session(example_treatment(), device, out_dir=tmp_path).run()
     assert (receipt["outcome"], receipt["trips"]) == ("complete", []), receipt["reason"]
     assert receipt["dose_delivered_mamin"] == pytest.approx(0.025, rel=1e-3)

@@ -74,6 +74,18 @@ def test_a_ring_is_worth_a_line_when_it_was_more_than_half_full(most: int, shown
     assert f"{most} of 8000 rows" in text or not shown
 
 
+def test_missed_deadlines_are_told_with_their_phases_and_skipped_periods_with_them() -> None:
+    phases = {"wait": 2, "decode": 0, "tick": 0, "encode": 0, "write": 1}
+    loop: dict[str, Any] = {"deadlines_missed": 3, "missed_by_phase": phases, "skipped_periods": 0}
+    assert lines(receipt_text(one(loop=loop)))["deadline"] == "3 missed (wait 2, write 1)"
+    text = receipt_text(one(loop=loop | {"skipped_periods": 4}))
+    assert "deadline 3 missed (wait 2, write 1)\n         4 sample periods skipped" in text
+    text = receipt_text(one(loop=loop | {"deadlines_missed": 0, "skipped_periods": 4}))
+    assert lines(text)["deadline"].startswith("4 sample periods skipped")
+    for nothing in ({}, {"deadlines_missed": 0, "skipped_periods": 0, "missed_by_phase": phases}):
+        assert "deadline" not in lines(receipt_text(one(loop=nothing)))
+
+
 def test_the_host_s_fitness_is_told_with_what_is_worst() -> None:
     fit = {"verdict": "fit", "profile": "fit", "poor": [], "unfit": []}
     assert lines(receipt_text(one(), None, {"fitness": fit}))["host"] == "fit for real time"

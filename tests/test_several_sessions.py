@@ -43,6 +43,13 @@ def begin(name):
 threads = [threading.Thread(target=begin, args=(name,)) for name in "ab"]
 """
 
+START = """\
+for thread in threads:
+    thread.start()
+for event in flowing.values():
+    assert event.wait(20.0)
+"""
+
 
 def host(folder: Path, text: str, *, hold: str) -> "subprocess.Popen[str]":
     """A program with the threads of two sessions of 1 mA, not started yet, run in `folder`."""
@@ -145,13 +152,11 @@ def test_at_the_program_s_end_both_ramp_down_and_finish_their_records(tmp_path: 
 
 
 def test_a_forked_child_has_neither_port_nor_record_of_either_and_both_go_on(tmp_path: Path) -> None:
-    text = """
-[thread.start() for thread in threads]
-[event.wait(20.0) for event in flowing.values()]
+    text = f"""{START}
 child = os.fork()
 if not child:
-    print(*(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-            if os.path.lexists(f"/proc/self/fd/{fd}")))
+    fds = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
+    print(*(os.readlink(fd) for fd in fds if os.path.lexists(fd)))
     os._exit(0)
 os.waitpid(child, 0)
 [thread.join() for thread in threads]
@@ -168,8 +173,7 @@ print(receipts["a"]["outcome"], receipts["b"]["outcome"])
 
 
 def test_when_the_program_is_killed_both_leases_lapse(tmp_path: Path) -> None:
-    text = "[thread.start() for thread in threads]\n[event.wait(20.0) for event in flowing.values()]\nprint('now')\n"
-    text += "[thread.join() for thread in threads]\n"
+    text = START + "print('now')\n[thread.join() for thread in threads]\n"
     with host(tmp_path, text, hold="30 s") as process:
         assert process.stdout is not None and process.stdout.readline() == "now\n"
         os.kill(process.pid, signal.SIGKILL)

@@ -281,6 +281,8 @@ def test_the_charges_of_every_channel_survive_a_restart(tmp_path):
         assert device.hello.channels == 3
         assert list(device.hello.last_channel_charges) == charges
         assert (device.hello.last_net_codes, device.hello.last_absolute_codes) == charges[0]
+    with open_device("sim:", defaults={"state": str(path)}) as device:
+        assert device.hello.channels == 3, "as the state has it"
     with pytest.raises(ValueError, match="channels=3"):
         SimPort(channels=2, state=path)
 

@@ -212,7 +212,7 @@ def main(what: str = "loop", uri: str = "acq:Acq1") -> None:
     treatment = Treatment.load(HERE / "treatment.toml")
     with open_acq(uri) as device:
         if what == "session":
-            receipt = Session(treatment, device, out_dir=Path("sessions")).run()  # type: ignore[arg-type]
+            receipt = Session(treatment, device, out_dir=Path("sessions")).run()
             print(f"{receipt['outcome']}: {receipt['dose_delivered_mamin']:.4f} mA*min; {receipt['reason']}")
             return
         loop, config = make_loop(device, treatment)

@@ -20,7 +20,7 @@ from ionto_rt.codes import DeviceStatus, EndReason, FrontEnd, Law, Pacing, Segme
 from ionto_rt.configuration import FIT, RING_S, controller_config, device_limits, ticks_of
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
-from ionto_rt.device import Device, new_token
+from ionto_rt.device import SessionDevice, new_token
 from ionto_rt.dummy_fit import Staircase, StaircaseFit, fit_staircase
 from ionto_rt.dummy_load import DummyLoad
 from ionto_rt.errors import EndedShortError, RefusedError
@@ -125,7 +125,7 @@ def check_load(load: DummyLoad, key: str) -> None:
         )
 
 
-def level_for(device: Device, range_index: int, load: DummyLoad) -> float:
+def level_for(device: SessionDevice, range_index: int, load: DummyLoad) -> float:
     """Highest level of the range on this load, A; 0 if the converters are too coarse for it."""
     chosen = device.hello.ranges[range_index]
     voltage_a = min(VOLTAGE_V, 0.25 * device.hello.compliance_v) / load.total_ohm
@@ -136,7 +136,7 @@ def level_for(device: Device, range_index: int, load: DummyLoad) -> float:
     return level_a if level_a >= least_a else 0.0
 
 
-def measure_range(device: Device, range_index: int, load: DummyLoad, tolerance: float) -> RangeMeasurement:
+def measure_range(device: SessionDevice, range_index: int, load: DummyLoad, tolerance: float) -> RangeMeasurement:
     """Measure one range on the load, whose parts are known to `tolerance` (share).
 
     RefusedError before any current has flowed; EndedShortError if it ended short, or the load is not the stated one.
@@ -205,7 +205,7 @@ def _segments(tick_s: float, level_a: float, load: DummyLoad) -> tuple[list[dict
 
 
 def _config(
-    device: Device,
+    device: SessionDevice,
     limits: Limits,
     treatment: Treatment,
     load: DummyLoad,
@@ -230,7 +230,7 @@ def _config(
 
 
 def _drive(
-    device: Device, config: dict[str, Any], segments: list[dict[str, Any]], limits: Limits, pacing: Pacing
+    device: SessionDevice, config: dict[str, Any], segments: list[dict[str, Any]], limits: Limits, pacing: Pacing
 ) -> Rows:
     """Carry the programme out; all of its rows. EndedShortError if it did not reach its end."""
     virtual = pacing == Pacing.LOCK_STEP
@@ -307,7 +307,7 @@ def _slope(low: Rows, high: Rows, name: str) -> tuple[float, float]:
 
 
 def _judge(
-    device: Device,
+    device: SessionDevice,
     range_index: int,
     level_a: float,
     load: DummyLoad,

@@ -19,7 +19,8 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from ionto_rt.codes import FrontEnd, Pacing
 from ionto_rt.core.daq import daq_capsule as daq_capsule
@@ -263,6 +264,13 @@ class SessionDevice(Protocol):
 
     def close(self) -> None:
         """Give the device back, switched off. May be called in any state."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """`close`."""
 
 
 def parse_hello(payload: bytes) -> Hello:
@@ -715,7 +723,7 @@ class SimBytes:
             self._truth_fd = -1
 
 
-def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Device:
+def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> SessionDevice:
     """Open a device and greet it.
 
     `virtual:` starts a virtual device as its own process, `sim:` one in this process, `serial:PATH` opens a port; other
@@ -724,7 +732,7 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Devic
     """
     scheme, path, options = split_uri(uri)
     if scheme == "serial":
-        device = Device(uri, SerialBytes(serial_path(uri)))
+        device: SessionDevice = Device(uri, SerialBytes(serial_path(uri)))
     elif scheme in ("virtual", "sim"):
         if path:
             raise RefusedError("takes options only", key="--device", value=uri, remedy='write "virtual:?skin=dry"')

@@ -18,7 +18,7 @@ from typing import Any
 from ionto_rt.core.clock import LatencyHistogram
 from ionto_rt.core.latency import Echo, RoundTripLoop, WakeUpLoop, set_timer_slack
 from ionto_rt.core.wire import encode_frame
-from ionto_rt.device import Device, Hello, split_uri
+from ionto_rt.device import Hello, SessionDevice, split_uri
 from ionto_rt.errors import RefusedError
 from ionto_rt.hdr_log import HdrLog
 from ionto_rt.host import LOOP_PRIORITY, awake_processors, pin_to_cpu
@@ -181,7 +181,7 @@ class Measurement:
 
     def __init__(
         self,
-        device: Device,
+        device: SessionDevice,
         *,
         rate_hz: float | None = None,
         duration_s: float = 10.0,

@@ -20,7 +20,7 @@ from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progres
 from ionto_rt.codes import ALL_CHANNELS, Action, EndReason, OnTrip, OperatorCommand, Pacing, StopFlag
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.loop import Loop
-from ionto_rt.device import Device, DeviceCounters, new_token
+from ionto_rt.device import DeviceCounters, SessionDevice, new_token
 from ionto_rt.errors import RefusedError
 from ionto_rt.files import DISK, Files
 from ionto_rt.fitness import examine_for, refuse_unfit
@@ -54,7 +54,7 @@ __all__ = ["Progress", "Session", "Watcher"]
 Watcher = Callable[["Session"], None]
 
 
-def pacing_for(device: Device, speed: Literal["real", "max"]) -> Pacing:
+def pacing_for(device: SessionDevice, speed: Literal["real", "max"]) -> Pacing:
     """Who paces a session on this device. RefusedError if it cannot be had at that speed."""
     offered = device.hello.pacing
     if speed == "max":
@@ -91,7 +91,7 @@ class Session:
     def __init__(
         self,
         treatment: Treatment,
-        device: Device,
+        device: SessionDevice,
         *,
         out_dir: Path,
         speed: Literal["real", "max"] = "real",

@@ -71,7 +71,7 @@ def _whole_lines(
     if latency:
         names = (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("p9999", "p99.99"), ("max", "max"))
         yield "latency", ", ".join(f"{shown} {_time_text(latency[name])}" for name, shown in names if name in latency)
-    yield from _deadline_line(receipt)
+    yield from _deadline_lines(receipt)
     yield from _ring_line(receipt)
     yield from _host_line(host)
     alarms = list(receipt.get("alarms", []))
@@ -129,6 +129,17 @@ def _site_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         more = "" if watched > 0.5 else ": more samples a second see more of it"
         yield "area", f"contact area was watched for {100.0 * watched:.0f} % of the treatment{more}"
     yield from _load_lines(receipt)
+
+
+def _deadline_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Answers that came after the next sample was due, by what took longest of each, and periods without any."""
+    loop = receipt.get("loop") or {}
+    missed, skipped = loop.get("deadlines_missed"), loop.get("skipped_periods")
+    if missed:
+        phases = [f"{name} {count}" for name, count in (loop.get("missed_by_phase") or {}).items() if count]
+        yield "deadline", f"{missed} missed" + (f" ({', '.join(phases)})" if phases else "")
+    if skipped:
+        yield "" if missed else "deadline", f"{skipped} sample periods skipped, because the host woke too late for them"
 
 
 def _ring_line(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -197,18 +208,8 @@ def _count(dose_mamin: float | None) -> str:
 
 
 def _faults(receipt: Mapping[str, Any]) -> str:
-    skipped = (receipt.get("loop") or {}).get("skipped_periods")
-    lost = f"{receipt['gaps']} lost" + (f" (the host skipped {skipped})" if skipped else "")
-    return f"{lost}, {receipt['late']} late"
+    return f"{receipt['gaps']} lost, {receipt['late']} late"
 
-
-def _deadline_line(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Answers that the host wrote too late by its own clock, where there are any."""
-    loop = receipt.get("loop") or {}
-    missed, phases = loop.get("deadlines_missed"), loop.get("missed_by_phase")
-    if missed and isinstance(phases, Mapping):
-        slow = ", ".join(f"{phase} {count}" for phase, count in phases.items() if count)
-        yield "missed", f"{missed} answers came too late by the host's clock; what was slowest: {slow}"
 
 
 def _time_text(time_us: float) -> str:
