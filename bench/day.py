@@ -98,8 +98,8 @@ def main(hours: float) -> int:
         f"{receipt['dose_delivered_mamin']:.3f} mA*min"
     )
     print(
-        f"resident memory {settled[0] / 1e6:.1f} MB after {SETTLED:.0%}, at most {settled.max() / 1e6:.1f} MB, in the end "
-        f"{settled[-1] / 1e6:.1f} MB: {growth:+.2%} (bar: {GROWTH_BAR:.0%}); the folder held at most "
+        f"resident memory {settled[0] / 1e6:.1f} MB after {SETTLED:.0%}, at most {settled.max() / 1e6:.1f} MB, "
+        f"in the end {settled[-1] / 1e6:.1f} MB: {growth:+.2%} (bar: {GROWTH_BAR:.0%}); the folder held at most "
         f"{bounded.most_bytes / 1e6:.0f} MB of telemetry"
     )
     return 0 if receipt["outcome"] == "complete" and growth <= GROWTH_BAR else 1

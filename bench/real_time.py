@@ -5,10 +5,9 @@ The device measures: from just before it writes a sample to its reading of the c
 """
 
 import gc
-import importlib
 import json
+import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -77,7 +76,7 @@ class Outcome:
 
 @contextmanager
 def busy_threads(count: int) -> Iterator[None]:
-    """Threads of Python that take whatever the interpreter gives them, and one that keeps its garbage collector busy."""
+    """Threads of Python that take whatever the interpreter gives them, and one that keeps its collector busy."""
     ended = threading.Event()
 
     def run() -> None:
@@ -101,10 +100,16 @@ def busy_threads(count: int) -> Iterator[None]:
 
 
 class Bench:
-    """Runs either host for some seconds on a fresh virtual device of `rate_hz` and `channels`."""
+    """Runs either host for some seconds on a fresh virtual device of `rate_hz` and `channels`.
 
-    def __init__(self, folder: Path, *, rate_hz: int, channels: int = 1) -> None:
+    `apart` keeps the host on the last processor and the device on the first, as docs/real-time.md advises.
+    """
+
+    def __init__(self, folder: Path, *, rate_hz: int, channels: int = 1, apart: bool = False) -> None:
         self.folder, self.rate_hz, self.channels = folder, rate_hz, channels
+        processors = sorted(os.sched_getaffinity(0))
+        self.apart = apart and len(processors) > 1
+        self.device_cpu, self.cpu = processors[0], processors[-1] if self.apart else None
         self.bare_program = compile_c(HERE / "bare_host.c", folder / "bare_host")
 
     @contextmanager
@@ -113,15 +118,17 @@ class Bench:
         self.trips = self.folder / "round-trip.json"
         self.trips.unlink(missing_ok=True)
         uri = f"virtual:?rate={self.rate_hz}&channels={self.channels}&round-trip={self.trips}"
+        uri += f"&cpu={self.device_cpu}" if self.apart else ""
         with open_device(uri) as device:
             hello = device.hello
             treatment = Treatment.load(HERE / "minute.toml")
             limits = resolve_limits(treatment, Catalogue.load(), hello.capabilities)
             token = new_token()
             config = controller_config(hello, limits, compile_plan(treatment, limits, hello.tick_s), UNFIT, token)
-            # A bench measures late data; it must not be ended by them, and a plain PID must bear them.
-            config["guard"] |= dict.fromkeys(("late_pause_us", "late_stop_us", "overrun_us", "lease_us"), NO_DEADLINE_US)
-            config["regulator"] |= {"kp": 0.0, "ki": 0.02 * config["regulator"]["ki"]}
+            # A bench measures late data; it must not be ended by them: feed-forward alone winds nothing up.
+            deadlines = ("late_pause_us", "late_stop_us", "overrun_us", "lease_us")
+            config["guard"] |= dict.fromkeys(deadlines, NO_DEADLINE_US)
+            config["regulator"] |= {"kp": 0.0, "ki": 0.0}
             device.push_limits(**device_limits(hello, limits, token))
             yield device, config, token
 
@@ -148,7 +155,7 @@ class Bench:
 
             def run() -> None:
                 nonlocal said
-                prepare_thread()
+                prepare_thread(self.cpu)
                 said = loop.run(ticks)
                 ended.set()
 
@@ -157,7 +164,8 @@ class Bench:
             device.arm(Pacing.DEVICE, token)
             thread.start()
             if busy:
-                import_something_heavy()
+                # In a thread of its own: beside busy threads it may take longer than a heartbeat may wait.
+                threading.Thread(target=import_something_heavy).start()
             while not ended.wait(0.1):
                 loop.beat()
                 while len(loop.drain(8192)) == 8192:
@@ -182,7 +190,8 @@ class Bench:
             stack.enter_context(busy_threads(busy))
             device.arm(Pacing.DEVICE, token)
             fd = device.port.loop_port()
-            words = (fd, self.channels, token, config["lease_ticks"], priority, -1, ticks)
+            cpu = -1 if self.cpu is None else self.cpu
+            words = (fd, self.channels, token, config["lease_ticks"], priority, cpu, ticks)
             done = subprocess.run(
                 [self.bare_program, *map(str, words)], pass_fds=[fd], capture_output=True, text=True, check=True
             )
@@ -191,10 +200,9 @@ class Bench:
 
 
 def import_something_heavy() -> None:
-    """Imports that take the interpreter for some tenths of a second, anew each time."""
-    for name in [name for name in sys.modules if name.startswith("scipy.signal")]:
-        del sys.modules[name]
-    importlib.import_module("scipy.signal")
+    """What the first import of a large package does: reads its sources and compiles them, some seconds of Python."""
+    for path in (Path(np.__file__).parent / "lib").rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
 
 
 def prepare_thread_priority() -> int:

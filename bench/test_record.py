@@ -1,4 +1,4 @@
-"""What the record costs: rows handed over in tenths of a second, as the recorder's thread takes them out of the ring."""
+"""What the record costs: rows of tenths of a second, as the recorder's thread takes them out of the ring."""
 
 import time
 from pathlib import Path

@@ -356,7 +356,9 @@ cdef void run_host_paced(LoopState* loop, uint64_t last) noexcept nogil:
             now_ns = clock_now_ns()
             late_ns = now_ns - loop.planned_ns if now_ns > loop.planned_ns else 0
             histogram_add(&loop.wake_up, late_ns)
-            skipped = late_ns // loop.period_ns
+            # Nor is an instant met that comes less than half a period from here: two commands in quick succession would
+            # be two periods to a device that counts at least one for each.
+            skipped = (late_ns + loop.period_ns // 2) // loop.period_ns
             loop.skipped_periods += skipped
             loop.planned_ns += (skipped + 1) * loop.period_ns
             memset(&loop.timing, 0, sizeof(loop.timing))

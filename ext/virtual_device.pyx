@@ -698,9 +698,10 @@ cdef void answer(VirtualDeviceState* device, uint32_t periods) noexcept nogil:
     cdef Sample samples[MAX_CHANNELS]
     cdef int64_t lead
     if device.timed:
-        # The timer's grid is kept, so that no rounding adds up; a host that is ahead of it sets it back.
+        # The timer's grid is kept, so that no rounding adds up; a host that is far ahead of it sets it back. A late command
+        # (two periods) and the next in time (one at least) are a lead of a period, which the following ones wear off.
         device.boundary_ns += periods * device.pace_ns
-        lead = monotonic_ns() + device.pace_ns // 2
+        lead = monotonic_ns() + 3 * device.pace_ns // 2
         if device.boundary_ns > lead:
             device.boundary_ns = lead
     if device.passed < periods:

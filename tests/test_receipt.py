@@ -38,9 +38,9 @@ def test_of_several_channels_the_whole_comes_first_and_then_a_block_of_each() ->
     whole, *blocks, last = text.split("\n\n", 1)[1].split("\n\n")
     assert text.startswith("faulted: site 1: lead open\n\ndose ")
     assert [block.splitlines()[0] for block in blocks] == [
-        "0 site 0: complete: the prescribed dose was delivered",
-        "1 site 1: faulted: lead open",
-        "2 site 2: complete: the prescribed dose was delivered",
+        "site 0: complete: the prescribed dose was delivered",
+        "site 1: faulted: lead open",
+        "site 2: complete: the prescribed dose was delivered",
     ]
     assert "0.0626 of 0.07 mA·min" in whole and "4290 ticks" in whole and "OPEN_LEAD" in whole
     assert "0.0126 of 0.02 mA·min  (62.9 %)" in blocks[1]

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ionto_rt.codes import Action, EndReason, OperatorCommand, Phase, SampleFault
+from ionto_rt.codes import Action, EndReason, OperatorCommand, Pacing, Phase, SampleFault
 from ionto_rt.core.virtual_device import VirtualDevice
 from ionto_rt.device import open_device
 from ionto_rt.errors import RefusedError
@@ -513,3 +513,18 @@ def test_a_pacing_the_device_lacks_is_refused_and_leaves_nothing(
     with open_device("sim:", defaults={"pacing": pacing}) as device, pytest.raises(RefusedError, match=says):
         Session(treatment(DOSE), device, out_dir=tmp_path, speed=speed)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_the_host_paces_keeps_the_hosts_time(tmp_path: Path) -> None:
+    """Late commands are made up for: the device's count of periods does not run away from the time that passes."""
+    steps = '[[steps]]\ncurrent = "1 mA"\ntime = "4 s"\nramp = "1.5 s"'
+    with open_device("virtual:?pacing=host") as device:
+        session = Session(treatment(steps), device, out_dir=tmp_path)
+        receipt = session.run()
+    assert session.pacing == Pacing.HOST
+    assert receipt["dose_device_mamin"] == pytest.approx(receipt["dose_ledger_mamin"], rel=1e-6)
+    assert session.record_path is not None
+    rows = Record.open(session.record_path).telemetry()
+    ahead_us = rows["device_time_us"].astype(np.int64) - rows["host_time_us"].astype(np.int64)
+    assert abs(np.median(ahead_us[-200:]) - np.median(ahead_us[:200])) <= 5e3
+    assert (session.record_path / "latency.hlog").read_text().count("Tag=wake_up") == 1

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ionto_rt.cli import DONE, SHORT, say
+from ionto_rt.errors import RefusedError
 
 if TYPE_CHECKING:
     from ionto_rt.fitness import Fitness, Item
 
+SCHEMES = ("virtual", "sim", "serial")
 _COLORS = {"unfit": "red", "poor": "yellow", "unknown": "cyan", "good": "green"}
 _STATE_WIDTH = 9
 _LABEL_WIDTH = 8
@@ -48,7 +50,13 @@ def _examine(uri: str | None) -> "Fitness":
     from ionto_rt.device import SerialBytes, serial_path, split_uri
     from ionto_rt.fitness import examine_this_host
 
-    if uri is None or split_uri(uri)[0] != "serial":
+    if uri is None:
+        return examine_this_host()
+    scheme = split_uri(uri)[0]
+    if scheme != "serial":
+        if scheme not in SCHEMES:
+            known = "virtual:, sim:, serial:/dev/ttyACM0"
+            raise RefusedError("no such kind of device", key="--device", value=uri, remedy=f"write one of {known}")
         return examine_this_host()
     path = serial_path(uri)
     port = SerialBytes(path)

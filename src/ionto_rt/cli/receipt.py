@@ -24,10 +24,7 @@ def receipt_text(receipt: Mapping[str, Any], width: int | None = None, host: Map
     channels = receipt.get("channels") or []
     blocks = [_block(receipt, _whole_lines(receipt, host, several=len(channels) > 1), width)]
     if len(channels) > 1:
-        blocks += [
-            _block(part, _channel_lines(part), width, f"{number} {part['name']}")
-            for number, part in enumerate(channels)
-        ]
+        blocks += [_block(part, _channel_lines(part), width, str(part["name"])) for part in channels]
     blocks.append("\n".join(_shown(_last_lines(receipt), width)))
     return ("\n\n" if len(channels) > 1 else "\n").join(blocks)
 
@@ -212,6 +209,7 @@ def _count(dose_mamin: float | None) -> str:
 
 def _faults(receipt: Mapping[str, Any]) -> str:
     return f"{receipt['gaps']} lost, {receipt['late']} late"
+
 
 
 def _time_text(time_us: float) -> str:
