@@ -68,23 +68,34 @@ cdef void thread_usage(ThreadUsage* usage) noexcept nogil:
     usage.processor_ns = <uint64_t>processor.tv_sec * 1000000000 + <uint64_t>processor.tv_nsec
 
 
-def prepare(int priority=40, cpu=None, unsigned long slack_ns=1, size_t stack_bytes=262144) -> dict:
+cdef size_t thread_touch_stack(size_t bytes) noexcept nogil:
+    cdef size_t below = stack_below()
+    if bytes > below:
+        bytes = below
+    if bytes:
+        touch_stack(bytes)
+    return bytes
+
+
+def prepare(priority=40, cpu=None, unsigned long slack_ns=1, size_t stack_bytes=262144) -> dict:
     """Ask for what the loop's thread would like to have, for the calling thread; what came of each, as text.
 
-    Keys: `priority` (SCHED_FIFO, 1 to 99), `affinity` (processor `cpu`; None: any that the process may use),
-    `timer_slack` (by how much the kernel may delay a wake-up to save energy) and `stack` (that many bytes below this
-    call touched, so that no page faults later; less where the stack has less). What is not granted raises nothing.
+    Keys: `priority` (SCHED_FIFO, 1 to 99; None: as it is), `affinity` (processor `cpu`; None: any that the process may
+    use), `timer_slack` (by how much the kernel may delay a wake-up to save energy) and `stack` (that many bytes below
+    this call touched, so that no page faults later; less where the stack has less). What is not granted raises nothing.
     """
-    cdef size_t below
     outcome = {}
     # Before the priority: under SCHED_FIFO newer kernels hold the slack at zero and take no other.
     if slack_ns:
         prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        outcome["priority"] = f"SCHED_FIFO {priority}"
-    except OSError as error:
-        outcome["priority"] = f"ordinary ({error.strerror})"
+    if priority is None:
+        outcome["priority"] = "ordinary (as asked)"
+    else:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+            outcome["priority"] = f"SCHED_FIFO {priority}"
+        except OSError as error:
+            outcome["priority"] = f"ordinary ({error.strerror})"
     if cpu is None:
         outcome["affinity"] = "any"
     else:
@@ -94,12 +105,7 @@ def prepare(int priority=40, cpu=None, unsigned long slack_ns=1, size_t stack_by
         except (OSError, ValueError, OverflowError) as error:
             outcome["affinity"] = f"not pinned ({getattr(error, 'strerror', None) or error})"
     outcome["timer_slack"] = f"{prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)} ns"
-    below = stack_below()
-    if stack_bytes > below:
-        stack_bytes = below
-    if stack_bytes:
-        touch_stack(stack_bytes)
-    outcome["stack"] = f"{stack_bytes // 1024} KiB touched"
+    outcome["stack"] = f"{thread_touch_stack(stack_bytes) // 1024} KiB touched"
     return outcome
 
 

@@ -8,6 +8,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, timespec
 
 from ionto_rt.core.clock cimport Histogram, clock_now_ns, histogram_add, histogram_add_expected
+from ionto_rt.core.host_thread cimport STACK_BYTES, ThreadUsage, thread_touch_stack, thread_usage
 from ionto_rt.core.port cimport port_read, port_write
 from ionto_rt.core.types cimport PORT_VERSION, Port
 from ionto_rt.core.wire cimport (
@@ -21,62 +22,29 @@ cdef extern from "time.h" nogil:
 cdef extern from "sys/mman.h" nogil:
     int mlock(const void* address, size_t length)
 
-cdef extern from "sys/prctl.h" nogil:
-    int prctl(int option, unsigned long argument)
-    int PR_SET_TIMERSLACK
-
 cdef extern from *:
     """
-    #include <sys/resource.h>
-    enum { STACK_BYTES = 65536 };
     static inline int32_t load_i32(const int32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline void store_i32(int32_t *at, int32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
-    static __attribute__((noinline)) void touch_stack(void) {
-        volatile unsigned char page[STACK_BYTES];
-        for (int at = 0; at < STACK_BYTES; at += 4096)
-            page[at] = 0;
-        (void)page[0];
-    }
-    static inline uint64_t nanoseconds(struct timeval time) {
-        return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_usec * 1000u;
-    }
-    static inline void thread_use(uint64_t *faults, uint64_t *major, uint64_t *voluntary, uint64_t *involuntary,
-                                  uint64_t *processor_ns) {
-        struct rusage use;
-        getrusage(RUSAGE_THREAD, &use);
-        *faults = (uint64_t)use.ru_minflt;
-        *major = (uint64_t)use.ru_majflt;
-        *voluntary = (uint64_t)use.ru_nvcsw;
-        *involuntary = (uint64_t)use.ru_nivcsw;
-        *processor_ns = nanoseconds(use.ru_utime) + nanoseconds(use.ru_stime);
-    }
     """
     int32_t load_i32(const int32_t* at) nogil
     void store_i32(int32_t* at, int32_t value) nogil
-    void touch_stack() nogil
-    void thread_use(uint64_t* faults, uint64_t* major, uint64_t* voluntary, uint64_t* involuntary,
-                    uint64_t* processor_ns) nogil
 
 cdef enum:
     ECHO_WAIT_US = 50000        # between two looks at the stop flag
 
 
-cdef void use_now(ThreadUse* use) noexcept nogil:
-    thread_use(&use.minor_faults, &use.major_faults, &use.voluntary_switches, &use.involuntary_switches,
-               &use.processor_ns)
-
-
-cdef void series_begin(Series* series, ThreadUse* before) noexcept nogil:
+cdef void series_begin(Series* series, ThreadUsage* before) noexcept nogil:
     """Touch what the run will touch, so that no page fault falls into it."""
-    touch_stack()
+    thread_touch_stack(STACK_BYTES)
     if series.began_ns == 0:
         series.began_ns = clock_now_ns()
-    use_now(before)
+    thread_usage(before)
 
 
-cdef void series_end(Series* series, const ThreadUse* before, uint64_t began_ns) noexcept nogil:
-    cdef ThreadUse after
-    use_now(&after)
+cdef void series_end(Series* series, const ThreadUsage* before, uint64_t began_ns) noexcept nogil:
+    cdef ThreadUsage after
+    thread_usage(&after)
     series.use.minor_faults += after.minor_faults - before.minor_faults
     series.use.major_faults += after.major_faults - before.major_faults
     series.use.voluntary_switches += after.voluntary_switches - before.voluntary_switches
@@ -98,7 +66,7 @@ cdef bint sleep_until(Series* series, uint64_t instant_ns) noexcept nogil:
 
 cdef int wake_up_run(WakeUpState* state, uint64_t periods) noexcept nogil:
     cdef Series* series = &state.series
-    cdef ThreadUse before
+    cdef ThreadUsage before
     cdef uint64_t now, next_ns, late, left = periods, began, backlog
     cdef int end = MEASURE_DONE
     series_begin(series, &before)
@@ -220,7 +188,7 @@ cdef int exchange(RoundTripState* state, uint64_t* at) noexcept nogil:
 
 cdef int round_trip_run(RoundTripState* state, uint64_t periods) noexcept nogil:
     cdef Series* series = &state.series
-    cdef ThreadUse before
+    cdef ThreadUsage before
     cdef uint64_t phase_ns[EXCHANGE_PHASES]
     cdef uint64_t now, next_ns, took, left = periods, began, backlog
     cdef int phase, end = MEASURE_DONE
@@ -290,13 +258,6 @@ cdef void echo_run(EchoState* state) noexcept nogil:
 
 
 ENDS = ("done", "stopped", "silent", "lost")
-
-
-def set_timer_slack(unsigned long slack_ns) -> str:
-    """How much later than asked the kernel may wake the calling thread; what came of it."""
-    if prctl(PR_SET_TIMERSLACK, slack_ns):
-        return f"as it was ({os.strerror(errno)})"
-    return f"{slack_ns} ns"
 
 
 cdef Histogram* histogram_of(object histogram) except NULL:

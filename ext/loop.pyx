@@ -23,7 +23,7 @@ import numpy as np
 
 from ionto_rt.core.clock cimport clock_now_ns, histogram_add, histogram_percentile, lateness_us
 from ionto_rt.core.controller cimport ControllerState, controller_tick
-from ionto_rt.core.host_thread cimport ThreadUsage, thread_usage
+from ionto_rt.core.host_thread cimport STACK_BYTES, ThreadUsage, thread_touch_stack, thread_usage
 from ionto_rt.core.port cimport port_close_reading, port_open_reading, port_read, port_write
 from ionto_rt.core.ring cimport (
     Ring, ring_close, ring_commit, ring_newest, ring_open, ring_push, ring_slot, ring_take,
@@ -66,11 +66,6 @@ cdef extern from *:
         if (length)
             __atomic_fetch_add((uint8_t *)memory + length - 1, 0, __ATOMIC_RELAXED);
     }
-    static __attribute__((noinline)) void touch_stack(void) {
-        volatile uint8_t memory[65536];
-        for (size_t at = 0; at < sizeof memory; at += 1024)
-            memory[at] = 0;
-    }
     """
     int32_t load_i32(const int32_t* at) nogil
     uint64_t load_u64(const uint64_t* at) nogil
@@ -78,7 +73,6 @@ cdef extern from *:
     void store_u32(uint32_t* at, uint32_t value) nogil
     void raise_i32(int32_t* at, int32_t value) nogil
     void touch(void* memory, size_t length) nogil
-    void touch_stack() nogil
 
 
 cdef inline int64_t max_i64(int64_t a, int64_t b) noexcept nogil:
@@ -395,7 +389,8 @@ cdef void run_host_paced(LoopState* loop, uint64_t last) noexcept nogil:
 
 cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil:
     cdef ThreadUsage before, after
-    touch_stack()
+    if not loop.virtual_clock:
+        thread_touch_stack(STACK_BYTES)
     thread_usage(&before)
     if loop.started_ns == 0:
         loop.started_ns = clock_now_ns()

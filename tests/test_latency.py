@@ -203,7 +203,7 @@ def test_all_three_series_are_measured(measured: LatencyResult) -> None:
         assert one.raw.total + one.skipped >= 200
         assert one.corrected.total >= one.raw.total
         assert one.interval_s == 0.002
-    assert set(measured.host) == {"priority", "affinity", "timer_slack", "memory", "processors"}
+    assert set(measured.host) == {"priority", "affinity", "timer_slack", "stack", "memory", "processors"}
 
 
 def test_percentiles_rise_to_the_worst(measured: LatencyResult) -> None:

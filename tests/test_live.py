@@ -22,10 +22,11 @@ from ionto_rt.alarms import alarm_for_trip
 from ionto_rt.codes import Phase, Trip
 from ionto_rt.device import open_device
 from ionto_rt.keys import Keyboard, is_attended
-from ionto_rt.live import TRIM_A, Dial, Frame, LineView, picture
+from ionto_rt.live import TRIM_A, Dial, Frame, LineView, overview, picture
 from ionto_rt.record import Record
 from ionto_rt.session import Progress, Session
 from ionto_rt.treatment import Treatment
+from treatments import together
 
 
 @pytest.fixture
@@ -85,6 +86,53 @@ def test_the_picture_keeps_to_the_width_of_the_terminal(session: Session, width:
 def operator_commands(folder: Path) -> list[tuple[str, float]]:
     events = Record.open(folder).events().events
     return [(event.fields["command"], event.fields["value_a"]) for event in events if event.kind == "operator"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_of_several_channels_each_has_a_line_with_its_readings_whole(session: Session, width: int) -> None:
+    shown: dict[str, object] = {"phase": Phase.CONTACT_CHECK, "current_a": -3.999e-3, "voltage_v": -38.25,
+                                "remaining_s": 3599.0, "limited": True}  # fmt: skip
+    made = replace(frame(session, **shown), name="left lateral epicondyle")
+    made = replace(made, shown=replace(made.shown, prescribed_c=2.4, delivered_c=1.2))
+    frames = [made, replace(made, name="right", trim_a=1e-4)]
+    out = io.StringIO()
+    Console(file=out, width=width).print(overview(frames))
+    lines = out.getvalue().splitlines()
+    assert {len(line) for line in lines} == {width}
+    first, second = lines[1:3]
+    for line, number, name in ((first, 1, "left lateral"), (second, 2, "right ")):
+        assert line.startswith(f"│ {number} {name}")
+        for part in ("contact check", "3.999 mA", "38.25 V", "20.00 of 40.00 mA·min", "59:59"):
+            assert part in line
+    words = " ".join(out.getvalue().replace("│", " ").split())
+    assert "right derated, right trimmed by +0.10 mA" in words
+    keys = [line for line in lines if " pause" in line]
+    assert len(keys) == 1 and all(key in keys[0] for key in ("1-2", " 0 ", " p ", " r ", " + - ", " s ", " q "))
+
+
+def test_keys_of_several_channels_say_whom_they_act_on(tmp_path: Path) -> None:
+    path = tmp_path / "several.toml"
+    path.write_text(together([treatment(tmp_path, current="1 mA", hold="4 s", ramp="1.25 s").read_text()] * 2))
+    said, keys = [], list("2p0+2r-q")
+
+    def watch(running: Session) -> None:
+        if running.progress.elapsed_s > 2.5 and keys:
+            dial.press(keys.pop(0), running)
+            said.append(dial.said)
+
+    dial = Dial()
+    with open_device("sim:?channels=2") as device:
+        Session(Treatment.load(path), device, out_dir=tmp_path / "s", speed="max", watcher=watch, attended=True).run()
+    assert said == [
+        "keys act on 1",
+        "1: pausing: the current ramps down, r resumes",
+        "keys act on all channels",
+        "choose a channel by its number first",
+        "keys act on 1",
+        "1: resuming: the current ramps up from zero",
+        "1: level 0.950 mA",
+        "off at once",
+    ]
 
 
 def test_the_dial_keeps_the_level_within_the_limits_and_a_press_back_acts_at_once(session: Session) -> None:

@@ -16,18 +16,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ionto_rt.core.clock import LatencyHistogram
-from ionto_rt.core.latency import Echo, RoundTripLoop, WakeUpLoop, set_timer_slack
+from ionto_rt.core.host_thread import prepare
+from ionto_rt.core.latency import Echo, RoundTripLoop, WakeUpLoop
 from ionto_rt.core.wire import encode_frame
 from ionto_rt.device import Hello, SessionDevice, split_uri
 from ionto_rt.errors import RefusedError
 from ionto_rt.hdr_log import HdrLog
-from ionto_rt.host import LOOP_PRIORITY, awake_processors, pin_to_cpu
+from ionto_rt.host import LOOP_PRIORITY, awake_processors
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999}
 LEAST_RATE_HZ, MOST_RATE_HZ = 1.0, 20_000.0
 MOST_DURATION_S = 86_400.0
 TURN_S = 1.0
-TIMER_SLACK_NS = 1
 WAKE_UP, ROUND_TRIP, FLOOR = "wake-up", "round-trip", "floor"
 CORRECTED = "-corrected"
 """Ending of a tag: with the times that a stall kept from being taken."""
@@ -151,20 +151,6 @@ def refuse_without_bytes(uri: str) -> None:
             value=uri,
             remedy="use virtual: or serial:PATH",
         )
-
-
-def prepare(priority: int | None, cpu: int | None) -> dict[str, str]:
-    """Ask for what the measuring thread would like to have, for the calling thread; what came of each."""
-    # Before the priority: under SCHED_FIFO newer kernels take no other slack than zero.
-    slack = set_timer_slack(TIMER_SLACK_NS)
-    told = "ordinary (as asked)"
-    if priority is not None:
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-            told = f"SCHED_FIFO {priority}"
-        except OSError as error:
-            told = f"ordinary ({error.strerror})"
-    return {"priority": told, "affinity": pin_to_cpu(cpu), "timer_slack": slack}
 
 
 def counters_frame_bytes(hello: Hello) -> int:

@@ -32,6 +32,7 @@ TRIM_A = 1e-4
 TRIM_RATIO = 0.05
 """One press of + or - is 0.1 mA, or 5 % of the step's level if that is less."""
 SHOWN_ALARMS = 4
+NAME_COLUMNS = 13
 SAID_S = 4.0
 LEAVE_S = 1.0
 COULOMB_PER_MAMIN = 0.06
@@ -208,6 +209,10 @@ class Dial:
         if act is not None and any(channel.progress.phase not in ENDED for channel in session.channels):
             self.said, self.said_at = act(session), time.monotonic()
 
+    def _of(self, session: "Session", text: str) -> str:
+        """What was done, with the name of the channel that it was done to, if there are others."""
+        return f"{session.channels[self.channel].name}: {text}" if self.channel is not None else text
+
     @property
     def _target(self) -> int:
         return ALL_CHANNELS if self.channel is None else self.channel
@@ -218,11 +223,11 @@ class Dial:
 
     def _pause(self, session: "Session") -> str:
         session.pause(self._target)
-        return "pausing: the current ramps down, r resumes"
+        return self._of(session, "pausing: the current ramps down, r resumes")
 
     def _resume(self, session: "Session") -> str:
         session.resume(self._target)
-        return "resuming: the current ramps up from zero"
+        return self._of(session, "resuming: the current ramps up from zero")
 
     def _stop(self, session: "Session") -> str:
         session.stop()
@@ -249,10 +254,10 @@ class Dial:
         wanted_a = min(highest_a, max(by_a, level_a + trim_a + direction * by_a))
         change_a = wanted_a - level_a - trim_a
         if change_a * direction <= 1e-9:
-            return f"{current(wanted_a)} is the {'highest' if direction > 0.0 else 'lowest'} level"
+            return self._of(session, f"{current(wanted_a)} is the {'highest' if direction > 0.0 else 'lowest'} level")
         session.trim(change_a, channel.number)
         self.trims_a[channel.number] = trim_a + change_a
-        return f"level {current(wanted_a)}"
+        return self._of(session, f"level {current(wanted_a)}")
 
 
 def step_level_a(channel: "ChannelRun") -> float:
@@ -399,7 +404,7 @@ def picture(frame: Frame) -> "RenderableType":
     return _framed(frame, rows)
 
 
-def _framed(frame: Frame, rows: "Table", *, several: bool = False) -> "RenderableType":
+def _framed(frame: Frame, rows: "Table", channels: int = 1) -> "RenderableType":
     """Rows, with the alarms and the keys below them, in the box of the treatment."""
     from rich import box
     from rich.panel import Panel
@@ -412,7 +417,7 @@ def _framed(frame: Frame, rows: "Table", *, several: bool = False) -> "Renderabl
         rows.add_row(line)
     if frame.keys:
         rows.add_row(Text(frame.said or " ", style="bold"))
-        rows.add_row(key_line(several=several))
+        rows.add_row(key_line(channels))
     else:
         rows.add_row(Text("Ctrl-C ramps down, a second one switches off", style="dim"))
     return Panel(
@@ -431,21 +436,23 @@ def overview(frames: list[Frame]) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    lines = Table.grid(expand=True, padding=(0, 2))
-    lines.add_column(justify="right", style="dim")
-    for _ in ("name", "phase"):
-        lines.add_column(no_wrap=True)
-    for _ in ("current", "voltage"):
-        lines.add_column(justify="right", no_wrap=True)
+    told: list[str] = []
+    lines = Table.grid(expand=True, padding=(0, 1))
+    # Where the terminal is narrow, readings stay whole and names are cut.
+    lines.add_column(justify="right", style="dim", no_wrap=True, min_width=1)
+    lines.add_column(no_wrap=True, max_width=NAME_COLUMNS)
+    lines.add_column(no_wrap=True)
+    lines.add_column(justify="right", no_wrap=True, min_width=len("-3.999 mA"))
+    lines.add_column(justify="right", no_wrap=True, min_width=len("99.99 V"))
     lines.add_column(ratio=1)
-    for _ in ("dose", "left"):
-        lines.add_column(justify="right", no_wrap=True)
+    lines.add_column(justify="right", no_wrap=True, min_width=len("99.99 of 99.99 mA·min"))
+    lines.add_column(justify="right", no_wrap=True, min_width=len("99:99"))
     for number, frame in enumerate(frames, 1):
         shown, sign = frame.shown, frame.plan.polarity
         share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
         phase = Text(PHASES[shown.phase], style=PHASE_STYLES.get(shown.phase, "default"))
         if shown.limited:
-            phase.append(" derated", style="cyan")
+            told.append(f"{frame.name} derated")
         delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
         lines.add_row(
             str(number),
@@ -457,27 +464,28 @@ def overview(frames: list[Frame]) -> "RenderableType":
             f"{delivered} of {prescribed} mA·min",
             clock(shown.remaining_s),
         )
+        if abs(frame.trim_a) > 1e-7:
+            told.append(f"{frame.name} trimmed by {frame.trim_a * 1e3:+.2f} mA")
     rows = Table.grid(expand=True)
     rows.add_row(lines)
     first = frames[0].shown
     counters = f"{clock(first.elapsed_s)} elapsed, late {first.late}, lost {first.lost}"
+    counters = ", ".join([counters, *told])
     rows.add_row(Text(counters, style="yellow" if first.late or first.lost else "dim"))
-    return _framed(frames[0], rows, several=True)
+    return _framed(frames[0], rows, len(frames))
 
 
-def key_line(*, several: bool = False) -> "RenderableType":
-    """The keys and what they do."""
+def key_line(channels: int = 1) -> "RenderableType":
+    """The keys and what they do; of several channels in as many words as a line of 80 columns holds."""
     from rich.text import Text
 
+    keys = [("p", "pause"), ("r", "resume"), ("+ -", "current"), ("s", "stop"), ("q", "off at once")]
+    if channels > 1:
+        numbers = f"1-{min(channels, 9)}"
+        keys = [(numbers, "channel"), ("0", "all"), *keys[:2], ("+ -", "trim"), ("s", "stop"), ("q", "off")]
     line = Text()
-    for key, what in (
-        *((("1-9", "channel"), ("0", "all")) if several else ()),
-        ("p", "pause"),
-        ("r", "resume"),
-        ("+ -", "current"),
-        ("s", "stop"),
-        ("q", "off at once"),
-    ):
+    for number, (key, what) in enumerate(keys):
+        line.append(("  " if channels > 1 else "   ") if number else "")
         line.append(f" {key} ", style="reverse")
-        line.append(f" {what}   ")
+        line.append(f" {what}")
     return line

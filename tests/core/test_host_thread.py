@@ -46,6 +46,7 @@ def test_what_is_not_granted_is_said_and_raises_nothing() -> None:
     assert outcome["priority"] == "ordinary (Invalid argument)"
     assert outcome["affinity"].startswith("not pinned (")
     assert outcome["stack"] == "0 KiB touched"
+    assert in_a_thread(lambda: prepare(None))["priority"] == "ordinary (as asked)"
     assert in_a_thread(lambda: prepare(cpu=-1))["affinity"].startswith("not pinned (")
 
 

@@ -9,4 +9,9 @@ cdef struct ThreadUsage:
     uint64_t involuntary_switches   # another took its processor
     uint64_t processor_ns
 
+cdef enum:
+    STACK_BYTES = 65536             # more than the loops use
+
+# Touches as much of the calling thread's stack below this call, or what there is of it, so that no page faults later.
+cdef size_t thread_touch_stack(size_t bytes) noexcept nogil
 cdef void thread_usage(ThreadUsage* usage) noexcept nogil

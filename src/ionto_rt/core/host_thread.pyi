@@ -8,6 +8,6 @@ class Usage(TypedDict):
     processor_s: float
 
 def prepare(
-    priority: int = 40, cpu: int | None = None, slack_ns: int = 1, stack_bytes: int = 262144
+    priority: int | None = 40, cpu: int | None = None, slack_ns: int = 1, stack_bytes: int = 262144
 ) -> dict[str, str]: ...
 def usage() -> Usage: ...

@@ -5,6 +5,7 @@ continued by the next: counts, worst cases and the use of the thread add up.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from ionto_rt.core.clock cimport Histogram
+from ionto_rt.core.host_thread cimport ThreadUsage
 from ionto_rt.core.port cimport FileDescriptor
 from ionto_rt.core.types cimport Port
 from ionto_rt.core.wire cimport Receiver
@@ -28,14 +29,6 @@ cdef enum:                      # phases of an exchange
     EXCHANGE_DECODE = 3
     EXCHANGE_PHASES = 4
 
-# What the measuring thread used while it measured (getrusage).
-cdef struct ThreadUse:
-    uint64_t minor_faults
-    uint64_t major_faults
-    uint64_t voluntary_switches
-    uint64_t involuntary_switches
-    uint64_t processor_ns
-
 # A series with one time each interval_ns.
 cdef struct Series:
     Histogram* raw              # the times that were taken
@@ -48,7 +41,7 @@ cdef struct Series:
     uint64_t worst_ns
     uint64_t worst_cycle        # from 0
     uint64_t worst_at_ns        # since began_ns
-    ThreadUse use
+    ThreadUsage use             # of the measuring thread while it measured
     int32_t stop                # sticky; only ever rises
 
 # Sleeps to absolute instants of CLOCK_MONOTONIC, one each interval; a time is how much later than planned it woke.
