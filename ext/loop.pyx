@@ -6,7 +6,8 @@ for a bounded number of ticks and drains the rings before the next call, so that
 
 A deadline is missed when an answer is written after the next sample was due. A device that paces itself goes on
 meanwhile: its samples queue, each is ticked in order, and one command answers the newest. Where the host paces, the
-instants that have passed are skipped, a whole number of periods, and the phase of the rest stays.
+instants that have passed, or come less than half a period from then, are skipped: a whole number of periods, and the
+phase of the rest stays.
 """
 import os
 
@@ -368,7 +369,6 @@ cdef void run_host_paced(LoopState* loop, uint64_t last) noexcept nogil:
                 break
         else:
             late_ns = 0
-            now_ns = clock_now_ns()
         wrote_ns = clock_now_ns()
         while loop.status == LOOP_RUNNING and not await_samples(loop, &read_ns):
             pass

@@ -37,7 +37,7 @@ cdef struct OperatorRequest:
     double value_a
     uint8_t channel             # ALL_CHANNELS, or one
 
-# One answer: when it began, and how long each phase took, ns.
+# One answer, and how long each phase of it took, ns.
 cdef struct LoopTiming:
     uint32_t index              # of the newest sample answered
     uint64_t phase_ns[5]
