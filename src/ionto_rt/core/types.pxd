@@ -32,6 +32,13 @@ cdef enum DeviceStatus:         # bits of Sample.status
     STATUS_TIME_CAP = 32        # the device's own session time cap, latched
     STATUS_CLAMPED = 64         # the command was outside the pushed output limits and was clamped
     STATUS_LATE = 128           # the command in force came after its boundary
+    STATUS_PATIENT_STOP = 256   # the patient's stop button is held down
+    STATUS_LEAKAGE = 512        # leakage beyond the device's limit: it has switched off, latched
+    STATUS_SUPPLY_WARNING = 1024  # supply below its reserve: enough for some minutes
+    STATUS_SUPPLY_LOW = 2048    # less than 3 minutes of supply left
+    STATUS_OVER_TEMPERATURE = 4096  # a pad above 41 C or the board above 55 C
+    STATUS_SELF_TEST_FAILED = 8192  # the device's power-on self-test, latched
+    STATUS_SPEAKER_FAULT = 16384  # the alarm's sound did not come back in the loop-back
 
 cdef enum OperatorCommand:
     OPERATOR_NONE = 0
@@ -111,13 +118,20 @@ cdef enum Action:               # safe states, in rising order of urgency
 cdef enum Trip:                 # numbers are those of the hazard matrix
     TRIP_NONE = 0
     TRIP_OVER_CURRENT = 1       # H01
+    TRIP_OVER_CURRENT_MEAN = 2  # H02: 100 ms mean above the setpoint
+    TRIP_UNDER_CURRENT = 3      # H03: 1 s mean below the setpoint, not limiting
     TRIP_OPEN_LEAD = 5          # H05
     TRIP_INTERMITTENT_LEAD = 7  # H07
     TRIP_SHORT = 8              # H08
     TRIP_CONTACT_AREA = 9       # H09
+    TRIP_BREAKDOWN = 11         # H11: the skin's resistance fell at once
+    TRIP_RESISTANCE_RISING = 12  # H12
     TRIP_DENSITY = 13           # H13
     TRIP_CHARGE_CAP = 15        # H15
     TRIP_SESSION_TIME = 16      # H16
+    TRIP_POLARITY = 17          # H17
+    TRIP_OUTPUT_MISMATCH = 20   # H20: the device applied another code than it was told
+    TRIP_READING_STUCK = 22     # H22
     TRIP_READINGS_DISAGREE = 23  # H23
     TRIP_LOST_SAMPLES = 24      # H24
     TRIP_STALE_DATA = 25        # H25
@@ -125,7 +139,19 @@ cdef enum Trip:                 # numbers are those of the hazard matrix
     TRIP_HOST_SUSPENDED = 28    # H28: data older than a lease: the host stood still
     TRIP_LEASE_LAPSED = 29      # H28, H29: the device let go
     TRIP_HEARTBEAT = 30         # H30: the orchestrator went silent
+    TRIP_WATCHDOG = 31          # H31: the heartbeat goes on but does not answer its challenge
     TRIP_NOT_FINITE = 32        # H32
+    TRIP_HUNTING = 34           # H34
+    TRIP_SUPPLY_LOW = 39        # H39
+    TRIP_LEAKAGE = 40           # H40
+    TRIP_INTERFERENCE = 41      # H41
+    TRIP_CROSS_LEAKAGE = 42     # H42
+    TRIP_ELECTRODE_SPENT = 43   # H43
+    TRIP_TEMPERATURE = 44       # H44
+    TRIP_PATIENT_STOP = 45      # H45
+    TRIP_PAD_CHANGED = 48       # H48: another impedance after a pause
+    TRIP_DEVICE_SELF_TEST = 49  # H49
+    TRIP_REVERSAL = 52          # H52: the setpoint changed its sign without a hold at zero
     TRIP_DEVICE_CLOCK = 53      # H53
     TRIP_LIMITS_CORRUPT = 54    # the guard's own table failed its checksum
     TRIP_DEVICE_CAP = 55        # the device's own cap acted
