@@ -1084,6 +1084,12 @@ class Record:
         """Sample period; all channels of a device have the same."""
         return self.channels[0].tick_s
 
+    @property
+    def simulated(self) -> bool:
+        """True if its device is known to have been a simulation."""
+        device = self.session.get("device")
+        return isinstance(device, dict) and device.get("hardware") is False
+
     @functools.cached_property
     def receipt(self) -> dict[str, Any] | None:
         """None while the session runs, and after a crash until `recover`."""
