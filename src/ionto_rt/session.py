@@ -23,6 +23,7 @@ from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import DeviceCounters, SessionDevice, new_token
 from ionto_rt.errors import RefusedError
+from ionto_rt.exclusive import one_session
 from ionto_rt.files import DISK, Files
 from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.hdr_log import write_log
@@ -183,6 +184,10 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Carry out the session; the receipt. RefusedError if it could not begin."""
+        with one_session(self.device):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         hello = self.device.hello
         token = new_token()
         host = self._prepare_host()
