@@ -79,7 +79,7 @@ class Session:
     and one that only answers is paced by the host. `watcher` is called at each visit of the orchestrator, in its
     thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
     `attended` says that somebody is there to resume: without, a pause that latches ends the session.
-    `files` is the file system of telemetry and events. In real time a host that is unfit is refused on hardware, unless
+    `files` is the file system of the record. In real time a host that is unfit is refused on hardware, unless
     `accept_unfit`; `cpu` is the processor the loop then stays on.
 
     Whatever happens in the orchestrator's thread ramps down. An exception of the watcher ends in the receipt; what is
