@@ -316,11 +316,13 @@ cdef void check_guard(Campaign* c, Watch* w, const Tick* row, const GuardLimits*
         w.missing_run = 0
 
     # More than the setpoint: judged late enough that any reading has had the time to follow.
-    w.over_at = (w.over_at + 1) & (PAST - 1)
-    level = fabs(row.setpoint_a) if row.action < ACTION_RAMP_DOWN else 0.0
-    if row.phase == PHASE_CONTACT_CHECK and level < c.controllers[row.channel].config.probe.current_a:
-        level = c.controllers[row.channel].config.probe.current_a
-    w.over_levels_a[w.over_at] = level
+    # A guard that ramps down judges by what was in force when it began.
+    if row.action < ACTION_RAMP_DOWN:
+        level = fabs(row.setpoint_a)
+        if row.phase == PHASE_CONTACT_CHECK and level < c.controllers[row.channel].config.probe.current_a:
+            level = c.controllers[row.channel].config.probe.current_a
+        w.over_at = (w.over_at + 1) & (PAST - 1)
+        w.over_levels_a[w.over_at] = level
     highest = 0.0
     for k in range(<uint32_t>PAST):
         if w.over_levels_a[k] > highest:
@@ -399,6 +401,7 @@ cdef void check_output(Campaign* c, Watch* w, const Tick* row, const ControllerS
     if row.action == ACTION_RAMP_DOWN:
         if w.action < ACTION_RAMP_DOWN:
             w.descent_codes = before
+            ticks = 1
         w.descent_codes -= config.guard.stop_slope_codes * ticks
         if w.descent_codes < 0.0:
             w.descent_codes = 0.0
@@ -567,12 +570,16 @@ cdef void settle(Campaign* c) noexcept nogil:
 
 # The plant: what truly happened in a sample period.
 
+cdef inline bint bridged(const VirtualChannel* one) noexcept nogil:
+    return one.skin.shunt_ohm > 0.0
+
+
 cdef void check_truth(Campaign* c) noexcept nogil:
     cdef const VirtualChannel* one
     cdef const ControllerConfig* config
     cdef Watch* w
     cdef uint32_t channel
-    cdef double current_a, mean_a, most, step
+    cdef double current_a, mean_a, peak_a, most, step
     cdef int64_t tick = <int64_t>c.tick
     cdef bint silent = c.accept_tick < 0 or tick - c.accept_tick > <int64_t>c.cap_ticks
     cdef bint disturbed = c.plant_tick >= 0 and tick - c.plant_tick <= 4
@@ -584,14 +591,16 @@ cdef void check_truth(Campaign* c) noexcept nogil:
         mean_a = one.period.absolute_c / one.front_end.period_s
         fold(c, bits(one.period.charge_c))
 
-        # The cap: a comparator needs a sub-step, and what it has cut off stays off.
-        if one.period.peak_a > one.comparator_a * 1.000001 and not one.period.tripped:
+        # The cap: a comparator needs a sub-step, and what it has cut off stays off. Across a bridge skin discharges by
+        # itself; there what leaves the output stage counts.
+        peak_a = fabs(one.front_end.source_a) if bridged(one) else one.period.peak_a
+        if peak_a > one.comparator_a * 1.000001 and not one.period.tripped:
             w.peak_over += 1.0
             if config.calibration.front_end == FRONT_END_CURRENT_SOURCE or w.peak_over > 1.0:
-                violate(c, CAP, channel, one.period.peak_a, one.comparator_a)
+                violate(c, CAP, channel, peak_a, one.comparator_a)
         else:
             w.peak_over = 0.0
-        if mean_a > one.comparator_a * 1.000001 and not one.period.tripped:
+        if mean_a > one.comparator_a * 1.000001 and not one.period.tripped and not bridged(one):
             violate(c, CAP, channel, mean_a, one.comparator_a)
 
         # Nothing flows without a fresh command.
@@ -638,7 +647,8 @@ cdef void one_period(Campaign* c) noexcept nogil:
         c.loop.heartbeat = <uint32_t>draw(&c.noise) if c.heart_wrong else c.loop.heartbeat + 1
     for channel in range(c.scenario.channels):
         w = &c.watch[channel]
-        if w.phase == PHASE_PAUSE:
+        # What a person must resume, and not a pause of the plan.
+        if c.controllers[channel].programme.paused or c.controllers[channel].guard.pause_latched:
             w.pause_since += 1
             if w.pause_since >= PATIENCE_VISITS:
                 w.pause_since = 0
@@ -839,11 +849,12 @@ cdef void check_end(Campaign* c) noexcept nogil:
     cdef uint32_t channel
     cdef uint64_t left = c.cap_ticks + 2 * c.off_ticks + 4
     cdef double tick_s = c.scenario.tick_s, counted, level, allowed, noise_c, lsb_a
-    cdef bint closed = True
+    cdef bint closed = True, still = True
     if c.loop.status == LOOP_ENDED:
         tell_device(c, FRAME_DISARM)
     while left and closed:
-        closed = False
+        closed = still
+        still = False
         if c.device.phase != DEVICE_IDLE:
             virtual_device_advance(&c.device)
             c.tick += 1
@@ -852,7 +863,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
                 note(c, SEEN_DEVICE_OFF, c.device.phase, 0, c.watch[0].phase)
                 c.device_phase = c.device.phase
         for channel in range(c.scenario.channels):
-            closed = closed or c.channel[channel].front_end.relay_closed != 0
+            still = still or c.channel[channel].front_end.relay_closed != 0
         left -= 1
     for channel in range(c.scenario.channels):
         one = &c.channel[channel]
