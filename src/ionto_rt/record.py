@@ -49,6 +49,7 @@ from ionto_rt.codes import Phase
 from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
 from ionto_rt.files import DISK, Files
+from ionto_rt.hazards import threshold
 
 TREATMENT = "treatment.toml"
 SESSION = "session.json"
@@ -63,11 +64,11 @@ FORMAT = 2
 MAX_CHANNELS = 32
 BATCHES_PER_SECOND = 10
 COULOMB_PER_MAMIN = 0.06
-# docs/design.md: silence after which the loop ramps down, longest lease of a command, slowest ramp of a safe stop.
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = threshold("H30", "heartbeat_s")
+# docs/design.md: longest lease of a command, slowest ramp of a safe stop.
 LEASE_S = 0.1
 SLOWEST_RAMP_A_PER_S = 1e-3
-STALL_MOST_S = 30.0
+STALL_MOST_S = threshold("H38", "record_stall_s")
 """A session that could not write its record for this long ramps down (H38)."""
 RENEW_S = 1.0
 """The reservation in the journal is renewed when this much of it, at the highest current, has been used."""

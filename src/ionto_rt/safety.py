@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ionto_rt.codes import FrontEnd
+from ionto_rt.hazards import threshold
 from ionto_rt.units import (
     Kind,
     format_area,
@@ -32,19 +33,20 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-9
 """Relative; takes up the rounding of a few float operations, far below any decimal that a person writes."""
 
-GUARD_RATIO = 1.1
-"""Guard's trip over the setpoint or the density limit."""
-GUARD_FULL_SCALE_PART = 50.0
-"""Its trip on current is at least this part of the range's full scale above the setpoint."""
-DEVICE_RATIO = 1.25
+GUARD_RATIO = threshold("H01", "over_ratio")
+"""Guard's trip over the setpoint."""
+GUARD_FULL_SCALE_RATIO = threshold("H01", "over_full_scale_ratio")
+"""Its trip is at least this part of the range's full scale above the setpoint."""
+GUARD_DENSITY_RATIO = threshold("H13", "density_ratio")
+DEVICE_RATIO = threshold("H55", "device_ratio")
 """Device's caps over the prescription limits."""
-GUARD_CHARGE_RATIO = 1.02
-GUARD_CHARGE_MARGIN_C = 0.003
-"""0.05 mA*min; never more than GUARD_CHARGE_MARGIN_RATIO of the limit. The guard counts absolute charge: the contact
-check, the tone and the noise of readings at rest add to it, the dose does not."""
-GUARD_CHARGE_MARGIN_RATIO = 0.05
-GUARD_TIME_RATIO = 1.02
-GUARD_TIME_MARGIN_S = 1.0
+GUARD_CHARGE_RATIO = threshold("H15", "charge_ratio")
+GUARD_CHARGE_MARGIN_C = threshold("H15", "charge_margin_c")
+"""Never more than GUARD_CHARGE_MARGIN_RATIO of the limit. The guard counts absolute charge: the contact check, the tone
+and the noise of readings at rest add to it, the dose does not."""
+GUARD_CHARGE_MARGIN_RATIO = threshold("H15", "charge_margin_ratio")
+GUARD_TIME_RATIO = threshold("H16", "time_ratio")
+GUARD_TIME_MARGIN_S = threshold("H16", "time_margin_s")
 """A regulator's lag of some ticks must not end a session that was planned to the limit."""
 
 BALLAST_LEAST_RATIO = 0.1
@@ -58,6 +60,7 @@ RANGE_LEAST_PART = 20.0
 PLAUSIBLE_LOAD_OHM = 2000.0
 """The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
 skin at 4 mA is as much: a device that cannot drive it would derate every session."""
+
 
 def exceeds(value: float, limit: float) -> bool:
     """True if `value` is beyond `limit` by more than rounding. At the limit is within it."""
@@ -398,13 +401,13 @@ def resolve_limits(
 
     # A setpoint that passed the checks is never cut by the rounding of density times area.
     current = replace(current, value=max(current.value, _highest_a(treatment)))
-    margin_a = 0.0 if current_range is None else current_range.full_scale_a / GUARD_FULL_SCALE_PART
+    margin_a = 0.0 if current_range is None else current_range.full_scale_a * GUARD_FULL_SCALE_RATIO
     current_guard_a = max(GUARD_RATIO * current.value, current.value + margin_a)
     charge_margin_c = min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * dose.value)
     compliance_v = DEVICE_RATIO * voltage.value if device is None else device.compliance_v
     rows = (
         _row("current", Kind.CURRENT, current, current_guard_a, max(DEVICE_RATIO * current.value, current_guard_a)),
-        _row("density", Kind.DENSITY, density, GUARD_RATIO * density.value, None),
+        _row("density", Kind.DENSITY, density, GUARD_DENSITY_RATIO * density.value, None),
         _row(
             "dose",
             Kind.CHARGE,
