@@ -84,6 +84,7 @@ cdef struct GuardState:
     int32_t relay_closed
     int32_t established         # current has reached half of its setpoint since that was last zero
     double standing_a           # highest setpoint that the command in force may have been worked out for
+    int32_t zero_code           # output code of zero current, as the limits had it when they were first verified
 
 cdef struct GuardInput:
     int32_t sample_good
