@@ -101,7 +101,8 @@ class Ran:
 
 
 def resuming(session: Session) -> None:
-    """Somebody who resumes whatever waits."""
+    """Somebody who resets and resumes whatever waits."""
+    session.reset()
     for channel in session.channels:
         if channel.progress.paused:
             session.resume(channel.number)
