@@ -314,9 +314,11 @@ cdef void end_pause(GuardState* state, const GuardLimits* limits, const GuardInp
         state.pause_latched = 0
 
 
-cdef int32_t descend(GuardState* state, const GuardLimits* limits) noexcept nogil:
-    """The guard's own ramp down, in output codes: it needs neither regulator nor current reading."""
-    cdef double zero = limits.output_zero_code
+cdef int32_t descend(GuardState* state, const GuardLimits* limits, uint32_t ticks) noexcept nogil:
+    """The guard's own ramp down, in output codes: it needs neither regulator nor current reading. Time that passed
+    without a sample counts: where samples are lost the ramp would last many times as long.
+    """
+    cdef double zero = state.zero_code
     cdef double slope = limits.stop_slope_codes
     if state.stop_presses:
         # H45: from wherever it is when the button is pressed, within a fixed time.
@@ -325,6 +327,7 @@ cdef int32_t descend(GuardState* state, const GuardLimits* limits) noexcept nogi
                 limits.patient_stop_ticks if limits.patient_stop_ticks else 1)
         if state.descent_codes > slope:
             slope = state.descent_codes
+    slope *= ticks
     if state.output_code > zero + slope:
         state.output_code -= slope
     elif state.output_code < zero - slope:
@@ -344,6 +347,8 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
         state.checksum_age = 0
         if guard_checksum(limits) != limits.checksum:
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
+        elif state.ticks == 0:
+            state.zero_code = limits.output_zero_code
     if not given.finite or not isfinite(given.setpoint_a):
         trip(state, TRIP_NOT_FINITE, ACTION_OFF)
     if given.stop >= STOP_NOW:
@@ -359,16 +364,17 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     verdict.close_relay = given.close_relay
     if state.action == ACTION_RAMP_DOWN:
         if before != ACTION_RAMP_DOWN:
-            state.output_code = state.last_code if state.relay_closed else limits.output_zero_code
-        code = descend(state, limits)
+            state.output_code = state.last_code if state.relay_closed else state.zero_code
+        code = descend(state, limits, given.ticks if before == ACTION_RAMP_DOWN else 1)
         verdict.close_relay = state.relay_closed
-    if state.action == ACTION_OFF:
-        code = limits.output_zero_code
-        verdict.close_relay = 0
     if code > limits.output_code_max:
         code = limits.output_code_max
     elif code < limits.output_code_min:
         code = limits.output_code_min
+    if state.action == ACTION_OFF:
+        # Last, and not by the limits: they may be what is corrupt.
+        code = state.zero_code
+        verdict.close_relay = 0
 
     # While the guard ramps down, the current is judged by the setpoint that was in force when it began.
     if state.action < ACTION_RAMP_DOWN:

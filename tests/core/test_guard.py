@@ -635,3 +635,31 @@ def test_replay_of_a_trip_gives_the_same_bits() -> None:
     made.run(200, heartbeat=SILENT)
     replayed = Rig(made.controller.config, made.controller.segments).controller.run(made.table())
     assert same_bits(replayed, made.table()) == ""
+
+
+@pytest.mark.parametrize("lose", [1, 3, 40])
+def test_a_ramp_down_takes_its_time_whatever_samples_are_lost(lose: int) -> None:
+    """Its slope is per sample period that passes, not per sample that comes."""
+    made = rig(session_ticks=SETTLED_TICKS, gap_stop_ticks=1 << 30, gap_pause_ticks=1 << 30)
+    made.tick()
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    begun, start = made.rows[-1]["index"], made.rows[-2]["output_code"]
+    while made.rows[-1]["action"] == Action.RAMP_DOWN:
+        row = made.tick(lose=lose)
+        fallen = (1 + row["index"] - begun) * made.guard["stop_slope_codes"]
+        assert row["output_code"] <= max(0.0, start - fallen) + 1.0
+    assert made.trips() == [Trip.SESSION_TIME]
+
+
+@pytest.mark.parametrize("name", ["output_zero_code", "output_code_min", "output_code_max"])
+def test_h54_off_is_off_whichever_limit_is_corrupt(name: str) -> None:
+    """A row that says OFF sends the code of zero current, though the limits say something else by now."""
+    for byte in range(4):
+        made = rig()
+        table = memory_of(made.controller, "guard")
+        table[getattr(struct("GuardLimits"), name).offset + byte] ^= 0xFF
+        made.until(lambda row: row["action"] == Action.OFF, 500)
+        made.run(20)
+        assert made.trips() == [Trip.LIMITS_CORRUPT]
+        assert [row["output_code"] for row in made.rows[-20:]] == [0] * 20
+        assert not any(row["close_relay"] for row in made.rows[-20:])

@@ -91,6 +91,7 @@ cdef struct GuardState:
     uint32_t stop_presses
     double descent_codes        # slope that the patient has asked for; 0: the guard's own
     int32_t begun               # 1: the relay has been closed
+    int32_t zero_code           # output code of zero current, as the limits had it when they were first verified
 
 cdef struct GuardInput:
     int32_t sample_good
