@@ -6,8 +6,8 @@ from ionto_rt.core.stops cimport STOP_GUARD, STOP_HEARTBEAT, STOP_IN_FORCE, STOP
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
     STATUS_CHARGE_CAP, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_OVER_TEMPERATURE,
-    STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING, STATUS_TIME_CAP,
-    STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY,
+    STATUS_PATIENT_STOP, STATUS_RELAY_CLOSED, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING,
+    STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY,
     TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED,
     TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE,
     TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT,
@@ -112,6 +112,14 @@ cdef void check_heartbeat(GuardState* state, const GuardLimits* limits, const Gu
     else:
         trip(state, TRIP_WATCHDOG, ACTION_OFF)
     state.heartbeat = given.heartbeat
+
+
+cdef void check_lease(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H20: what the device echoes must be a command whose lease can still run. One that came late may be two leases old
+    when it lapses; a device that holds on for longer keeps no leases, and would not let go of a host that died."""
+    if (given.status & (STATUS_RELAY_CLOSED | STATUS_LEASE_EXPIRED) == STATUS_RELAY_CLOSED
+            and (<double>given.applied_age_ticks - 2.5) * limits.tick_s > 2e-6 * limits.lease_us):
+        trip(state, TRIP_OUTPUT_MISMATCH, ACTION_OFF)
 
 
 cdef void check_status(GuardState* state, const GuardInput* given) noexcept nogil:
@@ -360,6 +368,8 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     if given.sample_good:
         check_sample(state, limits, given)
         check_status(state, given)
+        if given.applied_age_ticks > SETTLE_TICKS:
+            check_lease(state, limits, given)
 
     verdict.close_relay = given.close_relay
     if state.action == ACTION_RAMP_DOWN:
