@@ -281,6 +281,8 @@ class Session:
         for channel in self.channels:
             assert channel.limits.current_range is not None
             known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
+            if known is not None and self.device.hardware:
+                known.refuse_expired()
             skew_s = known.skew_s if known is not None else 0.0
             config = controller_config(
                 hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing
@@ -309,8 +311,7 @@ class Session:
                 self.device.push_limits(**device_limits(hello, [channel.limits for channel in self.channels], token))
                 self.device.arm(self.pacing, token)
             except BaseException:
-                journal.withdraw(folder.session_id)
-                folder.discard()
+                self._take_back(journal, folder)
                 raise
         except BaseException:
             journal.close()
@@ -442,6 +443,17 @@ class Session:
             reservations,
             simulated=not self.device.hardware,
         )
+
+    @staticmethod
+    def _take_back(journal: Journal, folder: SessionFolder) -> None:
+        """Leave nothing behind of a session that could not begin; what a disk that refuses keeps, `recover` settles."""
+        try:
+            journal.withdraw(folder.session_id)
+        except RecordError:
+            with contextlib.suppress(RecordError, OSError):
+                folder.close()
+        else:
+            folder.discard()
 
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
