@@ -132,6 +132,7 @@ class ChannelRun:
     left      the alarm of a pause that it was ended for, because nobody was there to resume
     load      what the contact check identified
     last      the newest row known, of the record's or the loop's
+    received_c  what its site has received today before it (C), where that is capped
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class ChannelRun:
         self.fell: int | None = None
         self.left: Alarm | None = None
         self.asked_to_end = False
+        self.received_c: float | None = None
         self.last: np.void | None = None
         self.known: CalibrationInForce | None = None
         self.controller: Controller

@@ -21,6 +21,7 @@ Any Arrow reader takes the telemetry: `polars.read_ipc_stream(path)`, `pyarrow.i
 `duckdb.from_arrow(pyarrow.ipc.open_stream(path))`.
 """
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -687,28 +688,29 @@ def _exact_json(value: Any, where: str) -> Any:
     return value
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, files: Files = DISK) -> None:
     """Write `path` so that it holds either its old content or all of `data`, also after a power loss."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[files.write(fd, left) :]
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        files.replace(temporary, path)
+        files.sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            files.remove(temporary)
         raise RecordError(f"{path}: not written ({error.strerror}); check permissions and disk space") from None
 
 
 def sync_folder(folder: Path) -> None:
     """Wait until the names in `folder` are on disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    DISK.sync_folder(folder)
 
 
 def pretty_json(value: Any) -> bytes:
@@ -831,15 +833,15 @@ class SessionFolder:
                     f"{out_dir}: {free // 10**6} MB free, the session needs {needs_bytes // 10**6} MB; free disk space"
                 )
             _remove_abandoned(out_dir)
-            temporary.mkdir()
+            files.make_folder(temporary)
         except OSError as error:
             raise RecordError(f"{out_dir}: cannot keep a session ({error.strerror}); give another --out") from None
         lock_fd = None
         try:
             lock_fd = lock_folder(temporary)
             assert lock_fd is not None
-            write_atomic(temporary / TREATMENT, source)
-            write_atomic(temporary / SESSION, text)
+            write_atomic(temporary / TREATMENT, source, files)
+            write_atomic(temporary / SESSION, text, files)
             with EventLog(temporary / EVENTS, files) as events:
                 events.write(
                     "record-begun",
@@ -849,14 +851,15 @@ class SessionFolder:
                     treatment_sha256=hashlib.sha256(source).hexdigest(),
                     session_sha256=hashlib.sha256(text).hexdigest(),
                 )
-            sync_folder(temporary)
-            path = temporary.rename(out_dir / session_id)
-            sync_folder(out_dir)
+            files.sync_folder(temporary)
+            path = out_dir / session_id
+            files.replace(temporary, path)
+            files.sync_folder(out_dir)
             return cls(path, lock_fd, files)
         except BaseException as error:
             if lock_fd is not None:
                 os.close(lock_fd)
-            shutil.rmtree(temporary, ignore_errors=True)
+            files.remove_folder(temporary)
             if isinstance(error, OSError):
                 raise RecordError(f"{out_dir}: session not created ({error.strerror}); check disk space") from None
             raise
@@ -877,6 +880,11 @@ class SessionFolder:
             channels=channels,
             files=self.files,
         )
+        try:
+            # A file that is on disk under no name is lost with the power.
+            self.files.sync_folder(self.path)
+        except OSError as error:
+            raise RecordError(f"{self.path}: telemetry not on disk ({error.strerror}); check the disk") from None
         return self._telemetry
 
     def finish(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
@@ -898,7 +906,7 @@ class SessionFolder:
                 written["telemetry_sha256"] = self._telemetry.sha256
             self.events.close()
             written |= {"events_count": self.events.count, "events_head": self.events.head}
-            write_atomic(self.path / RECEIPT, pretty_json(written))
+            write_atomic(self.path / RECEIPT, pretty_json(written), self.files)
         finally:
             self.close()
         return written
@@ -912,7 +920,7 @@ class SessionFolder:
     def discard(self) -> None:
         """Remove the folder: no current has flowed, so nothing happened that a record must tell."""
         self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.files.remove_folder(self.path)
 
     def close(self) -> None:
         """Close files and let go of the lock, without a receipt (then `recover` is what writes one)."""
@@ -1084,6 +1092,12 @@ class Record:
     def tick_s(self) -> float:
         """Sample period; all channels of a device have the same."""
         return self.channels[0].tick_s
+
+    @property
+    def simulated(self) -> bool:
+        """True if its device is known to have been a simulation."""
+        device = self.session.get("device")
+        return isinstance(device, dict) and device.get("hardware") is False
 
     @functools.cached_property
     def receipt(self) -> dict[str, Any] | None:

@@ -111,6 +111,7 @@ class OperatorLimits:
     current_a: float | None = None
     density_a_per_m2: float | None = None
     dose_c: float | None = None
+    day_dose_c: float | None = None
     voltage_v: float | None = None
     time_s: float | None = None
 
@@ -153,7 +154,7 @@ class Limits:
     current_range: CurrentRange | None
 
     def row(self, quantity: str) -> LimitRow:
-        """The row called `quantity`: current, density, dose, voltage, session time, ramp rate or step."""
+        """The row called `quantity`: current, density, dose, day dose, voltage, session time, ramp rate or step."""
         for row in self.rows:
             if row.quantity == quantity:
                 return row
@@ -215,6 +216,28 @@ class Limits:
     def charge_device_cap_c(self) -> float:
         """The device's cap on absolute charge."""
         return self._device_cap("dose")
+
+    @property
+    def day_cap_c(self) -> float:
+        """Most absolute charge that a subject's site may have received in a day when it ends, this session included.
+
+        The guard's number of the row "day dose", because what was received counts all that flowed, and not doses.
+        """
+        return self._guard("day dose")
+
+    def within_day(self, left_c: float) -> "Limits":
+        """These limits where the day leaves `left_c` (C, absolute) for this session: guard and device stop there."""
+        rows = tuple(
+            replace(
+                row,
+                guard=min(self.charge_cap_c, left_c),
+                device_cap=min(self.charge_device_cap_c, DEVICE_RATIO * left_c),
+            )
+            if row.quantity == "dose"
+            else row
+            for row in self.rows
+        )
+        return replace(self, rows=rows)
 
     @property
     def voltage_max_v(self) -> float:
@@ -383,6 +406,12 @@ def resolve_limits(
         ("dose", stated.dose_c),
         [own.dose_c],
     )
+    day_offer = (
+        _Offer(drug.dose_max_c, "catalogue", f"{entry}, one full session")
+        if drug.day_dose_max_c is None
+        else _Offer(drug.day_dose_max_c, "catalogue", entry)
+    )
+    day = _tightest(treatment, Kind.CHARGE, [day_offer], ("day_dose", stated.day_dose_c), [own.day_dose_c])
     voltage = _tightest(
         treatment,
         Kind.VOLTAGE,
@@ -403,7 +432,6 @@ def resolve_limits(
     current = replace(current, value=max(current.value, _highest_a(treatment)))
     margin_a = 0.0 if current_range is None else current_range.full_scale_a * GUARD_FULL_SCALE_RATIO
     current_guard_a = max(GUARD_RATIO * current.value, current.value + margin_a)
-    charge_margin_c = min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * dose.value)
     compliance_v = DEVICE_RATIO * voltage.value if device is None else device.compliance_v
     rows = (
         _row("current", Kind.CURRENT, current, current_guard_a, max(DEVICE_RATIO * current.value, current_guard_a)),
@@ -412,9 +440,10 @@ def resolve_limits(
             "dose",
             Kind.CHARGE,
             dose,
-            GUARD_CHARGE_RATIO * dose.value + charge_margin_c,
+            _charge_guard_c(dose.value),
             DEVICE_RATIO * dose.value,
         ),
+        _row("day dose", Kind.CHARGE, day, _charge_guard_c(day.value), None),
         _row("voltage", Kind.VOLTAGE, voltage, None, min(DEVICE_RATIO * voltage.value, compliance_v)),
         _row(
             "session time",
@@ -500,6 +529,11 @@ def _step_offer(step_max_a: float, entry: str, device: DeviceCapabilities | None
     if device is not None and device.front_end == FrontEnd.VOLTAGE_SOURCE and step_max_a > 0.0:
         return _Offer(0.0, "device", "voltage source")
     return _Offer(step_max_a, "catalogue", entry)
+
+
+def _charge_guard_c(limit_c: float) -> float:
+    """The number that absolute charge is held against, above a limit on the dose."""
+    return GUARD_CHARGE_RATIO * limit_c + min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * limit_c)
 
 
 def _row(quantity: str, kind: Kind, offer: _Offer, guard: float | None, device_cap: float | None) -> LimitRow:

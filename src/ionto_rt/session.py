@@ -6,10 +6,10 @@ virtual clock the three take turns in one thread, so that nothing depends on the
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import DeviceCounters, SessionDevice, new_token
 from ionto_rt.errors import RefusedError
+from ionto_rt.exclusive import one_session
 from ionto_rt.files import DISK, Files
 from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.hdr_log import write_log
@@ -47,7 +48,7 @@ from ionto_rt.record import LATENCY, SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordE
 from ionto_rt.recorder import PASS_S, Recorder, reserved_first_c, ring_rows
 from ionto_rt.repeats import LOCK_RESET, Stop, locked_causes, recent_stops, refuse_locked
 from ionto_rt.running import program_is_ending, running
-from ionto_rt.safety import Limits, OperatorLimits, resolve_channels
+from ionto_rt.safety import Limits, OperatorLimits, format_limit, resolve_channels
 from ionto_rt.treatment import Treatment
 
 SERVICE_S = 0.1
@@ -74,7 +75,7 @@ __all__ = ["Progress", "Session", "Watcher"]
 Watcher = Callable[["Session"], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Moment:
     """A moment of the session: the sample's index, the session's time by ticks (s), the device's own clock (s)."""
 
@@ -110,7 +111,7 @@ class Session:
     `await_reset`: at the end, with the output off, wait until the operator has reset what is latched, or leaves by
     `stop`; for AWAIT_RESET_MOST_S at most. `reset_lock` is the operator's act by which a site that is locked (H47) may
     be treated again.
-    `files` is the file system of telemetry and events. In real time a host that is unfit is refused on hardware, unless
+    `files` is the file system of the record. In real time a host that is unfit is refused on hardware, unless
     `accept_unfit`; `cpu` is the processor the loop then stays on.
 
     Whatever happens in the orchestrator's thread ramps down. An exception of the watcher ends in the receipt; what is
@@ -264,9 +265,15 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Carry out the session; the receipt. RefusedError if it could not begin."""
+        with one_session(self.device):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         hello = self.device.hello
         token = new_token()
         host = self._prepare_host()
+        with Journal(self.out_dir) as journal:
+            self._keep_within_day(journal)
         profile = FIT if self.virtual_clock else deadline_profile(host)
         host["deadlines"] = profile.name
         for channel in self.channels:
@@ -352,6 +359,7 @@ class Session:
                 "pacing": self.pacing.name,
                 "front_end": hello.front_end.name,
                 "sentinel": hello.sentinel_lsb_v > 0.0,
+                "hardware": self.device.hardware,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
             "catalogue_sha256": self.limits.catalogue_sha256,
@@ -374,10 +382,12 @@ class Session:
         Given are the channels whose lock the operator resets by this start, with its causes.
         """
         unlocked: dict[int, list[str]] = {}
+        if not self._capped:
+            return unlocked
         subject = self.treatment.subject or ""
         for channel in self.channels:
             site = channel.treatment.site or ""
-            stops: list[Stop] = recent_stops(self.out_dir, subject, site)
+            stops: list[Stop] = recent_stops(self.out_dir, subject, site, simulated=not self.device.hardware)
             if self._reset_lock:
                 causes = locked_causes(stops)
                 stops = [stop for stop in stops if stop.cause not in causes]
@@ -388,12 +398,50 @@ class Session:
                 self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
         return unlocked
 
+    @property
+    def _capped(self) -> bool:
+        """Whether a site's cap of a day holds, and its lock. Nobody is behind a simulated patient who has no name."""
+        return self.device.hardware or bool(self.treatment.subject)
+
+    def _keep_within_day(self, journal: Journal) -> None:
+        """Guard and device stop at what today leaves of each site's cap; too little `_begin_in_journal` refuses."""
+        if not self._capped:
+            return
+        subject, simulated = self.treatment.subject or "", not self.device.hardware
+        for channel in self.channels:
+            site = channel.treatment.site
+            received_c = journal.received_today(subject, site or "", simulated=simulated)
+            beside_c = sum(
+                other.plan.prescribed_c
+                for other in self.channels
+                if other is not channel and other.treatment.site == site
+            )
+            left_c = channel.limits.day_cap_c - received_c - beside_c
+            channel.received_c = received_c
+            if left_c >= channel.plan.prescribed_c:
+                channel.limits = channel.limits.within_day(left_c)
+
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
-        reservations = [
-            Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
-            for channel in self.channels
-        ]
-        journal.begin(folder.session_id, folder.path, self.treatment.subject or "", reservations)
+        reservations = []
+        for channel in self.channels:
+            known = Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
+            if self._capped:
+                day = channel.limits.row("day dose")
+                known = replace(
+                    known,
+                    cap_c=channel.limits.day_cap_c,
+                    cap_text=f"a day's {format_limit(day.value, day.kind)} ({day.origin})",
+                    received_c=channel.received_c,
+                    rest_s=channel.limits.drug.site_rest_min_s or 0.0,
+                )
+            reservations.append(known)
+        journal.begin(
+            folder.session_id,
+            folder.path,
+            self.treatment.subject or "",
+            reservations,
+            simulated=not self.device.hardware,
+        )
 
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
@@ -556,7 +604,7 @@ class Session:
         if len(rows):
             newest = self._moment_of(rows[0])
             over_s = time.monotonic() - self._over_s if self._over_s is not None else 0.0
-            self._now = dataclasses.replace(newest, time_s=newest.time_s + over_s)
+            self._now = replace(newest, time_s=newest.time_s + over_s)
         return self._now
 
     def _log_alarm(self, transition: Transition) -> None:
@@ -866,7 +914,7 @@ class Session:
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
         self.trips.append("DEVICE_LOST")
-        alarm = dataclasses.replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
+        alarm = replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
         fields = {"action": alarm.response.name} | alarm_fields(alarm)
         happening = Happening(self._now.tick or 0, "device-lost", fields, True, alarm)
         self.alarms.raise_alarm(alarm, "", self._now.time_s, stops=True, happening=happening)
