@@ -131,7 +131,8 @@ def test_h47_a_new_session_at_the_site_is_refused(tmp_path: Path, response: Resp
     assert third["trips"] == ["OPEN_LEAD"], "two stops lock nothing"
     assert [row["alarm"] for row in third["alarm_log"]][-2:] == ["open-lead", "locked"]
     fourth = run_at(tmp_path, "left knee")
-    assert fourth["refused"].startswith("p1, left knee: locked, stopped 3 times within 10 min by [H05] Lead or pad open;")
+    said = "p1, left knee: locked, stopped 3 times within 10 min by [H05] Lead or pad open; look at the skin"
+    assert fourth["refused"].startswith(said)
     response.nothing_flowed("H47", fourth["flowed_a"], through="API")
     assert len(session_folders(tmp_path)) == 3, "a refused session leaves nothing behind"
     assert run_at(tmp_path, "right knee", fault="")["outcome"] == "complete"
