@@ -40,6 +40,7 @@ from ionto_rt.exclusive import one_session
 from ionto_rt.files import DISK, Files
 from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.hdr_log import write_log
+from ionto_rt.heartbeat import answer_of
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import DeviceClock, Happening, alarm_fields
 from ionto_rt.journal import Ending, Journal, Reservation
@@ -561,7 +562,7 @@ class Session:
     def _visit(self) -> None:
         """One round of the orchestrator."""
         self._entry.check()
-        self.loop.beat()
+        challenge = self.loop.challenge
         for row in self.loop.drain_events():
             channel = self.channels[int(row["channel"])]
             self._now = self._moment_of(row)
@@ -581,6 +582,8 @@ class Session:
             self.stop()
         if self.watcher is not None:
             self.watcher(self)
+        # Behind all of it: the answer says that the whole round was made.
+        self.loop.answer(answer_of(challenge))
 
     def _look(self) -> None:
         rows = {int(row["channel"]): row for row in self.loop.newest()}
