@@ -20,7 +20,7 @@ from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
+from ionto_rt.channel_run import CONTACT_REASONS, SEEN_S, ChannelRun, Delivered, Progress
 from ionto_rt.codes import (
     ALL_CHANNELS,
     Action,
@@ -236,6 +236,11 @@ class Session:
     def pause_audio(self) -> bool:
         """Silence all alarms for ten minutes, or until one of higher priority comes; False if none sounds."""
         return self.alarms.pause_audio(self._moment().time_s)
+
+    @property
+    def audio_left_s(self) -> float:
+        """Until the audio pause ends by itself; 0 without one."""
+        return self.alarms.audio_left_s(self._now.time_s)
 
     def end_audio_pause(self) -> None:
         """Let the alarms sound again."""
@@ -757,7 +762,7 @@ class Session:
         if not int(row["status"]) & DeviceStatus.SPEAKER_FAULT:
             self._end_soft(SoftAlarm.SPEAKER_FAULT)
             return
-        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S
+        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S - SEEN_S
         if again or self.alarms.find(alarm_for_soft(SoftAlarm.SPEAKER_FAULT).key) is None:
             self._speaker_told_s = self._now.time_s
             self._raise_soft(SoftAlarm.SPEAKER_FAULT, again=again)

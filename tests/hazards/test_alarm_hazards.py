@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,38 @@ def test_h04_a_current_that_stays_lowered_becomes_more_urgent_after_thirty_secon
     (urgent,) = raised(done, "derated-long")
     assert urgent["priority"] == "MEDIUM"
     assert 30.0 < urgent["device_time_s"] - low[0]["device_time_s"] <= 30.2
+
+
+def test_h50_a_speaker_fault_is_marked_and_raised_again_each_ten_minutes(tmp_path: Path, response: Response) -> None:
+    """It breaks after the start, with somebody at the screen, who acknowledges it; it is mended after 20 minutes."""
+    steps = '[[steps]]\ncurrent = "0.5 mA"\ntime = "1300 s"\nramp = "2.5 s"\n'
+    done = session(
+        tmp_path, "speaker@5", "speaker=off@1210", uri="sim:", options="rate=500", attended=True, steps=steps,
+        whole=False, acts={6.0: Session.acknowledge, 7.0: Session.reset, 1220.0: Session.reset},
+    )  # fmt: skip
+    assert (done.receipt["outcome"], done.receipt["trips"]) == ("complete", [])
+    times_s = [event["device_time_s"] for event in raised(done, "speaker-fault")]
+    assert len(times_s) == 3
+    response("H50", 5.0, times_s[0])
+    for before_s, after_s in pairwise(times_s):
+        response("H50", before_s, after_s)
+        assert after_s - before_s > 599.7
+    (row,) = [row for row in done.receipt["alarm_log"] if row["alarm"] == "speaker-fault"]
+    assert (row["priority"], row["latched"]) == ("LOW", True)
+    assert 1210.0 <= row["gone_s"] < 1210.5 and 1220.0 <= row["reset_s"] < 1220.5, "no reset while it is broken"
+
+
+@pytest.mark.parametrize("attended", [False, True])
+def test_h50_without_a_speaker_nothing_starts_where_nobody_watches(
+    tmp_path: Path, response: Response, attended: bool
+) -> None:
+    done = session(tmp_path, "speaker@0", uri="sim:", attended=attended)
+    assert [event["tick"] <= 200 for event in raised(done, "speaker-fault")] == [True]
+    if attended:
+        assert done.receipt["outcome"] == "complete"
+        return
+    assert done.receipt["outcome"] == "aborted"
+    assert done.receipt["reason"].startswith("The device's alarm speaker is broken [H50]")
+    assert "nobody watches the screen" in done.receipt["reason"]
+    assert Phase.RAMP_UP not in done.rows["phase"]
+    response.nothing_flowed("H50", float(np.abs(done.truth["current_peak_a"]).max()))
