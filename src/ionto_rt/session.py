@@ -6,11 +6,10 @@ virtual clock the three take turns in one thread, so that nothing depends on the
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
+from ionto_rt.channel_run import CONTACT_REASONS, SEEN_S, ChannelRun, Delivered, Progress
 from ionto_rt.codes import (
     ALL_CHANNELS,
     Action,
@@ -77,7 +76,7 @@ __all__ = ["Progress", "Session", "Watcher"]
 Watcher = Callable[["Session"], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Moment:
     """A moment of the session: the sample's index, the session's time by ticks (s), the device's own clock (s)."""
 
@@ -238,6 +237,11 @@ class Session:
         """Silence all alarms for ten minutes, or until one of higher priority comes; False if none sounds."""
         return self.alarms.pause_audio(self._moment().time_s)
 
+    @property
+    def audio_left_s(self) -> float:
+        """Until the audio pause ends by itself; 0 without one."""
+        return self.alarms.audio_left_s(self._now.time_s)
+
     def end_audio_pause(self) -> None:
         """Let the alarms sound again."""
         self.alarms.end_audio_pause(self._moment().time_s)
@@ -379,9 +383,31 @@ class Session:
             files=self.files,
         )
 
+    def _recall_stops(self) -> dict[int, list[str]]:
+        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
+
+        Given are the channels whose lock the operator resets by this start, with its causes.
+        """
+        unlocked: dict[int, list[str]] = {}
+        if not self._capped:
+            return unlocked
+        subject = self.treatment.subject or ""
+        for channel in self.channels:
+            site = channel.treatment.site or ""
+            stops: list[Stop] = recent_stops(self.out_dir, subject, site, simulated=not self.device.hardware)
+            if self._reset_lock:
+                causes = locked_causes(stops)
+                stops = [stop for stop in stops if stop.cause not in causes]
+                if causes:
+                    unlocked[channel.number] = causes
+            refuse_locked(subject, site, stops)
+            for stop in stops:
+                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
+        return unlocked
+
     @property
     def _capped(self) -> bool:
-        """Whether a site's cap of a day holds. Nobody is behind a simulated patient who has no name."""
+        """Whether a site's cap of a day holds, and its lock. Nobody is behind a simulated patient who has no name."""
         return self.device.hardware or bool(self.treatment.subject)
 
     def _keep_within_day(self, journal: Journal) -> None:
@@ -401,26 +427,6 @@ class Session:
             channel.received_c = received_c
             if left_c >= channel.plan.prescribed_c:
                 channel.limits = channel.limits.within_day(left_c)
-
-    def _recall_stops(self) -> dict[int, list[str]]:
-        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
-
-        Given are the channels whose lock the operator resets by this start, with its causes.
-        """
-        unlocked: dict[int, list[str]] = {}
-        subject = self.treatment.subject or ""
-        for channel in self.channels:
-            site = channel.treatment.site or ""
-            stops: list[Stop] = recent_stops(self.out_dir, subject, site)
-            if self._reset_lock:
-                causes = locked_causes(stops)
-                stops = [stop for stop in stops if stop.cause not in causes]
-                if causes:
-                    unlocked[channel.number] = causes
-            refuse_locked(subject, site, stops)
-            for stop in stops:
-                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
-        return unlocked
 
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
         reservations = []
@@ -618,7 +624,7 @@ class Session:
         if len(rows):
             newest = self._moment_of(rows[0])
             over_s = time.monotonic() - self._over_s if self._over_s is not None else 0.0
-            self._now = dataclasses.replace(newest, time_s=newest.time_s + over_s)
+            self._now = replace(newest, time_s=newest.time_s + over_s)
         return self._now
 
     def _log_alarm(self, transition: Transition) -> None:
@@ -768,7 +774,7 @@ class Session:
         if not int(row["status"]) & DeviceStatus.SPEAKER_FAULT:
             self._end_soft(SoftAlarm.SPEAKER_FAULT)
             return
-        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S
+        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S - SEEN_S
         if again or self.alarms.find(alarm_for_soft(SoftAlarm.SPEAKER_FAULT).key) is None:
             self._speaker_told_s = self._now.time_s
             self._raise_soft(SoftAlarm.SPEAKER_FAULT, again=again)
@@ -928,7 +934,7 @@ class Session:
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
         self.trips.append("DEVICE_LOST")
-        alarm = dataclasses.replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
+        alarm = replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
         fields = {"action": alarm.response.name} | alarm_fields(alarm)
         happening = Happening(self._now.tick or 0, "device-lost", fields, True, alarm)
         self.alarms.raise_alarm(alarm, "", self._now.time_s, stops=True, happening=happening)
