@@ -116,8 +116,8 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
     cdef uint8_t fallen[32]
     memset(&given, 0, sizeof(given))
     memset(fallen, 0, sizeof(fallen))
-    if not loop.virtual_clock:
-        given.host_time_us = (now_ns - loop.started_ns) // 1000 + 1
+    given.host_time_us = loop.virtual_host_us if loop.virtual_clock else (now_ns - loop.started_ns) // 1000 + 1
+    if given.host_time_us:
         if loop.pacing == PACING_HOST:
             age_us = loop.timing.phase_ns[LOOP_PHASE_WAIT] // 1000
             given.host_late_us = <uint32_t>age_us if age_us >> 32 == 0 else ~<uint32_t>0

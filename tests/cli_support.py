@@ -108,6 +108,21 @@ def started(*words: str | Path, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
+def host_program(folder: Path, program: str, *, hold: str) -> "subprocess.Popen[str]":
+    """A Python program of a host's own, started in `folder` beside a treatment of 1 mA."""
+    treatment(folder, current="1 mA", hold=hold, ramp="1.25 s")
+    (folder / "host.py").write_text(program)
+    return subprocess.Popen(
+        [sys.executable, "host.py"],
+        cwd=folder,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def ended(process: "subprocess.Popen[str]", timeout_s: float = 30.0) -> Done:
     """Wait for the end of a started command."""
     out, err = process.communicate(timeout=timeout_s)
@@ -154,6 +169,17 @@ class Truth:
         assert self["relay_closed"][-1] == 0 and self["current_a"][-1] == 0.0
         late = np.abs(self["current_a"][self["device_time_s"] > time_s])
         return float(late.max(initial=0.0))
+
+
+def truth_when_off(path: Path) -> Truth:
+    """The truth of a device once that has written all of it: no current, relay open."""
+
+    def is_off() -> bool:
+        seen = Truth(path)
+        return len(seen) > 0 and seen["relay_closed"][-1] == 0 and seen["current_a"][-1] == 0.0
+
+    wait_until(is_off, "the device to switch off")
+    return Truth(path)
 
 
 def running(process_id: int) -> bool:

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.accuracy import Accuracy
-from ionto_rt.alarms import PAUSE_LEFT_S, Alarm
+from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, alarm_for_pause
 from ionto_rt.calibration_file import CalibrationInForce
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
-from ionto_rt.codes import EndReason, Phase, Trip
+from ionto_rt.codes import EndReason, Phase
 from ionto_rt.configuration import REGULATOR_DELAY_TICKS
 from ionto_rt.core.controller import Controller
 from ionto_rt.device import DeviceCounters
@@ -34,8 +34,6 @@ CONTACT_REASONS = (
 )
 BIDDEN = (EndReason.COMPLETE.name, EndReason.OPERATOR.name)
 """Ends that are no channel's own doing."""
-PAUSES_TO_RESUME = (Trip.LOST_SAMPLES, Trip.CONTACT_AREA)
-"""Pauses of the guard that wait for a person."""
 
 
 @dataclass
@@ -132,6 +130,7 @@ class ChannelRun:
     left      the alarm of a pause that it was ended for, because nobody was there to resume
     load      what the contact check identified
     last      the newest row known, of the record's or the loop's
+    received_c  what its site has received today before it (C), where that is capped
     """
 
     def __init__(
@@ -154,6 +153,7 @@ class ChannelRun:
         self.fell: int | None = None
         self.left: Alarm | None = None
         self.asked_to_end = False
+        self.received_c: float | None = None
         self.last: np.void | None = None
         self.known: CalibrationInForce | None = None
         self.controller: Controller
@@ -226,7 +226,7 @@ class ChannelRun:
         """True for a pause that somebody must resume: of the guard, or because another channel has tripped."""
         if happening.kind == "held-for-others":
             return True
-        return happening.kind == "guard-pause" and happening.fields["code"] in PAUSES_TO_RESUME
+        return happening.kind == "guard-pause" and alarm_for_pause(happening.fields["code"]).latched
 
     def look(self, newest: np.void | None) -> None:
         """Bring the screen up to date: by the recorder's rows, or by the loop's newest one if that is ahead of them."""

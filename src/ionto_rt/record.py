@@ -23,6 +23,7 @@ Any Arrow reader takes the telemetry: `polars.read_ipc_stream(path)`, `pyarrow.i
 `duckdb.from_arrow(pyarrow.ipc.open_stream(path))`.
 """
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -51,6 +52,7 @@ from ionto_rt.codes import Phase
 from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
 from ionto_rt.files import DISK, Files
+from ionto_rt.hazards import threshold
 from ionto_rt.manifest import BEGUN, CLOSED, MANIFEST, Entry, describe, describe_bytes
 from ionto_rt.manifest import encode as encode_manifest
 from ionto_rt.telemetry_chain import ChainAudit, ChainHead, audit
@@ -75,11 +77,11 @@ READABLE = (2, 3)
 MAX_CHANNELS = 32
 BATCHES_PER_SECOND = 10
 COULOMB_PER_MAMIN = 0.06
-# docs/design.md: silence after which the loop ramps down, longest lease of a command, slowest ramp of a safe stop.
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = threshold("H30", "heartbeat_s")
+# docs/design.md: longest lease of a command, slowest ramp of a safe stop.
 LEASE_S = 0.1
 SLOWEST_RAMP_A_PER_S = 1e-3
-STALL_MOST_S = 30.0
+STALL_MOST_S = threshold("H38", "record_stall_s")
 """A session that could not write its record for this long ramps down (H38)."""
 RENEW_S = 1.0
 """The reservation in the journal is renewed when this much of it, at the highest current, has been used."""
@@ -801,28 +803,29 @@ def _exact_json(value: Any, where: str) -> Any:
     return value
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, files: Files = DISK) -> None:
     """Write `path` so that it holds either its old content or all of `data`, also after a power loss."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[files.write(fd, left) :]
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        files.replace(temporary, path)
+        files.sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            files.remove(temporary)
         raise RecordError(f"{path}: not written ({error.strerror}); check permissions and disk space") from None
 
 
 def sync_folder(folder: Path) -> None:
     """Wait until the names in `folder` are on disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    DISK.sync_folder(folder)
 
 
 def pretty_json(value: Any) -> bytes:
@@ -893,7 +896,9 @@ def _require(facts: Any, keys: Mapping[str, type], where: str) -> None:
             raise RecordError(f"{SESSION}: {where}{key} is missing or not a {kind.__name__}; the session must give it")
 
 
-def write_manifest(folder: Path, state: str, receipt: bytes, known: Sequence[Entry] = ()) -> None:
+def write_manifest(
+    folder: Path, state: str, receipt: bytes, known: Sequence[Entry] = (), files: Files = DISK
+) -> None:
     """Write the manifest of all that is in `folder`, and of the receipt that is about to be written.
 
     `known` are entries that need not be read from disk. `RecordError` if something cannot be read or written.
@@ -905,7 +910,7 @@ def write_manifest(folder: Path, state: str, receipt: bytes, known: Sequence[Ent
                 entries[path.name] = describe(path, chained=path.name in CHAINED)
     except OSError as error:
         raise RecordError(f"{folder}: cannot be read ({error.strerror}); check the folder's permissions") from None
-    write_atomic(folder / MANIFEST, encode_manifest(folder.name, state, entries.values()))
+    write_atomic(folder / MANIFEST, encode_manifest(folder.name, state, entries.values()), files)
 
 
 class SessionFolder:
@@ -960,17 +965,17 @@ class SessionFolder:
                     f"{out_dir}: {free // 10**6} MB free, the session needs {needs_bytes // 10**6} MB; free disk space"
                 )
             _remove_abandoned(out_dir)
-            temporary.mkdir()
+            files.make_folder(temporary)
         except OSError as error:
             raise RecordError(f"{out_dir}: cannot keep a session ({error.strerror}); give another --out") from None
         lock_fd = None
         try:
             lock_fd = lock_folder(temporary)
             assert lock_fd is not None
-            write_atomic(temporary / TREATMENT, source)
-            write_atomic(temporary / SESSION, text)
+            write_atomic(temporary / TREATMENT, source, files)
+            write_atomic(temporary / SESSION, text, files)
             begun = [describe_bytes(TREATMENT, source), describe_bytes(SESSION, text)]
-            write_atomic(temporary / MANIFEST, encode_manifest(session_id, BEGUN, begun))
+            write_atomic(temporary / MANIFEST, encode_manifest(session_id, BEGUN, begun), files)
             with EventLog(temporary / EVENTS, files) as events:
                 events.write(
                     "record-begun",
@@ -980,14 +985,15 @@ class SessionFolder:
                     treatment_sha256=hashlib.sha256(source).hexdigest(),
                     session_sha256=hashlib.sha256(text).hexdigest(),
                 )
-            sync_folder(temporary)
-            path = temporary.rename(out_dir / session_id)
-            sync_folder(out_dir)
+            files.sync_folder(temporary)
+            path = out_dir / session_id
+            files.replace(temporary, path)
+            files.sync_folder(out_dir)
             return cls(path, lock_fd, files)
         except BaseException as error:
             if lock_fd is not None:
                 os.close(lock_fd)
-            shutil.rmtree(temporary, ignore_errors=True)
+            files.remove_folder(temporary)
             if isinstance(error, OSError):
                 raise RecordError(f"{out_dir}: session not created ({error.strerror}); check disk space") from None
             raise
@@ -1008,6 +1014,11 @@ class SessionFolder:
             channels=channels,
             files=self.files,
         )
+        try:
+            # A file that is on disk under no name is lost with the power.
+            self.files.sync_folder(self.path)
+        except OSError as error:
+            raise RecordError(f"{self.path}: telemetry not on disk ({error.strerror}); check the disk") from None
         return self._telemetry
 
     def finish(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
@@ -1033,8 +1044,8 @@ class SessionFolder:
             known = []
             if self._telemetry is not None:
                 known = [Entry(TELEMETRY, self._telemetry.bytes, self._telemetry.sha256)]
-            write_manifest(self.path, CLOSED, text, known)
-            write_atomic(self.path / RECEIPT, text)
+            write_manifest(self.path, CLOSED, text, known, self.files)
+            write_atomic(self.path / RECEIPT, text, self.files)
         finally:
             self.close()
         return written
@@ -1048,7 +1059,7 @@ class SessionFolder:
     def discard(self) -> None:
         """Remove the folder: no current has flowed, so nothing happened that a record must tell."""
         self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.files.remove_folder(self.path)
 
     def close(self) -> None:
         """Close files and let go of the lock, without a receipt (then `recover` is what writes one)."""
@@ -1222,6 +1233,12 @@ class Record:
     def tick_s(self) -> float:
         """Sample period; all channels of a device have the same."""
         return self.channels[0].tick_s
+
+    @property
+    def simulated(self) -> bool:
+        """True if its device is known to have been a simulation."""
+        device = self.session.get("device")
+        return isinstance(device, dict) and device.get("hardware") is False
 
     @functools.cached_property
     def receipt(self) -> dict[str, Any] | None:

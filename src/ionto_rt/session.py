@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import DeviceCounters, SessionDevice, new_token
 from ionto_rt.errors import RefusedError
+from ionto_rt.exclusive import one_session
 from ionto_rt.files import DISK, Files
 from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.hdr_log import write_log
@@ -32,7 +34,7 @@ from ionto_rt.plan import Plan
 from ionto_rt.record import LATENCY, SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordError, SessionFolder
 from ionto_rt.recorder import PASS_S, Recorder, reserved_first_c, ring_rows
 from ionto_rt.running import program_is_ending, running
-from ionto_rt.safety import Limits, OperatorLimits, resolve_channels
+from ionto_rt.safety import Limits, OperatorLimits, format_limit, resolve_channels
 from ionto_rt.treatment import Treatment
 
 SERVICE_S = 0.1
@@ -77,7 +79,7 @@ class Session:
     and one that only answers is paced by the host. `watcher` is called at each visit of the orchestrator, in its
     thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
     `attended` says that somebody is there to resume: without, a pause that latches ends the session.
-    `files` is the file system of telemetry and events. In real time a host that is unfit is refused on hardware, unless
+    `files` is the file system of the record. In real time a host that is unfit is refused on hardware, unless
     `accept_unfit`; `cpu` is the processor the loop then stays on.
 
     Whatever happens in the orchestrator's thread ramps down. An exception of the watcher ends in the receipt; what is
@@ -182,9 +184,15 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Carry out the session; the receipt. RefusedError if it could not begin."""
+        with one_session(self.device):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         hello = self.device.hello
         token = new_token()
         host = self._prepare_host()
+        with Journal(self.out_dir) as journal:
+            self._keep_within_day(journal)
         profile = FIT if self.virtual_clock else deadline_profile(host)
         host["deadlines"] = profile.name
         for channel in self.channels:
@@ -266,6 +274,7 @@ class Session:
                 "pacing": self.pacing.name,
                 "front_end": hello.front_end.name,
                 "sentinel": hello.sentinel_lsb_v > 0.0,
+                "hardware": self.device.hardware,
                 "pid": self.device.process.pid if self.device.process is not None else None,
             },
             "catalogue_sha256": self.limits.catalogue_sha256,
@@ -282,12 +291,50 @@ class Session:
             files=self.files,
         )
 
+    @property
+    def _capped(self) -> bool:
+        """Whether a site's cap of a day holds. Nobody is behind a simulated patient who has no name."""
+        return self.device.hardware or bool(self.treatment.subject)
+
+    def _keep_within_day(self, journal: Journal) -> None:
+        """Guard and device stop at what today leaves of each site's cap; too little `_begin_in_journal` refuses."""
+        if not self._capped:
+            return
+        subject, simulated = self.treatment.subject or "", not self.device.hardware
+        for channel in self.channels:
+            site = channel.treatment.site
+            received_c = journal.received_today(subject, site or "", simulated=simulated)
+            beside_c = sum(
+                other.plan.prescribed_c
+                for other in self.channels
+                if other is not channel and other.treatment.site == site
+            )
+            left_c = channel.limits.day_cap_c - received_c - beside_c
+            channel.received_c = received_c
+            if left_c >= channel.plan.prescribed_c:
+                channel.limits = channel.limits.within_day(left_c)
+
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
-        reservations = [
-            Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
-            for channel in self.channels
-        ]
-        journal.begin(folder.session_id, folder.path, self.treatment.subject or "", reservations)
+        reservations = []
+        for channel in self.channels:
+            known = Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
+            if self._capped:
+                day = channel.limits.row("day dose")
+                known = replace(
+                    known,
+                    cap_c=channel.limits.day_cap_c,
+                    cap_text=f"a day's {format_limit(day.value, day.kind)} ({day.origin})",
+                    received_c=channel.received_c,
+                    rest_s=channel.limits.drug.site_rest_min_s or 0.0,
+                )
+            reservations.append(known)
+        journal.begin(
+            folder.session_id,
+            folder.path,
+            self.treatment.subject or "",
+            reservations,
+            simulated=not self.device.hardware,
+        )
 
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""

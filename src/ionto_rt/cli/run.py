@@ -28,6 +28,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--current-limit": ("current_a", '"3 mA"'),
         "--density-limit": ("density_a_per_m2", '"0.4 mA/cm^2"'),
         "--dose-limit": ("dose_c", '"40 mA*min"'),
+        "--day-dose-limit": ("day_dose_c", '"80 mA*min"'),
         "--voltage-limit": ("voltage_v", '"30 V"'),
         "--time-limit": ("time_s", '"15 min"'),
     }

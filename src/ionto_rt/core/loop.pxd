@@ -105,5 +105,6 @@ cdef struct LoopState:
     Sample samples[1024]
     Tick spare                  # the row of a tick that found the ring full
     uint8_t bytes[4096]
+    uint64_t virtual_host_us    # on a virtual clock: the host's clock as a simulation has it; 0: left out of the tick
 
 cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil
