@@ -40,9 +40,7 @@ def test_h24_many_lost_samples(tmp_path: Path, response: Response, lost_s: float
 
 
 @pytest.mark.parametrize("at_s", MOMENTS[:2])
-@pytest.mark.parametrize(
-    ("stage", "field"), [("programme", "trim_a"), ("impedance", "estimate.resistance_ohm")]
-)
+@pytest.mark.parametrize(("stage", "field"), [("programme", "trim_a"), ("impedance", "estimate.resistance_ohm")])
 def test_h32_not_a_number(tmp_path: Path, response: Response, stage: str, field: str, at_s: float) -> None:
     """A value in the tick's own memory turns into none, between two visits of the orchestrator."""
     injected: list[float] = []
