@@ -12,7 +12,14 @@ from ionto_rt.codes import FrontEnd, Law, Pacing
 from ionto_rt.core.constant_current import SERIES_LEAST_OHM, configure
 from ionto_rt.device import Hello
 from ionto_rt.plan import Plan
-from ionto_rt.safety import GUARD_RATIO, Limits
+from ionto_rt.safety import (
+    GUARD_CHARGE_MARGIN_C,
+    GUARD_CHARGE_MARGIN_RATIO,
+    GUARD_CHARGE_RATIO,
+    GUARD_RATIO,
+    RANGE_LEAST_PART,
+    Limits,
+)
 
 TONE_MAX_A = 19e-6
 """Peak of each of the two probe tones: the smaller one measured on people, 38 uA p-p (Khadka 2015)."""
@@ -56,6 +63,26 @@ AREA_STEP = 0.16
 AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
+OVER_MEAN_RATIO = 1.05
+UNDER_RATIO = 0.9
+"""H02, H03: of the setpoint, and of the least level that a range is used at where the setpoint is below that: ten codes
+and more, against 0.6 of six deviations of a tenth of a second of noise."""
+UNDER_RETRIES = 2
+POLARITY_S = 0.01
+PROBE_POLARITY_S = 0.02
+PROBE_POLARITY_TICKS = 32
+"""H17: at least so many changes of the output are compared. Products of independent noise reach -0.7 of their geometric
+mean in one of 10^5 such blocks, and noise alone is not judged at all."""
+FLAT_S = 0.05
+FLAT_MOVE_CODES = 4.0
+"""H22: a setpoint that moves by less may leave a reading with its noise where it is."""
+RIPPLE_RATIO = 0.05
+RIPPLE_S = 0.05
+RIPPLE_MARGIN_CODES = 4.0
+REVERSAL_HOLD_S = 1.0
+PAD_CHARGE_RATIO = 0.95
+"""H43: of the smaller rating of both pads. A dose that the catalogue lets prescribe is given, up to the rating itself:
+then the pads count as spent by as much beyond the dose as the charge cap allows."""
 HEARTBEAT_S = 2.0
 RING_S = 8.0
 """Telemetry that the loop's ring holds: the record may stand still for that long."""
@@ -200,6 +227,12 @@ def controller_config(
     )
     codes_per_coulomb = 65536.0 / (lsb_a * tick_s)
     full_output = highest_a if current_source else compliance_v
+    least_a = calibration["full_scale_a"] / RANGE_LEAST_PART
+    pad_charge_c = max(
+        PAD_CHARGE_RATIO * limits.pad_charge_c,
+        GUARD_CHARGE_RATIO * plan.prescribed_c
+        + min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * plan.prescribed_c),
+    )
     guard = {
         "tick_s": tick_s,
         "redundant_lsb_a": calibration["redundant_lsb_a"],
@@ -246,6 +279,22 @@ def controller_config(
         "stop_slope_codes": full_output / calibration["output_lsb"] * tick_s * STOP_A_PER_S / highest_a,
         "area_pause_ratio": AREA_PAUSE_RATIO,
         "area_stop_ratio": AREA_STOP_RATIO,
+        "over_mean_ratio": OVER_MEAN_RATIO,
+        "over_mean_margin_a": (OVER_MEAN_RATIO - 1.0) * least_a,
+        "under_ratio": UNDER_RATIO,
+        "under_margin_a": (1.0 - UNDER_RATIO) * least_a,
+        "limit_voltage_v": 0.95 * compliance_v,
+        "flat_move_a": FLAT_MOVE_CODES * max(lsb_a, calibration["redundant_lsb_a"]),
+        "ripple_ratio": RIPPLE_RATIO,
+        "ripple_margin_a": RIPPLE_MARGIN_CODES * calibration["redundant_lsb_a"],
+        "pad_charge_codes": round(pad_charge_c * codes_per_coulomb),
+        "retries": UNDER_RETRIES,
+        "polarity_ticks": ticks_of(POLARITY_S, tick_s),
+        "probe_ticks": max(PROBE_POLARITY_TICKS, ticks_of(PROBE_POLARITY_S, tick_s)),
+        "mismatch_ticks": 1,
+        "flat_ticks": ticks_of(FLAT_S, tick_s),
+        "ripple_ticks": ticks_of(RIPPLE_S, tick_s),
+        "hold_ticks": ticks_of(REVERSAL_HOLD_S, tick_s),
         "checksum": 0,
     }
     contact_area = {
