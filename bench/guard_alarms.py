@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import Event, OperatorCommand, Pacing, Trip
+from ionto_rt.codes import EndReason, Event, OperatorCommand, Pacing, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
@@ -73,7 +73,7 @@ def session(
         loop = Loop(Controller(config, plan.segments), device.port.loop_port(), virtual_clock=True)
         device.push_limits(**device_limits(device.hello, limits, TOKEN))
         device.arm(Pacing.LOCK_STEP, TOKEN)
-        ended, ticks, paused, was = "running", 0, 0, (0, 0, 0)
+        ended, ticks, paused, was = "running", 0, 0, (0, 0)
         half = round(0.5 * hold_s * rate_hz)
         while ended == "running":
             loop.beat()
@@ -87,13 +87,16 @@ def session(
             rows = loop.drain()
             ticks += len(rows)
             for row in rows[rows["events"] & (Event.TRIP | Event.PAUSE | Event.END) != 0]:
-                now = (int(row["trip"]), int(row["pause"]), 0)
+                now = (int(row["trip"]), int(row["pause"]))
                 if now != was:
-                    found.update(f"{kind} {value}" for kind, value, old in zip(
-                        ("trip", "pause", "advice"), now, was, strict=True) if value and value != old)  # fmt: skip
+                    found.update(
+                        f"{kind} {Trip(value).name}"
+                        for kind, value, old in zip(("trip", "pause"), now, was, strict=True)
+                        if value and value != old
+                    )
                     was = now
             if len(rows) and rows["end_reason"][-1] not in (0, 1) and not rows["trip"][-1]:
-                found[f"end {rows['end_reason'][-1]}"] += 1
+                found[f"end {EndReason(rows['end_reason'][-1]).name}"] += 1
     return found, ticks / rate_hz
 
 
@@ -111,8 +114,7 @@ def main() -> None:
         if found:
             named = ", ".join(f"{name} x{count}" for name, count in found.items())
             print(f"{skin:>9} {current:>7} {front_end:>8} {rate_hz / 1e3:3.0f} kHz: {named}", flush=True)
-    print(f"{sessions} sessions, {seconds / 60:.0f} min, in {time.monotonic() - began:.0f} s: {dict(total) or 'no alarm'}")
-    print({Trip(int(key.split()[1])).name: count for key, count in total.items() if key.split()[0] in ("trip", "pause")})
+    print(f"{sessions} sessions, {seconds / 60:.0f} min, in {time.monotonic() - began:.0f} s:", dict(total) or "none")
 
 
 if __name__ == "__main__":

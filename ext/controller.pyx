@@ -13,13 +13,15 @@ from libc.string cimport memset
 import numpy as np
 
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
-from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
+from ionto_rt.core.guard cimport GuardInput, guard_begin, guard_checksum, guard_step
 from ionto_rt.core.impedance cimport (
     ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_hum, impedance_step,
     impedance_tone,
 )
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
-from ionto_rt.core.predictive cimport predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step
+from ionto_rt.core.predictive cimport (
+    predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step,
+)
 from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
@@ -211,6 +213,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.hum_a = 0.0
     controller.loop_gain = 1.0
     config.guard.checksum = guard_checksum(&config.guard)
+    guard_begin(&controller.guard, config.token)
 
 
 cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row,
@@ -357,6 +360,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     guard.applied_code = sample.applied_code
     guard.limited = setpoint.limited
     guard.hum_a = controller.hum_a
+    guard.token = config.token
     guard_step(&controller.guard, &config.guard, &guard, &verdict)
     if verdict.pause == TRIP_HUNTING and pause_before != TRIP_HUNTING:
         halve_gain(controller)
@@ -434,6 +438,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.saturated = terms.saturated
     row.limited = setpoint.limited
     row.action = verdict.action
+    row.challenge = controller.guard.challenge
     row.trip = verdict.trip
     row.pause = verdict.pause
     row.sample_fault = fault

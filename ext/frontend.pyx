@@ -50,6 +50,9 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
     state.pole_mean = (1.0 - state.pole) * time_s / state.substep_s
     state.output_time_s = time_s
     state.output_offset = offset_codes
+    state.output_factor = 1.0
+    state.reading_factor[0] = 1.0
+    state.reading_factor[1] = 1.0
     state.noise_codes = noise_codes
     frontend_hum(state, hum_v, HUM_HZ)
     state.noise = (seed + 1) * <uint64_t>0xD1342543DE82EF95 | 1
@@ -107,7 +110,7 @@ cdef double residual(FrontEndState* state, double most) noexcept nogil:
 
 
 cdef void frontend_output(FrontEndState* state, int32_t code) noexcept nogil:
-    cdef double target = (code + state.output_offset) * state.ranges[state.range].output_per_code
+    cdef double target = (code + state.output_offset) * state.ranges[state.range].output_per_code * state.output_factor
     if state.stuck:
         return
     if state.kind == FRONT_END_VOLTAGE_SOURCE:
@@ -116,6 +119,12 @@ cdef void frontend_output(FrontEndState* state, int32_t code) noexcept nogil:
         elif target < -state.compliance_v:
             target = -state.compliance_v
     state.target = target
+
+
+cdef void frontend_stick(FrontEndState* state, int32_t code) noexcept nogil:
+    state.stuck = 0
+    frontend_output(state, code)
+    state.stuck = 1
 
 
 cdef void frontend_zero(FrontEndState* state) noexcept nogil:
@@ -183,7 +192,7 @@ cdef void run_voltage_source(FrontEndState* state, SkinState* skin, double mean_
 cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_a,
                        FrontEndPeriod* period) noexcept nogil:
     cdef double step_s = state.substep_s
-    cdef double mean, end
+    cdef double mean, end, bridge_v
     cdef FrontEndPeriod one
     cdef uint32_t _step
     memset(period, 0, sizeof(period[0]))
@@ -197,15 +206,17 @@ cdef void frontend_run(FrontEndState* state, SkinState* skin, double comparator_
         mean = state.target + end * state.pole_mean
         end = state.target + end * state.pole
         if not state.relay_closed:
-            one.charge_c = 0.0
-            one.peak_a = 0.0
-            skin_force_current(skin, 0.0, step_s)
-            state.source_a = 0.0
-            state.voltage_v = skin_voltage(skin, 0.0)
+            # What comes over a bridge from another channel flows through an open relay's skin all the same.
+            one.charge_c = state.bridge_a * step_s
+            one.peak_a = fabs(state.bridge_a)
+            skin_force_current(skin, state.bridge_a, step_s)
+            state.source_a = state.bridge_a
+            state.voltage_v = skin_voltage(skin, state.bridge_a)
         elif state.kind == FRONT_END_CURRENT_SOURCE:
-            run_current_source(state, skin, mean, end, &one)
+            run_current_source(state, skin, mean + state.bridge_a, end + state.bridge_a, &one)
         else:
-            run_voltage_source(state, skin, mean, end, &one)
+            bridge_v = state.bridge_a * state.ranges[state.range].ballast_ohm
+            run_voltage_source(state, skin, mean + bridge_v, end + bridge_v, &one)
         state.output = end
         period.charge_c += one.charge_c
         period.absolute_c += fabs(one.charge_c)
@@ -251,8 +262,15 @@ cdef void frontend_read(FrontEndState* state, int32_t* codes) noexcept nogil:
         back = 2.0 * state.jitter_s / state.substep_s * noise_uniform(&state.noise)
         current_a -= back * (state.source_a - state.before_a)
         voltage_v -= back * (state.voltage_v - state.before_v)
-    codes[0] = convert(state, current_a * one.current_codes_per_a + one.current_offset)
-    codes[1] = convert(state, current_a * one.redundant_codes_per_a + one.redundant_offset)
+    codes[0] = convert(state, state.reading_factor[0] * current_a * one.current_codes_per_a + one.current_offset)
+    codes[1] = convert(state, state.reading_factor[1] * current_a * one.redundant_codes_per_a + one.redundant_offset)
+    if state.flat:
+        if state.flat & 1:
+            codes[0] = state.flat_codes[0]
+        if state.flat & 2:
+            codes[1] = state.flat_codes[1]
+    state.flat_codes[0] = codes[0]
+    state.flat_codes[1] = codes[1]
     codes[2] = convert(state, (voltage_v + state.hum_v * state.hum_sin) * state.voltage_codes_per_v
                        + state.voltage_offset)
 

@@ -37,6 +37,7 @@ cdef double HARM_LOSS = 0.65
 cdef double ELECTROLYSIS_V = 1.5
 cdef double ELECTROLYSIS_S = 60.0
 cdef double LEAST_CONTACT = 0.02
+cdef double REDOX_V = 1.2
 
 
 cdef void site_start(SkinSite* site, double area_cm2) noexcept nogil:
@@ -54,6 +55,7 @@ cdef void site_start(SkinSite* site, double area_cm2) noexcept nogil:
     site.capacitance_f_cm2 = 30e-9
     site.series_ohm_cm2 = 400.0
     site.poration = 1.0
+    site.broken = 1.0
 
 
 cdef void site_begin(SkinSite* site) noexcept nogil:
@@ -200,7 +202,7 @@ cdef double skin_series_ohm(const SkinState* skin) noexcept nogil:
 
 cdef inline double skin_inner_v(const SkinState* skin) noexcept nogil:
     return (skin.half_cell_v + skin.electrode_v + skin.active.electrolysis_v + skin.passive.electrolysis_v
-            + skin.active.voltage_v + skin.passive.voltage_v)
+            + skin.active.redox_v + skin.active.voltage_v + skin.passive.voltage_v)
 
 
 cdef double skin_voltage(const SkinState* skin, double current_a) noexcept nogil:
@@ -209,7 +211,7 @@ cdef double skin_voltage(const SkinState* skin, double current_a) noexcept nogil
 
 cdef double skin_sentinel_voltage(const SkinState* skin, double current_a) noexcept nogil:
     return (current_a * (0.5 * skin.lead_ohm + skin.open_ohm + site_series_ohm(&skin.active))
-            + 0.5 * skin.electrode_v + skin.active.electrolysis_v + skin.active.voltage_v)
+            + 0.5 * skin.electrode_v + skin.active.electrolysis_v + skin.active.redox_v + skin.active.voltage_v)
 
 
 cdef double skin_current(const SkinState* skin, double source_v, double source_ohm) noexcept nogil:
@@ -384,6 +386,35 @@ cdef void skin_loosen(SkinState* skin, double per_min) noexcept nogil:
     skin.processes.loose_per_s = per_min / 60.0
 
 
+cdef inline void site_break(SkinSite* site, double factor) noexcept nogil:
+    site.poration *= factor / site.broken
+    site.broken = factor
+
+
+cdef void skin_break(SkinState* skin, double factor) noexcept nogil:
+    site_break(&skin.active, factor)
+    site_break(&skin.passive, factor)
+
+
+cdef void skin_use_up(SkinState* skin, double seconds) noexcept nogil:
+    skin.processes.running = 1
+    skin.active.redox_per_s = 1.0 / seconds if seconds > 0.0 else 0.0
+    if seconds <= 0.0:
+        skin.active.redox = 0.0
+        skin.active.redox_v = 0.0
+
+
+cdef void skin_rise(SkinState* skin, double share_per_s) noexcept nogil:
+    skin.processes.running = 1
+    skin.processes.rise_per_s = share_per_s
+
+
+cdef inline void site_rise(SkinSite* site, double factor) noexcept nogil:
+    site_break(site, site.broken / factor)
+    site.series_start_ohm_cm2 *= factor
+    site.series_ohm_cm2 *= factor
+
+
 cdef void skin_mend(SkinState* skin) noexcept nogil:
     skin.open_ohm = 0.0
     skin.shunt_ohm = 0.0
@@ -417,7 +448,7 @@ cdef void site_conductance(SkinSite* site, SkinProcesses* on, double step_s) noe
         site.pulsed += (x / (x + 1.0 / PORATION_S) - site.pulsed) * relaxed(step_s * (x + 1.0 / PORATION_S))
         x = magnitude / HARM_VS if magnitude > HARM_V else 0.0
         site.harmed += (x / (x + 1.0 / HARM_S) - site.harmed) * relaxed(step_s * (x + 1.0 / HARM_S))
-        site.poration = 1.0 / ((1.0 - PORATION_LOSS * site.pulsed) * (1.0 - HARM_LOSS * site.harmed))
+        site.poration = site.broken / ((1.0 - PORATION_LOSS * site.pulsed) * (1.0 - HARM_LOSS * site.harmed))
 
 
 cdef void site_electrode(SkinSite* site, double electrode_c_cm2, double mean_a, double step_s) noexcept nogil:
@@ -466,6 +497,15 @@ cdef void skin_process(SkinState* skin, double mean_a, double step_s) noexcept n
         elif chance(&on.noise, on.loose_per_s, step_s):
             on.loose_s = 1e-3 + 99e-3 * noise_uniform(&on.noise)
             skin.open_ohm = OPEN_OHM
+    if on.rise_per_s > 0.0:
+        site_rise(active, 1.0 + on.rise_per_s * step_s)
+        site_rise(&skin.passive, 1.0 + on.rise_per_s * step_s)
+        skin.body_ohm *= 1.0 + on.rise_per_s * step_s
+    if active.redox_per_s > 0.0:
+        active.redox += active.redox_per_s * step_s
+        if active.redox > 1.0:
+            active.redox = 1.0
+        active.redox_v = REDOX_V * active.redox if mean_a > 0.0 else -REDOX_V * active.redox if mean_a < 0.0 else 0.0
     if on.electrode_c_cm2 > 0.0:
         site_electrode(active, on.electrode_c_cm2, mean_a, step_s)
         site_electrode(&skin.passive, on.electrode_c_cm2, mean_a, step_s)

@@ -3,7 +3,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext, PyCapsule_GetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EIO, ETIMEDOUT, errno
-from libc.math cimport ceil, pow
+from libc.math cimport ceil, fabs, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport rename, snprintf
 from libc.stdlib cimport calloc, free
@@ -24,12 +24,14 @@ from ionto_rt.core.frontend cimport (
     frontend_run,
     frontend_share_calibration,
     frontend_start,
+    frontend_stick,
     frontend_wire_sentinel,
     frontend_zero,
 )
 from ionto_rt.core.skin cimport (
     noise_next,
     site_contact,
+    skin_break,
     skin_cpe,
     skin_dry,
     skin_linear,
@@ -39,7 +41,10 @@ from ionto_rt.core.skin cimport (
     skin_peel,
     skin_prepare,
     skin_processes,
+    skin_rise,
     skin_scale_onset,
+    skin_series_ohm,
+    skin_use_up,
 )
 from ionto_rt.core.types cimport (
     COMMAND_CLOSE_RELAY,
@@ -54,9 +59,16 @@ from ionto_rt.core.types cimport (
     STATUS_CLAMPED,
     STATUS_COMPLIANCE,
     STATUS_LATE,
+    STATUS_LEAKAGE,
     STATUS_LEASE_EXPIRED,
     STATUS_OVER_CURRENT,
+    STATUS_OVER_TEMPERATURE,
+    STATUS_PATIENT_STOP,
     STATUS_RELAY_CLOSED,
+    STATUS_SELF_TEST_FAILED,
+    STATUS_SPEAKER_FAULT,
+    STATUS_SUPPLY_LOW,
+    STATUS_SUPPLY_WARNING,
     STATUS_TIME_CAP,
     Command,
     Port,
@@ -155,9 +167,13 @@ cdef const char* TRUTH_HEADER = (
 )
 cdef const char* TRUTH_CHANNEL = "channel,"         # ahead of it, where there are several
 FAULT_KINDS = (
-    "open", "close", "short", "area", "unplug", "stall", "stuck", "peel", "dry", "loose", "leak", "return-area"
+    "open", "close", "short", "area", "unplug", "stall", "stuck", "peel", "dry", "loose", "leak", "return-area",
+    "stuck-told", "dac", "dac-told", "adc-flat", "adc-gain", "adc-gain-redundant", "gain", "polarity", "delay", "hum",
+    "crosstalk", "redox", "breakdown", "rising", "hot", "clock", "stop-button", "leakage", "supply-warning",
+    "supply-low", "post-fail", "speaker", "lie-limits", "identity", "absurd", "flood", "repeat", "replayed"
 )
-DEVICE_FAULTS = ("unplug", "stall")     # of all channels at once
+# Of all channels at once.
+DEVICE_FAULTS = ("unplug", "stall", *FAULT_KINDS[FAULT_CLOCK:])
 # Of the faults that take a value: what it is, and its limits.
 FAULT_VALUES = {
     "area": ("share", 1e-3, 1.0),
@@ -167,6 +183,32 @@ FAULT_VALUES = {
     "dry": ("% a minute", 1e-3, 1e4),
     "loose": ("a minute", 1e-3, 1e4),
     "leak": ("ohm", 1.0, 1e9),
+    "dac": ("% of its highest code", -100.0, 100.0),
+    "dac-told": ("% of its highest code", -100.0, 100.0),
+    "adc-flat": ("for the current reading 1, for the redundant one 2, for both 3", 1.0, 3.0),
+    "adc-gain": ("times", 0.0, 10.0),
+    "adc-gain-redundant": ("times", 0.0, 10.0),
+    "gain": ("times", 0.0, 100.0),
+    "delay": ("sample periods", 1.0, DELAY_MOST - 1),
+    "hum": ("mV", 0.0, 1e5),
+    "crosstalk": ("ohm", 1.0, 1e9),
+    "redox": ("s", 1e-3, 1e5),
+    "breakdown": ("times", 1e-3, 1e3),
+    "rising": ("% a second", 1e-3, 1e3),
+    "clock": ("times", 0.5, 2.0),
+    "stop-button": ("s", 1e-6, 3600.0),
+    "absurd": ("number of a claim", 1.0, ABSURD_CLAIMS),
+    "flood": ("frames a sample period", 1.0, 1000.0),
+}
+OFF = -1e6      # as a value: ends the fault
+# The faults that can be ended, and what is without one.
+FAULT_OFF = {
+    "area": 1.0, "return-area": 1.0, "dry": 0.0, "loose": 0.0, "leak": 0.0, "dac": -1e3, "dac-told": -1e3,
+    "adc-flat": 0.0, "adc-gain": 1.0, "adc-gain-redundant": 1.0, "gain": 1.0, "delay": 0.0, "hum": 0.0,
+    "crosstalk": 0.0, "redox": 0.0, "breakdown": 1.0, "rising": 0.0, "clock": 1.0, "stop-button": 0.0, "absurd": 0.0,
+    "flood": 0.0, **dict.fromkeys(
+        ("stuck", "stuck-told", "polarity", "hot", "leakage", "supply-warning", "supply-low", "post-fail", "speaker",
+         "lie-limits", "identity", "repeat", "replayed"), -1.0),
 }
 SERVE_ENDS = ("closed", "unplugged", "silent", "stopped", "idle", "failed")
 PHASES = ("idle", "configured", "armed", "expired", "tripped")
@@ -230,6 +272,8 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
     put_u32(payload + 28, 32767)
     memcpy(payload + 32, device.model, 16)
     memcpy(payload + 48, device.serial, 16)
+    if device.identity:
+        payload[48] = b"x" if payload[48] != b"x" else b"y"
     put_u32(payload + 64, device.last_token)
     put_u64(payload + 68, <uint64_t>device.channel[0].last_net_codes)
     put_u64(payload + 76, <uint64_t>device.channel[0].last_absolute_codes)
@@ -259,7 +303,56 @@ cdef void send_hello(VirtualDeviceState* device) noexcept nogil:
         put_u64(payload + length, <uint64_t>device.channel[c].last_net_codes)
         put_u64(payload + length + 8, <uint64_t>device.channel[c].last_absolute_codes)
         length += CHARGES_BYTES
+    if device.absurd:
+        make_absurd(payload, device.absurd)
     send(device, payload, length)
+
+
+cdef void make_absurd(uint8_t* hello, uint32_t claim) noexcept nogil:
+    """One field of the hello beyond what docs/wire-protocol.md allows it; of a range, the third one's."""
+    cdef uint8_t* one = hello + HELLO_FIXED_BYTES + HELLO_RANGE_BYTES * 2
+    if claim == 1:
+        hello[2] = 0                        # channels
+    elif claim == 2:
+        hello[2] = MAX_CHANNELS + 1
+    elif claim == 3:
+        hello[3] = 0                        # pacing
+    elif claim == 4:
+        hello[4] = 7                        # front-end
+    elif claim == 5:
+        hello[5] = 0                        # ranges
+    elif claim == 6:
+        hello[5] = 29                       # more than are there
+    elif claim == 7:
+        put_u16(hello + 6, 0)               # longest lease
+    elif claim == 8:
+        put_u16(hello + 6, 65535)           # beyond 100 ms
+    elif claim == 9:
+        put_u32(hello + 12, 0)              # sample period
+    elif claim == 10:
+        put_u32(hello + 12, 4000000000)
+    elif claim == 11:
+        put_u32(hello + 16, 0)              # compliance voltage
+    elif claim == 12:
+        put_u32(hello + 20, 0)              # voltage per code
+    elif claim == 13:
+        put_u32(hello + 28, 0)              # code limit
+    elif claim == 14:
+        put_u32(hello + 28, 0x80000000)
+    elif claim == 15:
+        put_u32(one, 0)                     # full scale
+    elif claim == 16:
+        put_u32(one, 4000000000)
+    elif claim == 17:
+        put_u32(one + 4, 0)                 # current per code
+    elif claim == 18:
+        put_u32(one + 12, 0)                # redundant current per code
+    elif claim == 19:
+        put_u32(one + 20, 0)                # output per code
+    elif claim == 20:
+        put_u16(one + 24, 100)              # lowest output code
+    elif claim == 21:
+        put_u16(one + 26, 0)                # highest output code
 
 
 cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogil:
@@ -268,7 +361,7 @@ cdef void send_counters(VirtualDeviceState* device, uint8_t type_) noexcept nogi
     cdef uint32_t c
     payload[0] = type_
     payload[1] = 0
-    put_u16(payload + 2, device.status_latched)
+    put_u16(payload + 2, device.status_latched | device.status_fault & STATUS_SELF_TEST_FAILED)
     put_u32(payload + 4, device.token)
     put_u32(payload + 8, device.samples)
     put_u32(payload + 12, device.late)
@@ -475,7 +568,11 @@ cdef void inject(VirtualDeviceState* device, uint32_t channel, int32_t kind, dou
     elif kind == FAULT_STALL:
         device.stall_until = device.ticks + <uint64_t>(value * 1e9 / device.sample_period_ns + 0.5)
     elif kind == FAULT_STUCK:
-        one.front_end.stuck = 1
+        if value < 0.0:
+            unstick(one)
+        else:
+            one.front_end.stuck = 1
+            one.told = 0
     elif kind == FAULT_PEEL:
         skin_peel(&one.skin, value)
     elif kind == FAULT_DRY:
@@ -487,6 +584,152 @@ cdef void inject(VirtualDeviceState* device, uint32_t channel, int32_t kind, dou
     elif kind == FAULT_RETURN_AREA:
         one.skin.passive.contact_share = value
         site_contact(&one.skin.passive)
+    elif kind < FAULT_CLOCK:
+        inject_electrical(device, one, kind, value)
+    else:
+        inject_device(device, kind, value)
+
+
+cdef inline void stick(VirtualChannel* one, int32_t code, int32_t told) noexcept nogil:
+    frontend_stick(&one.front_end, code)
+    one.told = told
+    one.told_code = code
+
+
+cdef void inject_electrical(VirtualDeviceState* device, VirtualChannel* one, int32_t kind, double value) noexcept nogil:
+    """Faults of one channel's output stage, readings and skin."""
+    cdef FrontEndState* front_end = &one.front_end
+    cdef uint32_t c
+    if kind == FAULT_STUCK_TOLD:
+        if value < 0.0:
+            unstick(one)
+        else:
+            front_end.stuck = 1
+            one.told = 1
+            one.told_code = one.applied_code
+    elif kind == FAULT_DAC or kind == FAULT_DAC_TOLD:
+        if value < -100.0:
+            unstick(one)
+        else:
+            stick(one, <int32_t>(0.01 * value * front_end.ranges[front_end.range].output_code_max),
+                  kind == FAULT_DAC_TOLD)
+    elif kind == FAULT_ADC_FLAT:
+        front_end.flat = <int32_t>value
+    elif kind == FAULT_ADC_GAIN:
+        front_end.reading_factor[0] = value
+    elif kind == FAULT_ADC_GAIN_REDUNDANT:
+        front_end.reading_factor[1] = value
+    elif kind == FAULT_GAIN:
+        front_end.output_factor = value if front_end.output_factor > 0.0 else -value
+    elif kind == FAULT_POLARITY:
+        front_end.output_factor = fabs(front_end.output_factor) * (1.0 if value < 0.0 else -1.0)
+    elif kind == FAULT_DELAY:
+        one.delay_ticks = <uint32_t>value
+        for c in range(<uint32_t>DELAY_MOST):
+            one.delayed[c] = one.applied_code
+    elif kind == FAULT_HUM:
+        front_end.hum_v = 1e-3 * value
+    elif kind == FAULT_CROSSTALK:
+        one.bridge_ohm = value
+        device.bridged = 0
+        for c in range(device.channels):
+            device.bridged |= device.channel[c].bridge_ohm > 0.0
+            device.channel[c].bridge_a = 0.0
+            device.channel[c].front_end.bridge_a = 0.0
+    elif kind == FAULT_REDOX:
+        skin_use_up(&one.skin, value)
+    elif kind == FAULT_BREAKDOWN:
+        skin_break(&one.skin, value)
+    elif kind == FAULT_RISING:
+        skin_rise(&one.skin, 0.01 * value)
+    elif kind == FAULT_HOT:
+        one.status_fault = 0 if value < 0.0 else STATUS_OVER_TEMPERATURE
+
+
+cdef inline void unstick(VirtualChannel* one) noexcept nogil:
+    one.front_end.stuck = 0
+    one.told = 0
+    frontend_output(&one.front_end, one.applied_code)
+
+
+cdef inline void set_status(VirtualDeviceState* device, uint16_t bit, double value) noexcept nogil:
+    if value < 0.0:
+        device.status_fault &= <uint16_t>~bit
+    else:
+        device.status_fault |= bit
+
+
+cdef void inject_device(VirtualDeviceState* device, int32_t kind, double value) noexcept nogil:
+    """Faults of what the channels share: clock, supply, safety inputs, and what it says on the wire."""
+    cdef int32_t on = value >= 0.0
+    if kind == FAULT_CLOCK:
+        device.pace_ns = <int64_t>(device.sample_period_ns * value + 0.5)
+    elif kind == FAULT_STOP_BUTTON:
+        device.pressed_until = device.ticks + <uint64_t>(value * 1e9 / device.sample_period_ns + 0.5)
+    elif kind == FAULT_LEAKAGE:
+        device.leaking = on
+    elif kind == FAULT_SUPPLY_WARNING:
+        set_status(device, STATUS_SUPPLY_WARNING, value)
+    elif kind == FAULT_SUPPLY_LOW:
+        set_status(device, STATUS_SUPPLY_LOW, value)
+    elif kind == FAULT_POST_FAIL:
+        set_status(device, STATUS_SELF_TEST_FAILED, value)
+    elif kind == FAULT_SPEAKER:
+        set_status(device, STATUS_SPEAKER_FAULT, value)
+    elif kind == FAULT_LIE_LIMITS:
+        device.lie_limits = on
+    elif kind == FAULT_IDENTITY:
+        device.identity = on
+    elif kind == FAULT_ABSURD:
+        device.absurd = <uint32_t>value
+    elif kind == FAULT_FLOOD:
+        device.flood = <uint32_t>value
+    elif kind == FAULT_REPEAT:
+        device.repeat = on
+    elif kind == FAULT_REPLAYED:
+        device.replayed = on
+        device.old_length = 0
+
+
+cdef void cross_bridges(VirtualDeviceState* device) noexcept nogil:
+    """Currents between the active terminals of neighbours, for the next period: implicitly, by what the skins of both
+    would rise in it, so that a small resistance does not swing."""
+    cdef VirtualChannel* one
+    cdef VirtualChannel* other
+    cdef double inner_ohm
+    cdef uint32_t c
+    for c in range(device.channels):
+        device.channel[c].front_end.bridge_a = 0.0
+    for c in range(device.channels - 1):
+        one = &device.channel[c]
+        other = &device.channel[c + 1]
+        if not one.bridge_ohm > 0.0:
+            continue
+        inner_ohm = rise_ohm(one) + rise_ohm(other)
+        one.bridge_a += (one.front_end.voltage_v - other.front_end.voltage_v - one.bridge_ohm * one.bridge_a) / (
+            one.bridge_ohm + inner_ohm)
+        one.front_end.bridge_a -= one.bridge_a
+        other.front_end.bridge_a += one.bridge_a
+
+
+cdef inline double rise_ohm(const VirtualChannel* one) noexcept nogil:
+    """By how much the voltage at the pads rises within a period, by the ampere."""
+    return skin_series_ohm(&one.skin) + one.front_end.period_s * (
+        1.0 / (one.skin.active.capacitance_f_cm2 * one.skin.active.area_cm2)
+        + 1.0 / (one.skin.passive.capacitance_f_cm2 * one.skin.passive.area_cm2))
+
+
+cdef void delay_outputs(VirtualDeviceState* device) noexcept nogil:
+    """At a boundary, of channels whose output is late."""
+    cdef VirtualChannel* one
+    cdef uint32_t c
+    for c in range(device.channels):
+        one = &device.channel[c]
+        if one.delay_ticks == 0:
+            continue
+        one.delayed[one.delay_at % DELAY_MOST] = one.applied_code
+        frontend_output(&one.front_end, one.delayed[(one.delay_at - one.delay_ticks) % DELAY_MOST])
+        one.delay_at += 1
 
 
 cdef inline bint stalled(const VirtualDeviceState* device) noexcept nogil:
@@ -511,7 +754,9 @@ cdef inline void take_sample(VirtualDeviceState* device, uint32_t index, int64_t
         sample.device_time_us = time_us
         sample.applied_index = device.applied_index
         sample.nonce = nonce
-        sample.status = device.status_latched | one.status_command
+        sample.status = device.status_latched | one.status_command | device.status_fault | one.status_fault
+        if device.ticks <= device.pressed_until and device.pressed_until > 0:
+            sample.status |= STATUS_PATIENT_STOP
         if one.front_end.relay_closed:
             sample.status |= STATUS_RELAY_CLOSED
         if one.period.limited:
@@ -522,7 +767,7 @@ cdef inline void take_sample(VirtualDeviceState* device, uint32_t index, int64_t
         sample.sentinel_code = 0
         if one.front_end.sentinel_lsb_nv and not device.skew_s > 0.0:
             sample.sentinel_code = frontend_read_sentinel(&one.front_end, &one.skin)
-        sample.applied_code = one.applied_code
+        sample.applied_code = one.told_code if one.told else one.applied_code
         sample.charge_codes = one.net_codes
     device.nonces[index % NONCES] = nonce
 
@@ -531,7 +776,7 @@ cdef void send_sample(VirtualDeviceState* device, Sample* samples) noexcept nogi
     """Behind the boundary: by then a voltage reading that comes later is under the command that acts from there."""
     cdef uint8_t payload[MAX_PAYLOAD]
     cdef size_t length
-    cdef uint32_t c
+    cdef uint32_t c, _c
     if device.skew_s > 0.0:
         for c in range(device.channels):
             frontend_read_later(
@@ -543,8 +788,18 @@ cdef void send_sample(VirtualDeviceState* device, Sample* samples) noexcept nogi
     length = wire_put_sample(samples, device.channels, payload)
     if device.channel[0].front_end.sentinel_lsb_nv:
         length = wire_put_sentinel(samples, device.channels, payload)
+    if device.flood:
+        for _c in range(device.flood):
+            send_counters(device, FRAME_COUNTERS)
     if send(device, payload, length) and device.round_trip != NULL:
         device.round_trip.samples += 1
+    if device.repeat:
+        send(device, payload, length)
+    if device.replayed:
+        if device.old_length == 0:
+            device.old_length = length
+            memcpy(device.old, payload, length)
+        send(device, device.old, device.old_length)
 
 
 cdef void expire(VirtualDeviceState* device) noexcept nogil:
@@ -591,7 +846,10 @@ cdef void act(VirtualDeviceState* device) noexcept nogil:
             one.status_command |= STATUS_CLAMPED
         one.applied_code = code
         one.front_end.relay_closed = 1 if one.command.flags & COMMAND_CLOSE_RELAY else 0
-        frontend_output(&one.front_end, code)
+        if device.status_fault & STATUS_SELF_TEST_FAILED:
+            one.front_end.relay_closed = 0
+        if one.delay_ticks == 0:
+            frontend_output(&one.front_end, code)
     device.applied_index = device.channel[0].command.index
     device.lease_left = device.channel[0].command.lease_ticks
 
@@ -612,6 +870,8 @@ cdef inline void cross_boundary(VirtualDeviceState* device) noexcept nogil:
         device.lease_left -= 1
         if device.lease_left == 0:
             expire(device)
+            return
+    delay_outputs(device)
 
 
 cdef inline bint run_plants(VirtualDeviceState* device) noexcept nogil:
@@ -626,12 +886,16 @@ cdef inline bint run_plants(VirtualDeviceState* device) noexcept nogil:
         one.absolute_c += one.period.absolute_c
         tripped |= one.period.tripped
     device.ticks += 1
+    if device.bridged:
+        cross_bridges(device)
     return tripped
 
 
 cdef inline void run_period(VirtualDeviceState* device) noexcept nogil:
     """A period up to its boundary."""
     apply_faults(device)
+    if device.leaking and device.phase != DEVICE_TRIPPED:
+        trip(device, STATUS_LEAKAGE)
     if run_plants(device):
         trip(device, STATUS_OVER_CURRENT)
     if device.truth_fd >= 0:
@@ -786,6 +1050,8 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexce
         put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 4, <uint32_t>channel.output_code_min)
         put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 8, <uint32_t>channel.output_code_max)
         put_u64(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 12, <uint64_t>channel.charge_cap_codes)
+    if device.lie_limits:
+        put_u32(back + LIMITS_FIXED_BYTES, <uint32_t>device.channel[0].current_cap_code + 1)
     device.phase = DEVICE_CONFIGURED
     send(device, back, length)
 
@@ -815,6 +1081,7 @@ cdef void take_arm(VirtualDeviceState* device, const uint8_t* payload) noexcept 
     for c in range(device.channels):
         device.channel[c].net_codes = 0
         device.channel[c].absolute_codes = 0
+        memset(device.channel[c].delayed, 0, sizeof(device.channel[c].delayed))
     device.passed = 0
     device.uncounted = 0
     device.status_latched = 0
@@ -1416,15 +1683,17 @@ cdef class VirtualDevice:
                   "it is the whole device's, write it without a channel")
             check(kind in FAULT_KINDS, f"fault {kind!r}", "one of " + ", ".join(FAULT_KINDS))
             check(time_s >= previous, f"fault {kind} at {time_s} s", "not before the one ahead of it")
-            if kind in FAULT_VALUES:
-                what, least, most = FAULT_VALUES[kind]
-                check(least <= value <= most, f"fault {kind} of {value} {what}", f"{least:g} to {most:g}")
+            value = fault_value(kind, value)
             previous = time_s
             device.faults[k].kind = <int32_t>FAULT_KINDS.index(kind)
             device.faults[k].value = value
             device.faults[k].time_s = time_s
             device.faults[k].channel = of_channel
         device.fault_count = <uint32_t>len(faults)
+        # What it says before it is armed is wrong from the start.
+        for k in range(<int>device.fault_count):
+            if device.faults[k].time_s == 0.0 and device.faults[k].kind >= FAULT_CLOCK:
+                inject(device, 0, device.faults[k].kind, device.faults[k].value)
         if state_path is not None:
             kept = str(state_path).encode()
             spare = kept + b".new"
@@ -1536,6 +1805,14 @@ cdef class VirtualDevice:
     cdef void fault(self, uint32_t channel, int32_t kind, double value) except *:
         self.channel(channel)
         inject(self.device, channel, kind, value)
+
+    def inject(self, str kind, value=0.0, channel=0):
+        """A fault at once: one of FAULT_KINDS, its value as in FAULT_VALUES, or OFF to end it.
+
+        ValueError: no such fault or channel, a value beyond its limits, or one that cannot be ended.
+        """
+        check(kind in FAULT_KINDS, f"fault {kind!r}", "one of " + ", ".join(FAULT_KINDS))
+        self.fault(channel, <int32_t>FAULT_KINDS.index(kind), fault_value(kind, value))
 
     def open_lead(self, channel=0):
         """The active lead comes off: 1 Gohm in series."""
@@ -1671,6 +1948,17 @@ cdef class VirtualDevice:
         """errno of failed writes of (truth, state, round trips); 0: none."""
         cdef int32_t round_trip = 0 if self.device.round_trip == NULL else self.device.round_trip.error
         return self.device.truth_error, self.device.state_error, round_trip
+
+
+cdef double fault_value(str kind, double value) except *:
+    """What `inject` takes, of a value within its limits or OFF."""
+    if value == OFF:
+        check(kind in FAULT_OFF, f"end of fault {kind}", "one of " + ", ".join(FAULT_OFF))
+        return FAULT_OFF[kind]
+    if kind in FAULT_VALUES:
+        what, least, most = FAULT_VALUES[kind]
+        check(least <= value <= most, f"fault {kind} of {value} {what}", f"{least:g} to {most:g}")
+    return value
 
 
 def check(bint good, str what, str allowed):

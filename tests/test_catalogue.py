@@ -43,6 +43,7 @@ def test_every_limit_has_a_source_or_is_marked_unconfirmed(catalogue: Catalogue)
         "current_max",
         "density_max",
         "dose_max",
+        "day_dose_max",
         "voltage_max",
         "session_time_max",
         "ramp_rate",

@@ -5,7 +5,6 @@ what flowed.
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli_support import LEASE_S, Truth, environment, sessions, treatment, wait_until
+from cli_support import LEASE_S, Truth, host_program, sessions, treatment, truth_when_off, wait_until
 from ionto_rt.device import open_device
 from ionto_rt.record import Record
 from ionto_rt.session import Session
@@ -44,28 +43,7 @@ def at(elapsed_s, act):
 
 def host(folder: Path, text: str, *, hold: str = "30 s") -> "subprocess.Popen[str]":
     """A program that runs a session of 1 mA, started in `folder`."""
-    treatment(folder, current="1 mA", hold=hold, ramp="1.25 s")
-    (folder / "host.py").write_text(PRELUDE + text)
-    return subprocess.Popen(
-        [sys.executable, "host.py"],
-        cwd=folder,
-        env=environment(PYTHONUNBUFFERED="1"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def output_is_off(folder: Path) -> Truth:
-    """The truth once the device has written all of it: no current, relay open."""
-
-    def off() -> bool:
-        truth = Truth(folder / "truth.csv")
-        return len(truth) > 0 and truth["relay_closed"][-1] == 0 and truth["current_a"][-1] == 0.0
-
-    wait_until(off, "the device to switch off")
-    return Truth(folder / "truth.csv")
+    return host_program(folder, PRELUDE + text, hold=hold)
 
 
 def fall_s(truth: Truth) -> float:
@@ -157,7 +135,7 @@ def test_an_exception_that_ends_the_program_ramps_down_and_is_raised_again(tmp_p
     receipt = receipt_of(tmp_path)
     assert (receipt["outcome"], receipt["trips"]) == ("aborted", [])
     assert "SystemExit" in receipt["reason"] and "ramped down" in receipt["reason"]
-    assert 0.5 < fall_s(output_is_off(tmp_path)) < 1.5
+    assert 0.5 < fall_s(truth_when_off(tmp_path / "truth.csv")) < 1.5
 
 
 def test_an_exit_from_a_signal_handler_ramps_down_and_the_program_ends_with_it(tmp_path: Path) -> None:
@@ -173,7 +151,7 @@ begin(at(2.5, lambda _: print("now")))
         assert process.wait(20) == 3
     receipt = receipt_of(tmp_path)
     assert receipt["outcome"] == "aborted" and "SystemExit" in receipt["reason"]
-    assert 0.5 < fall_s(output_is_off(tmp_path)) < 1.5
+    assert 0.5 < fall_s(truth_when_off(tmp_path / "truth.csv")) < 1.5
 
 
 def test_a_signal_without_a_handler_kills_the_program_and_the_lease_lapses(tmp_path: Path) -> None:
@@ -181,7 +159,7 @@ def test_a_signal_without_a_handler_kills_the_program_and_the_lease_lapses(tmp_p
         assert process.stdout is not None and process.stdout.readline() == "now\n"
         process.terminate()
         assert process.wait(20) == -signal.SIGTERM
-    truth = output_is_off(tmp_path)
+    truth = truth_when_off(tmp_path / "truth.csv")
     on = np.flatnonzero(np.abs(truth["current_peak_a"]) > 2e-6)
     assert float(truth["device_time_s"][on[-1]]) - truth.last_command_s <= LEASE_S
 
@@ -204,7 +182,7 @@ print("leaving")
     receipt = receipt_of(tmp_path)
     assert (receipt["outcome"], receipt["trips"]) == ("aborted", [])
     assert "the program ended" in receipt["reason"]
-    assert 0.5 < fall_s(output_is_off(tmp_path)) < 1.5
+    assert 0.5 < fall_s(truth_when_off(tmp_path / "truth.csv")) < 1.5
 
 
 def test_a_session_that_does_not_end_is_left_at_exit_after_a_bound(tmp_path: Path) -> None:
@@ -227,7 +205,7 @@ print("leaving")
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "leaving\n"
         assert process.wait(20) == 0
-    truth = output_is_off(tmp_path)
+    truth = truth_when_off(tmp_path / "truth.csv")
     flowed_s = float(truth["device_time_s"][np.flatnonzero(np.abs(truth["current_a"]) > 2e-6)[-1]])
     assert flowed_s < 8.0
 
@@ -288,7 +266,7 @@ def test_a_child_that_outlives_the_program_does_not_keep_the_device_on(tmp_path:
         _, _, child, device = process.stdout.readline().split()
         process.kill()
         process.wait()
-        truth = output_is_off(tmp_path)
+        truth = truth_when_off(tmp_path / "truth.csv")
         wait_until(lambda: not Path(f"/proc/{device}/fd").exists() or not descriptors(int(device)), "the device to end")
         assert Path(f"/proc/{child}").exists()
         (session,) = sessions(tmp_path / "sessions")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ionto_rt.journal import JOURNAL, Ending, Journal, JournalError, Reservation, local_day, rebuild
+from ionto_rt.journal import JOURNAL, Ending, Journal, JournalError, Moment, Reservation, local_day, rebuild
 from ionto_rt.record import Record
 from record_support import finished_channels, make_channels, make_session, receipt_of, steady_rows, ticked
 
@@ -182,7 +182,7 @@ def test_a_journal_of_an_earlier_version_is_refused_with_the_remedy(tmp_path: Pa
     Journal(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / JOURNAL)) as db:
         db.execute("PRAGMA user_version = 1")
-    with pytest.raises(JournalError, match=r"not a journal of this version \(version 1, known 2\); rebuild it"):
+    with pytest.raises(JournalError, match=r"not a journal of this version \(version 1, known 3\); rebuild it"):
         Journal(tmp_path)
     assert rebuild(tmp_path).kept_as is not None
 
@@ -296,3 +296,150 @@ def test_a_new_journal_may_be_opened_by_two_at_once(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(opened, [tmp_path / str(round_)] * 2))
+
+
+def cap(site: str = "x", prescribed_c: float = 2.4, cap_c: float = 4.9, **more: float) -> Reservation:
+    return Reservation(site, prescribed_c, 0.14, cap_c=cap_c, cap_text="a day's 80 mA·min (catalogue: d)", **more)
+
+
+def test_what_has_begun_counts_against_the_day_with_all_that_it_prescribes(tmp_path: Path) -> None:
+    """Its reservation is a second's worth of it: a second session would pass beside it."""
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", [cap()])
+        assert journal.charge_today("S", "x") == 0.14 and journal.received_today("S", "x") == 2.4
+        journal.begin("b", "b", "S", [cap()])
+        with pytest.raises(JournalError) as caught:
+            journal.begin("c", "c", "S", [cap(prescribed_c=0.2)])
+        assert str(caught.value) == (
+            f"{tmp_path / JOURNAL}: S, x: 80.00 mA*min today and 3.33 mA*min prescribed exceed a day's 80 mA·min "
+            "(catalogue: d) (a has not ended: wait for it, or recover it); wait, or take another site"
+        )
+        journal.finish("a", [Ending("aborted", 0.5, 0.6)])
+        assert journal.received_today("S", "x") == 3.0
+        journal.begin("c", "c", "S", [cap(prescribed_c=1.9)])
+
+
+def test_the_day_holds_exactly_the_cap(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", [cap(prescribed_c=2.5, cap_c=4.0)])
+        with pytest.raises(JournalError):
+            journal.begin("b", "b", "S", [cap(prescribed_c=1.5 + 1e-9, cap_c=4.0)])
+        journal.begin("b", "b", "S", [cap(prescribed_c=1.5, cap_c=4.0)])
+
+
+def test_a_simulated_patient_s_charge_is_nobody_else_s(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", "S", [cap(prescribed_c=4.0)], simulated=True)
+        assert (journal.received_today("S", "x"), journal.received_today("S", "x", simulated=True)) == (0.0, 4.0)
+        journal.begin("b", "b", "S", [cap(prescribed_c=4.0)])
+        with pytest.raises(JournalError, match=r"66\.67 mA\*min today"):
+            journal.begin("c", "c", "S", [cap(prescribed_c=4.0)], simulated=True)
+
+
+def test_limits_that_were_made_for_less_received_are_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, Journal(tmp_path) as other:
+        received_c = journal.received_today("S", "x")
+        other.begin("a", "a", "S", [cap(prescribed_c=1.0)])
+        with pytest.raises(JournalError, match="another session has begun there at this moment; run again"):
+            journal.begin("b", "b", "S", [cap(prescribed_c=1.0, received_c=received_c)])
+        journal.begin("b", "b", "S", [cap(prescribed_c=1.0, received_c=journal.received_today("S", "x"))])
+
+
+class Clock:
+    """Two clocks: `shown` is set by whoever likes to, `passed` goes on by itself."""
+
+    def __init__(self) -> None:
+        self.shown = datetime(2026, 3, 17, 10, 0).astimezone(UTC)  # ten o'clock where this host is
+        self.passed_s = 1000.0
+        self.boot = "first"
+
+    def __call__(self) -> Moment:
+        return Moment(self.shown, self.boot, self.passed_s)
+
+    def wait(self, **time: float) -> None:
+        self.shown += timedelta(**time)
+        self.passed_s += timedelta(**time).total_seconds()
+
+    def set(self, **by: float) -> None:
+        self.shown += timedelta(**by)
+
+    def restart(self) -> None:
+        self.boot, self.passed_s = "second", 5.0
+
+
+def received(folder: Path, clock: Clock) -> float:
+    with Journal(folder, clock) as journal:
+        return journal.received_today("S", "x")
+
+
+def treated(folder: Path, clock: Clock) -> None:
+    with Journal(folder, clock) as journal:
+        journal.begin("a", "a", "S", [cap()])
+        journal.finish("a", [Ending("complete", 2.4, 2.4)])
+
+
+def test_h27_a_clock_that_is_set_does_not_free_a_day(tmp_path: Path) -> None:
+    for hours in (-8760, -24, -1, 1, 24, 8760):
+        clock, folder = Clock(), tmp_path / str(hours)
+        treated(folder, clock)
+        clock.wait(hours=1)
+        clock.set(hours=hours)
+        assert received(folder, clock) == 2.4
+        clock.wait(hours=22)
+        assert received(folder, clock) == 2.4, "23 h are no day"
+        clock.wait(hours=1)
+        assert received(folder, clock) == 0.0, "24 h have passed by the clock that nobody sets"
+
+
+def test_h27_a_clock_that_was_set_back_while_the_host_was_down_does_not_free_a_day(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    clock.restart()
+    clock.set(days=-40)
+    assert received(tmp_path, clock) == 2.4, "a session dated in the future counts"
+    with Journal(tmp_path, clock) as journal, pytest.raises(JournalError, match="of this host has been set since"):
+        journal.begin("b", "b", "S", [cap(prescribed_c=3.0)])
+    clock.set(days=41)
+    assert received(tmp_path, clock) == 0.0
+
+
+def test_a_clock_that_is_right_counts_by_the_calendar(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    clock.set(seconds=59)  # as a time server does it
+    clock.wait(hours=13, minutes=58)
+    assert received(tmp_path, clock) == 2.4
+    clock.wait(minutes=2)
+    assert received(tmp_path, clock) == 0.0, "midnight"
+    treated(tmp_path / "again", clock)
+    clock.restart()
+    clock.wait(hours=20)
+    assert received(tmp_path / "again", clock) == 2.4
+    clock.wait(hours=5)
+    assert received(tmp_path / "again", clock) == 0.0
+
+
+def test_a_day_never_falls_while_a_session_runs(tmp_path: Path) -> None:
+    clock = Clock()
+    with Journal(tmp_path, clock) as journal:
+        journal.begin("a", "a", "S", [cap()])
+        begun = journal.get("a")[0].last_day
+        clock.set(days=-3)
+        journal.extend("a", [(0.5, 0.7)])
+        journal.finish("a", [Ending("complete", 0.5, 0.5)])
+        assert (journal.get("a")[0].first_day, journal.get("a")[0].last_day) == (begun, begun)
+
+
+def test_a_site_rests_by_the_clock_that_nobody_sets(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    with Journal(tmp_path, clock) as journal:
+        clock.wait(minutes=29, seconds=59.9)
+        clock.set(hours=1)
+        with pytest.raises(JournalError, match=r"since the last current, 30 min are the least; wait 0\.0 min"):
+            journal.begin("b", "b", "S", [cap(prescribed_c=1.0, rest_s=1800.0)])
+        journal.begin("b", "b", "S", [cap("y", rest_s=1800.0)])
+        clock.wait(seconds=0.1)
+        journal.begin("c", "c", "S", [cap(prescribed_c=1.0, rest_s=1800.0), cap(prescribed_c=0.5, rest_s=1800.0)])
+        with pytest.raises(JournalError, match=r"0\.0 min since the last current"):
+            journal.begin("d", "d", "S", [cap(prescribed_c=0.1, rest_s=1800.0)])

@@ -51,6 +51,7 @@ def test_the_catalogue_alone_gives_every_row() -> None:
         ("current", 0.004, "catalogue"),
         ("density", 5.0, "catalogue"),
         ("dose", 4.8, "catalogue"),
+        ("day dose", 4.8, "catalogue"),
         ("voltage", 60.0, "catalogue"),
         ("session time", 5400.0, "catalogue"),
         ("ramp rate", 8e-4, "catalogue"),
@@ -60,11 +61,12 @@ def test_the_catalogue_alone_gives_every_row() -> None:
 
 def test_each_row_names_the_source_that_is_tightest() -> None:
     of = treatment(step("1 mA"), limits='current = "3 mA"\ndose = "60 mA*min"\nvoltage = "30 V"\ntime = "1 h"')
-    limits = accepted(of, DEVICE, OperatorLimits(current_a=0.0015, time_s=3000.0))
+    limits = accepted(of, DEVICE, OperatorLimits(current_a=0.0015, day_dose_c=4.2, time_s=3000.0))
     assert {row.quantity: (row.value, row.source) for row in limits.rows} == {
         "current": (0.0015, "operator"),
         "density": (5.0, "catalogue"),
         "dose": (3.6, "treatment"),
+        "day dose": (4.2, "operator"),
         "voltage": (24.0, "device"),
         "session time": (3000.0, "operator"),
         "ramp rate": (8e-4, "catalogue"),
@@ -119,6 +121,12 @@ def test_the_charge_margin_stays_small_on_research_doses() -> None:
             treatment(step(dose="20.001 mA*min"), limits='dose = "20 mA*min"'),
             "steps[0].dose",
             "(treatment: line 12)",
+        ),
+        (
+            treatment(step(dose="20 mA*min"), limits='day_dose = "20 mA*min"'),
+            treatment(step(dose="20.001 mA*min"), limits='day_dose = "20 mA*min"'),
+            "steps[0].dose",
+            "beyond a day's 20 mA·min (treatment: line 12)",
         ),
         (
             treatment(step("4 mA", ramp="5 s")),
@@ -193,7 +201,14 @@ def test_rounding_is_not_beyond_a_limit_and_a_billionth_is(limit: float) -> None
 
 @pytest.mark.parametrize(
     ("key", "loose"),
-    [("current", "4.1 mA"), ("density", "0.6 mA/cm^2"), ("dose", "81 mA*min"), ("voltage", "61 V"), ("time", "91 min")],
+    [
+        ("current", "4.1 mA"),
+        ("density", "0.6 mA/cm^2"),
+        ("dose", "81 mA*min"),
+        ("day_dose", "81 mA*min"),
+        ("voltage", "61 V"),
+        ("time", "91 min"),
+    ],
 )
 def test_a_treatment_may_not_loosen_a_limit(key: str, loose: str) -> None:
     error = refusal(treatment(limits=f'{key} = "{loose}"'))

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli_support import LEASE_S, Truth, environment, sessions, treatment, wait_until
+from cli_support import LEASE_S, host_program, sessions, treatment, truth_when_off
 from ionto_rt.device import open_device
 from ionto_rt.journal import Journal
 from ionto_rt.record import Record
@@ -53,28 +52,7 @@ for event in flowing.values():
 
 def host(folder: Path, text: str, *, hold: str) -> "subprocess.Popen[str]":
     """A program with the threads of two sessions of 1 mA, not started yet, run in `folder`."""
-    treatment(folder, current="1 mA", hold=hold, ramp="1.25 s")
-    (folder / "host.py").write_text(BOTH + text)
-    return subprocess.Popen(
-        [sys.executable, "host.py"],
-        cwd=folder,
-        env=environment(PYTHONUNBUFFERED="1"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def off(truth: Path) -> Truth:
-    """The truth of a device that has switched off."""
-
-    def is_off() -> bool:
-        seen = Truth(truth)
-        return len(seen) > 0 and seen["relay_closed"][-1] == 0 and seen["current_a"][-1] == 0.0
-
-    wait_until(is_off, "the device to switch off")
-    return Truth(truth)
+    return host_program(folder, BOTH + text, hold=hold)
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -144,7 +122,7 @@ def test_at_the_program_s_end_both_ramp_down_and_finish_their_records(tmp_path: 
         assert (receipt["outcome"], receipt["trips"]) == ("aborted", [])
         assert "the program ended" in receipt["reason"]
     for name in "ab":
-        truth = off(tmp_path / f"{name}.csv")
+        truth = truth_when_off(tmp_path / f"{name}.csv")
         current_a = np.abs(truth["current_a"])
         level = np.flatnonzero(current_a > 0.9 * current_a.max())[-1]
         gone = level + np.flatnonzero(current_a[level:] < 2e-6)[0]
@@ -179,7 +157,7 @@ def test_when_the_program_is_killed_both_leases_lapse(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     for name in "ab":
-        truth = off(tmp_path / f"{name}.csv")
+        truth = truth_when_off(tmp_path / f"{name}.csv")
         on = np.flatnonzero(np.abs(truth["current_peak_a"]) > 2e-6)
         assert float(truth["device_time_s"][on[-1]]) - truth.last_command_s <= LEASE_S
     assert len(sessions(tmp_path / "sessions")) == 2

@@ -11,11 +11,13 @@ from typing import Any
 from ionto_rt.codes import FrontEnd, Law, Pacing
 from ionto_rt.core.constant_current import SERIES_LEAST_OHM, configure
 from ionto_rt.device import Hello
+from ionto_rt.hazards import threshold
 from ionto_rt.plan import Plan
 from ionto_rt.safety import (
     GUARD_CHARGE_MARGIN_C,
     GUARD_CHARGE_MARGIN_RATIO,
     GUARD_CHARGE_RATIO,
+    GUARD_FULL_SCALE_RATIO,
     GUARD_RATIO,
     RANGE_LEAST_PART,
     Limits,
@@ -39,8 +41,8 @@ ELECTRODE_EMF_V = 1.0
 """One standard deviation of the unknown electrode potential: Ag/AgCl drops 0.1 V, inert electrodes up to 2 V."""
 LOOP_DELAY_TICKS = 1.0
 """Setpoints that are on their way when the next one is chosen: the answer to sample k shows in sample k + 2."""
-OPEN_RATIO = 0.1
-OPEN_VOLTAGE_RATIO = 0.9
+OPEN_RATIO = threshold("H05", "open_ratio")
+OPEN_VOLTAGE_RATIO = threshold("H05", "open_voltage_ratio")
 REGULATOR_DELAY_TICKS = 2
 REGULATOR_KI_PER_TICK = 0.15
 """Integral gain per tick of the normalised loop. With a delay of two ticks it is stable below 2 sin(pi/6) = 1."""
@@ -49,8 +51,6 @@ SLEW_RATIO = 0.02
 """Of the largest level: what the output may rise by in a tick, and what a voltage source's step may drive at once."""
 STOP_A_PER_S = 1e-3
 """Ramp of a safe stop (S1)."""
-AREA_PAUSE_RATIO = 0.7
-AREA_STOP_RATIO = 0.5
 AREA_SERIES_SHARE = 0.1
 """Of Rs that scales with a pad's area: 50 ohm of viable tissue under 8 cm2, of 600 ohm in all."""
 AREA_SERIES_SPREAD = 0.1
@@ -63,32 +63,12 @@ AREA_STEP = 0.16
 AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
-OVER_MEAN_RATIO = 1.05
-UNDER_RATIO = 0.9
-"""H02, H03: of the setpoint, and of the least level that a range is used at where the setpoint is below that: ten codes
-and more, against 0.6 of six deviations of a tenth of a second of noise."""
-UNDER_RETRIES = 2
-POLARITY_S = 0.01
-PROBE_POLARITY_S = 0.02
 PROBE_POLARITY_TICKS = 32
 """H17: at least so many changes of the output are compared. Products of independent noise reach -0.7 of their geometric
 mean in one of 10^5 such blocks, and noise alone is not judged at all."""
-FLAT_S = 0.05
-FLAT_MOVE_CODES = 4.0
-"""H22: a setpoint that moves by less may leave a reading with its noise where it is."""
-RIPPLE_RATIO = 0.05
-RIPPLE_S = 0.05
-RIPPLE_MARGIN_CODES = 4.0
-REVERSAL_HOLD_S = 1.0
-PAD_CHARGE_RATIO = 0.95
-"""H43: of the smaller rating of both pads. A dose that the catalogue lets prescribe is given, up to the rating itself:
-then the pads count as spent by as much beyond the dose as the charge cap allows."""
-HEARTBEAT_S = 2.0
 RING_S = 8.0
 """Telemetry that the loop's ring holds: the record may stand still for that long."""
-LEASE_S = 0.08
-GAP_PAUSE_S = 0.002
-GAP_STOP_S = 0.010
+LEASE_S = threshold("H21", "lease_s")
 
 
 @dataclass(frozen=True)
@@ -103,8 +83,24 @@ class DeadlineProfile:
     overruns_stop: int
 
 
-FIT = DeadlineProfile("fit", 5_000, 10_000, 1_000, 2, 10)
-UNFIT = DeadlineProfile("unfit", 30_000, 60_000, 30_000, 100, 100)
+def _profile(name: str) -> DeadlineProfile:
+    """As the hazard table has it."""
+
+    def us(hazard: str, what: str) -> int:
+        return round(threshold(hazard, f"{name}_{what}") * 1e6)
+
+    return DeadlineProfile(
+        name,
+        us("H25", "late_pause_s"),
+        us("H25", "late_stop_s"),
+        us("H26", "overrun_s"),
+        round(threshold("H26", f"{name}_overruns_pause")),
+        round(threshold("H26", f"{name}_overruns_stop")),
+    )
+
+
+FIT = _profile("fit")
+UNFIT = _profile("unfit")
 """Shared virtual machines stall for 30 ms, and one stall makes many ticks late: there the age of the data alone counts.
 The device's lease of 80 ms is the stop below it."""
 
@@ -143,12 +139,14 @@ def controller_config(
     lsb_a = calibration["current_lsb_a"]
     probe_a = next(segment["level_a"] for segment in plan.segments if segment["kind"] == 1)
     lease_ticks = min(hello.lease_max_ticks, ticks_of(LEASE_S, tick_s))
-    gap_pause_s, gap_stop_s = GAP_PAUSE_S, GAP_STOP_S
+    gap_pause_s, gap_stop_s = threshold("H24", "gap_pause_s"), threshold("H24", "gap_stop_s")
     if pacing == Pacing.HOST:
         # No sample was lost: the host itself came late, and may be as late as its deadlines say.
         gap_pause_s = max(gap_pause_s, profile.late_pause_us * 1e-6)
         gap_stop_s = max(gap_stop_s, profile.late_stop_us * 1e-6)
-    open_floor_a = max(10.0 * lsb_a, 0.4 * probe_a)
+    open_floor_a = max(
+        threshold("H05", "open_floor_codes") * lsb_a, threshold("H05", "open_floor_probe_ratio") * probe_a
+    )
     contact_level_a = max(probe_a, 2.0 * open_floor_a)
     impedance = {
         "tick_s": tick_s,
@@ -183,7 +181,7 @@ def controller_config(
         "contact_level_a": contact_level_a,
         "zero_tolerance_a": 0.002 * calibration["full_scale_a"],
         "loop_delay_ticks": LOOP_DELAY_TICKS,
-        "compliance_ticks": ticks_of(0.02, tick_s),
+        "compliance_ticks": ticks_of(threshold("H04", "compliance_s"), tick_s),
         "segments": len(plan.segments),
     }
     scale = 1.0 if current_source else calibration["ballast_ohm"] + SERIES_LEAST_OHM
@@ -229,7 +227,7 @@ def controller_config(
     full_output = highest_a if current_source else compliance_v
     least_a = calibration["full_scale_a"] / RANGE_LEAST_PART
     pad_charge_c = max(
-        PAD_CHARGE_RATIO * limits.pad_charge_c,
+        threshold("H43", "pad_charge_ratio") * limits.pad_charge_c,
         GUARD_CHARGE_RATIO * plan.prescribed_c
         + min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * plan.prescribed_c),
     )
@@ -247,24 +245,26 @@ def controller_config(
         "full_scale_a": calibration["full_scale_a"],
         "current_limit_a": highest_a,
         "over_ratio": GUARD_RATIO,
-        "over_margin_a": calibration["full_scale_a"] / 50.0,
+        "over_margin_a": GUARD_FULL_SCALE_RATIO * calibration["full_scale_a"],
         "open_ratio": OPEN_RATIO,
         "open_floor_a": open_floor_a,
         "open_voltage_v": OPEN_VOLTAGE_RATIO * compliance_v,
-        "short_voltage_v": 0.3,
-        "short_current_a": 0.2e-3,
+        "short_voltage_v": threshold("H08", "short_voltage_v"),
+        "short_current_a": threshold("H08", "short_current_a"),
         "density_trip_a": limits.density_trip_a,
-        "disagree_a": 0.02 * calibration["full_scale_a"],
+        "disagree_a": threshold("H23", "disagree_full_scale_ratio") * calibration["full_scale_a"],
         "charge_cap_codes": round(limits.charge_cap_c * codes_per_coulomb),
-        "charge_mismatch_codes": round(0.1 * calibration["full_scale_a"] * codes_per_coulomb),
+        "charge_mismatch_codes": round(
+            threshold("H57", "mismatch_full_scale_s") * calibration["full_scale_a"] * codes_per_coulomb
+        ),
         "session_ticks": round(limits.session_time_trip_s / tick_s),
         "open_any_voltage": 0 if current_source else 1,
-        "over_ticks": ticks_of(0.002, tick_s),
-        "open_ticks": ticks_of(0.005, tick_s),
-        "intermittent_count": 3,
-        "intermittent_ticks": ticks_of(10.0, tick_s),
-        "short_ticks": ticks_of(0.02, tick_s),
-        "second_ticks": ticks_of(1.0, tick_s),
+        "over_ticks": ticks_of(threshold("H01", "over_s"), tick_s),
+        "open_ticks": ticks_of(threshold("H05", "open_s"), tick_s),
+        "intermittent_count": round(threshold("H07", "intermittent_count")),
+        "intermittent_ticks": ticks_of(threshold("H07", "intermittent_s"), tick_s),
+        "short_ticks": ticks_of(threshold("H08", "short_s"), tick_s),
+        "second_ticks": ticks_of(threshold("H13", "density_mean_s"), tick_s),
         "gap_pause_ticks": ticks_of(gap_pause_s, tick_s),
         "gap_stop_ticks": ticks_of(gap_stop_s, tick_s),
         "late_pause_us": profile.late_pause_us,
@@ -273,28 +273,29 @@ def controller_config(
         "overruns_pause": profile.overruns_pause,
         "overruns_stop": profile.overruns_stop,
         "overrun_us": profile.overrun_us,
-        "heartbeat_ticks": ticks_of(HEARTBEAT_S, tick_s),
-        "clock_window_us": 10_000_000,
-        "clock_ppm": 10_000,
+        "heartbeat_ticks": ticks_of(threshold("H30", "heartbeat_s"), tick_s),
+        "clock_window_us": round(threshold("H53", "clock_window_s") * 1e6),
+        "clock_ppm": round(threshold("H53", "clock_ratio") * 1e6),
         "stop_slope_codes": full_output / calibration["output_lsb"] * tick_s * STOP_A_PER_S / highest_a,
-        "area_pause_ratio": AREA_PAUSE_RATIO,
-        "area_stop_ratio": AREA_STOP_RATIO,
-        "over_mean_ratio": OVER_MEAN_RATIO,
-        "over_mean_margin_a": (OVER_MEAN_RATIO - 1.0) * least_a,
-        "under_ratio": UNDER_RATIO,
-        "under_margin_a": (1.0 - UNDER_RATIO) * least_a,
+        "over_mean_ratio": threshold("H02", "over_mean_ratio"),
+        "over_mean_margin_a": (threshold("H02", "over_mean_ratio") - 1.0) * least_a,
+        "under_ratio": threshold("H03", "under_ratio"),
+        "under_margin_a": (1.0 - threshold("H03", "under_ratio")) * least_a,
         "limit_voltage_v": 0.95 * compliance_v,
-        "flat_move_a": FLAT_MOVE_CODES * max(lsb_a, calibration["redundant_lsb_a"]),
-        "ripple_ratio": RIPPLE_RATIO,
-        "ripple_margin_a": RIPPLE_MARGIN_CODES * calibration["redundant_lsb_a"],
+        "flat_move_a": threshold("H22", "moved_codes") * max(lsb_a, calibration["redundant_lsb_a"]),
+        "ripple_ratio": threshold("H34", "ripple_ratio"),
+        "ripple_margin_a": threshold("H34", "ripple_codes") * calibration["redundant_lsb_a"],
         "pad_charge_codes": round(pad_charge_c * codes_per_coulomb),
-        "retries": UNDER_RETRIES,
-        "polarity_ticks": ticks_of(POLARITY_S, tick_s),
-        "probe_ticks": max(PROBE_POLARITY_TICKS, ticks_of(PROBE_POLARITY_S, tick_s)),
+        "retries": round(threshold("H03", "retries_count")),
+        "polarity_ticks": ticks_of(threshold("H17", "reversed_s"), tick_s),
+        "probe_ticks": max(PROBE_POLARITY_TICKS, ticks_of(threshold("H17", "probe_s"), tick_s)),
         "mismatch_ticks": 1,
-        "flat_ticks": ticks_of(FLAT_S, tick_s),
-        "ripple_ticks": ticks_of(RIPPLE_S, tick_s),
-        "hold_ticks": ticks_of(REVERSAL_HOLD_S, tick_s),
+        "flat_ticks": ticks_of(threshold("H22", "flat_s"), tick_s),
+        "ripple_ticks": ticks_of(threshold("H34", "ripple_s"), tick_s),
+        "hold_ticks": ticks_of(threshold("H52", "hold_s"), tick_s),
+        "area_pause_ratio": threshold("H09", "area_pause_ratio"),
+        "patient_stop_ticks": ticks_of(threshold("H45", "patient_stop_s"), tick_s),
+        "area_stop_ratio": threshold("H09", "area_stop_ratio"),
         "checksum": 0,
     }
     contact_area = {

@@ -26,6 +26,7 @@ from ionto_rt.codes import FrontEnd, Pacing
 from ionto_rt.core.daq import daq_capsule as daq_capsule
 from ionto_rt.core.wire import FrameReader, encode_frame
 from ionto_rt.errors import IontoError, RefusedError
+from ionto_rt.exclusive import lock_port
 from ionto_rt.safety import CurrentRange, DeviceCapabilities
 
 ASYNC_LOW_LATENCY = 0x2000
@@ -381,12 +382,22 @@ def _text(raw: bytes) -> str:
 
 
 class SerialBytes:
-    """A serial port: pyserial opens it, exclusively, and asks for low latency."""
+    """A serial port: pyserial opens it, exclusively, and asks for low latency. RefusedError if it cannot be had."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = lock_port(path, f"serial:{path}")
+        try:
+            self._open(path)
+        except BaseException:
+            self._let_go()
+            raise
+        self.fd: int = self.port.fileno()
+        self.low_latency = self._ask_low_latency()
+
+    def _open(self, path: str) -> None:
         import serial
 
-        self.path = path
         try:
             self.port = serial.Serial(path, baudrate=2_000_000, timeout=0, write_timeout=1.0, exclusive=True)
         except serial.SerialException as error:
@@ -407,8 +418,6 @@ class SerialBytes:
             raise RefusedError(
                 f"cannot be opened ({error})", key=f"serial:{path}", remedy="give a serial device"
             ) from None
-        self.fd: int = self.port.fileno()
-        self.low_latency = self._ask_low_latency()
 
     def _ask_low_latency(self) -> str:
         try:
@@ -442,6 +451,11 @@ class SerialBytes:
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self.port.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """The calls by which a record reaches the disk, in one place.
 
-A test that needs a disk that stalls, fills up or loses power hands over a `Files` of its own; nothing else that writes
-a session's telemetry and events opens, writes or syncs a file.
+A test that needs a disk that stalls, fills up or loses power hands over a `Files` of its own (`ionto_rt.testing.disk`);
+nothing else makes, writes, renames or syncs what belongs to a session's folder. The journal is SQLite's, which has a
+seam of its own.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +38,30 @@ class Files:
 
     def close(self, fd: int) -> None:
         os.close(fd)
+
+    def make_folder(self, path: Path) -> None:
+        """A new folder; its parent must be there."""
+        path.mkdir()
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Give a file or folder another name; a file that has it is replaced."""
+        source.replace(target)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove a folder and all in it, as far as that goes."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def sync_folder(self, path: Path) -> None:
+        """Return when the names in a folder are on disk."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 DISK = Files()

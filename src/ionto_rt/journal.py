@@ -5,15 +5,24 @@ channels of all sessions have given it; the channels of one session begin and en
 
 The folders of the sessions are the truth; this is what can be asked quickly and by several processes at once. Before
 current flows it reserves charge ahead: a session's `reserved_until_c` is what it may have delivered by now, and until
-the session is finished or recovered that counts as delivered.
+the session is finished or recovered that counts as delivered. Against a day's cap an unended session counts with all
+that it prescribes, so that of two processes that begin at once only one gets what is left.
+
+A simulated patient's charge is nobody else's: sessions on a device that is known to be a simulation are counted apart.
+
+A day is the calendar's where the host is. The clock that says which may be wrong, or be set. A session counts for today
+if its date says so, and if its date lies after today: the clock has been set back since. Where the host has not been
+restarted since, a clock that was set shows beside the one that nobody sets, and the session counts for the next 24 h. A
+clock that is set forward while the host is down is not noticed.
 
 A commit is on disk when it returns (write-ahead log, synchronous FULL: 0.2 ms each on the machine it was measured on,
 0.25 s in a whole fast run), so neither a killed process nor a power failure takes a reservation back.
 """
 
+import functools
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -26,9 +35,12 @@ from ionto_rt.record import COULOMB_PER_MAMIN, Channel, Record, RecordError, is_
 
 JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x496F6E74
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_S = 5.0
 RETRY_S = 0.002
+DAY_S = 86400.0
+SET_S = 60.0
+"""A clock that has gone by more than this more or less than the one that nobody sets has been set."""
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -47,12 +59,18 @@ CREATE TABLE sessions (
     delivered_abs_c  REAL NOT NULL DEFAULT 0 CHECK (delivered_abs_c >= 0),
     outcome          TEXT,
     measured         INTEGER NOT NULL DEFAULT 1,
+    simulated        INTEGER NOT NULL DEFAULT 0,
+    last_utc         TEXT NOT NULL,
+    last_boot_id     TEXT NOT NULL DEFAULT '',
+    last_boot_s      REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (session_id, channel)
 ) STRICT;
 CREATE INDEX sessions_by_site ON sessions (subject, site, last_day);
 """
 # An open session counts with its reservation, an ended one with what it delivered.
 _CHARGE = "CASE WHEN outcome IS NULL THEN max(reserved_until_c, delivered_abs_c) ELSE delivered_abs_c END"
+# Of a row, what a moment later has changed: no day falls, whatever the clock says.
+_NOW = "last_day = max(last_day, ?), last_utc = ?, last_boot_id = ?, last_boot_s = ?"
 
 
 class JournalError(RecordError):
@@ -62,7 +80,8 @@ class JournalError(RecordError):
 @dataclass(frozen=True)
 class JournalRow:
     """One channel of a session. Charges in C; `outcome` is None while it is open; `measured` is False if a bound stands
-    for its charge.
+    for its charge. `last_utc` is the last moment at which its current may have flowed, as far as it was told, and
+    `last_boot_s` the same moment in seconds since the host with this `last_boot_id` was started.
     """
 
     session_id: str
@@ -80,6 +99,55 @@ class JournalRow:
     delivered_abs_c: float
     outcome: str | None
     measured: bool
+    simulated: bool
+    last_utc: str
+    last_boot_id: str
+    last_boot_s: float
+
+    @property
+    def committed_c(self) -> float:
+        """What it counts against a day's cap: all that it may deliver while it has not ended."""
+        if self.outcome is not None:
+            return self.delivered_abs_c
+        return max(self.prescribed_c, self.reserved_until_c, self.delivered_abs_c)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Now, by two clocks: the one that people read and set, and the one that only a restart of the host sets."""
+
+    utc: datetime
+    boot_id: str
+    boot_s: float
+
+    @classmethod
+    def now(cls) -> "Moment":
+        return cls(datetime.now(UTC), _boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def since(self, row: JournalRow) -> tuple[float, bool]:
+        """Seconds since a row's last current, and whether a clock that was set since has been seen through."""
+        shown_s = (self.utc - datetime.fromisoformat(row.last_utc)).total_seconds()
+        if not self.boot_id or row.last_boot_id != self.boot_id or row.last_boot_s > self.boot_s:
+            return max(0.0, shown_s), False
+        passed_s = self.boot_s - row.last_boot_s
+        return passed_s, abs(shown_s - passed_s) > SET_S
+
+    def same_day(self, row: JournalRow) -> bool:
+        """Whether what a session gave counts for today."""
+        passed_s, was_set = self.since(row)
+        if was_set:
+            return passed_s < DAY_S
+        today = local_day(self.utc)
+        return max(row.last_day, local_day(datetime.fromisoformat(row.last_utc))) >= today
+
+
+@functools.cache
+def _boot_id() -> str:
+    """Of the host's present run; empty if the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -89,13 +157,19 @@ class Reservation:
     site          where its pads lie; may be empty
     prescribed_c  by its treatment
     reserve_c     reserved first
-    cap_c         what the site may receive in a day, all channels together; None: no cap
+    cap_c         what the site may have received in a day, all channels together; None: no cap
+    cap_text      that cap as a person knows it, and its source
+    received_c    what `received_today` said, which the session goes by; None: it does not
+    rest_s        least time since the last current at the site
     """
 
     site: str
     prescribed_c: float
     reserve_c: float
     cap_c: float | None = None
+    cap_text: str = ""
+    received_c: float | None = None
+    rest_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +184,7 @@ class Ending:
 
 def _journal_row(values: tuple[Any, ...]) -> JournalRow:
     facts = dict(zip(JournalRow.__dataclass_fields__, values, strict=True))
-    return JournalRow(**facts | {"measured": bool(facts["measured"])})
+    return JournalRow(**facts | {name: bool(facts[name]) for name in ("measured", "simulated")})
 
 
 def local_day(moment: datetime | None = None) -> str:
@@ -123,11 +197,12 @@ class Journal:
 
     A journal that is missing beside sessions, damaged, or of another version raises `JournalError` naming the remedy
     (`rebuild`): a new empty one would forget charge. Use from one thread at a time; any number of processes may hold it
-    open.
+    open. `clock` says what time it is.
     """
 
-    def __init__(self, out_dir: Path) -> None:
+    def __init__(self, out_dir: Path, clock: Callable[[], Moment] = Moment.now) -> None:
         self.out_dir = out_dir
+        self._clock = clock
         self.path = out_dir / JOURNAL
         if not self.path.exists() and session_folders(out_dir):
             raise JournalError(f"{self.path}: missing, though {out_dir} holds sessions; {_remedy(out_dir)}")
@@ -167,21 +242,32 @@ class Journal:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def begin(self, session_id: str, folder: Path | str, subject: str, channels: Sequence[Reservation]) -> None:
+    def begin(
+        self,
+        session_id: str,
+        folder: Path | str,
+        subject: str,
+        channels: Sequence[Reservation],
+        *,
+        simulated: bool = False,
+    ) -> None:
         """Enter a session with all its channels, from 0, and reserve the first charge of each.
 
-        Where a `cap_c` is given, refuses (`JournalError`) if what the site has received today and all that this session
-        prescribes for it exceed it; two processes cannot both pass. Only the folder's name is kept, so that the
-        sessions' folder can be moved.
+        Refuses (`JournalError`) where a `cap_c` is given, and what the site has received today and all that this
+        session prescribes for it exceed it; where the site has not had its `rest_s`; and where another session has come
+        in between since `received_today` was asked. Two processes cannot both pass. Only the folder's name is kept, so
+        that the sessions' folder can be moved.
         """
-        now, day = utc_text(), local_day()
+        moment = self._clock()
+        now, day = utc_text(moment.utc), local_day(moment.utc)
         with self._transaction():
             for channel in channels:
-                self._hold_cap(subject, channel, channels, day)
+                self._hold_cap(subject, channel, channels, simulated, moment)
             for number, channel in enumerate(channels):
                 self._db.execute(
                     "INSERT INTO sessions (session_id, channel, folder, subject, site, first_day, last_day, begun_utc,"
-                    " prescribed_c, reserved_until_c) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    " prescribed_c, reserved_until_c, simulated, last_utc, last_boot_id, last_boot_s)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         session_id,
                         number,
@@ -193,20 +279,49 @@ class Journal:
                         now,
                         channel.prescribed_c,
                         channel.reserve_c,
+                        int(simulated),
+                        now,
+                        moment.boot_id,
+                        moment.boot_s,
                     ),
                 )
 
-    def _hold_cap(self, subject: str, channel: Reservation, channels: Sequence[Reservation], day: str) -> None:
+    def _hold_cap(
+        self, subject: str, channel: Reservation, channels: Sequence[Reservation], simulated: bool, moment: Moment
+    ) -> None:
+        known = self._at_site(subject, channel.site, simulated)
+        where = f"{self.path}: {subject or 'unnamed subject'}, {channel.site or 'unnamed site'}: "
+        if known and channel.rest_s > 0.0:
+            rested_s = min(moment.since(row)[0] for row in known)
+            if rested_s < channel.rest_s:
+                raise JournalError(
+                    f"{where}{rested_s / 60.0:.1f} min since the last current, {channel.rest_s / 60.0:g} min are the "
+                    f"least; wait {(channel.rest_s - rested_s) / 60.0:.1f} min, or take another site"
+                )
         if channel.cap_c is None:
             return
-        received = self._charge(subject, channel.site, day)
-        prescribed = sum(other.prescribed_c for other in channels if other.site == channel.site)
-        if received + prescribed > channel.cap_c:
+        today = [row for row in known if moment.same_day(row)]
+        received_c = sum(row.committed_c for row in today)
+        prescribed_c = sum(other.prescribed_c for other in channels if other.site == channel.site)
+        if received_c + prescribed_c > channel.cap_c:
+            cap = channel.cap_text or f"{_mamin(channel.cap_c)} mA*min"
             raise JournalError(
-                f"{self.path}: {subject or 'unnamed subject'}, {channel.site or 'unnamed site'}: "
-                f"{received / COULOMB_PER_MAMIN:.2f} mA*min today and {prescribed / COULOMB_PER_MAMIN:.2f} "
-                f"mA*min prescribed exceed {channel.cap_c / COULOMB_PER_MAMIN:.2f} mA*min; wait, or take another site"
+                f"{where}{_mamin(received_c)} mA*min today and {_mamin(prescribed_c)} mA*min prescribed exceed {cap}"
+                f"{_why(today, moment)}; wait, or take another site"
             )
+        if channel.received_c is not None and received_c > channel.received_c:
+            raise JournalError(f"{where}another session has begun there at this moment; run again")
+
+    def received_today(self, subject: str, site: str, *, simulated: bool = False) -> float:
+        """Absolute charge (C) that counts against today's cap of a subject's site: what ended sessions gave it, and of
+        the others the most that they may.
+        """
+        moment = self._clock()
+        with _named_errors(self.path):
+            return sum(row.committed_c for row in self._at_site(subject, site, simulated) if moment.same_day(row))
+
+    def _at_site(self, subject: str, site: str, simulated: bool) -> list[JournalRow]:
+        return self._rows("WHERE subject = ? AND site = ? AND simulated = ?", (subject, site, int(simulated)))
 
     def extend(self, session_id: str, charges: Sequence[tuple[float, float]]) -> None:
         """Renew a running session's reservations: of each channel the absolute charge delivered, and the charge
@@ -215,15 +330,20 @@ class Journal:
         with self._transaction():
             self._change(
                 session_id,
-                "delivered_abs_c = max(delivered_abs_c, ?), reserved_until_c = max(reserved_until_c, ?), last_day = ?",
-                [(*charge, local_day()) for charge in charges],
+                f"delivered_abs_c = max(delivered_abs_c, ?), reserved_until_c = max(reserved_until_c, ?), {_NOW}",
+                [(*charge, *self._now()) for charge in charges],
             )
 
     def finish(self, session_id: str, endings: Sequence[Ending]) -> None:
         """End a session with what each channel delivered; the reservations no longer count."""
         with self._transaction():
-            self._change(session_id, "last_day = ?", [(local_day(),)] * len(endings))
+            self._change(session_id, _NOW, [self._now()] * len(endings))
             self._end(session_id, endings)
+
+    def _now(self) -> tuple[str, str, str, float]:
+        """The values of `_NOW`."""
+        moment = self._clock()
+        return local_day(moment.utc), utc_text(moment.utc), moment.boot_id, moment.boot_s
 
     def recovered(self, session_id: str, endings: Sequence[Ending]) -> bool:
         """End a session that its own process could not end; False, and no change, if it has an outcome already."""
@@ -247,7 +367,7 @@ class Journal:
             session_id,
             "outcome = ?, ended_utc = ?, delivered_net_c = ?, delivered_abs_c = ?, measured = ?",
             [
-                (end.outcome, utc_text(), end.delivered_net_c, end.delivered_abs_c, int(end.measured))
+                (end.outcome, utc_text(self._clock().utc), end.delivered_net_c, end.delivered_abs_c, int(end.measured))
                 for end in endings
             ],
         )
@@ -314,6 +434,23 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _mamin(charge_c: float) -> str:
+    """A charge in mA*min for people: two decimals, or three digits of what is small."""
+    mamin = charge_c / COULOMB_PER_MAMIN
+    return f"{mamin:.2f}" if mamin == 0.0 or mamin >= 1.0 else f"{mamin:.3g}"
+
+
+def _why(today: Sequence[JournalRow], moment: Moment) -> str:
+    """What of a day's charge a person may not expect."""
+    notes = []
+    waiting = list(dict.fromkeys(row.session_id for row in today if row.outcome is None))
+    if waiting:
+        notes.append(f"{waiting[0]} has not ended: wait for it, or recover it")
+    if any(moment.since(row)[1] or row.last_day > local_day(moment.utc) for row in today):
+        notes.append("the clock of this host has been set since")
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _remedy(out_dir: Path) -> str:
@@ -386,6 +523,8 @@ def _rows_of(folder: Path) -> list[dict[str, Any]]:
         "last_day": max(local_day(begun), local_day(last)),
         "begun_utc": utc_text(begun),
         "ended_utc": ended,
+        "simulated": int(record.simulated),
+        "last_utc": utc_text(max(begun, last)),
     }
     return [of_session | _charge_of(channel) for channel in record.channels]
 

@@ -336,13 +336,20 @@ class _Compiler:
 
     def _check_totals(self, key: Location, name: str) -> None:
         turn = f" in {name}" if name else ""
-        dose, time = self.limits.row("dose"), self.limits.row("session time")
+        dose, day, time = (self.limits.row(name) for name in ("dose", "day dose", "session time"))
         if exceeds(self.total_c, dose.value):
             raise self.treatment.refuse(
                 key,
                 f"brings the session to {format_charge(self.total_c)}{turn},"
                 f" beyond {format_charge(dose.value)} ({dose.origin})",
                 "prescribe less, or in several sessions",
+            )
+        if exceeds(self.total_c, day.value):
+            raise self.treatment.refuse(
+                key,
+                f"brings the session to {format_charge(self.total_c)}{turn},"
+                f" beyond a day's {format_charge(day.value)} ({day.origin})",
+                "prescribe less, or on several days",
             )
         if exceeds(self.time_s, time.value):
             raise self.treatment.refuse(

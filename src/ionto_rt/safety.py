@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ionto_rt.codes import FrontEnd
+from ionto_rt.hazards import threshold
 from ionto_rt.units import (
     Kind,
     format_area,
@@ -32,19 +33,20 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-9
 """Relative; takes up the rounding of a few float operations, far below any decimal that a person writes."""
 
-GUARD_RATIO = 1.1
-"""Guard's trip over the setpoint or the density limit."""
-GUARD_FULL_SCALE_PART = 50.0
-"""Its trip on current is at least this part of the range's full scale above the setpoint."""
-DEVICE_RATIO = 1.25
+GUARD_RATIO = threshold("H01", "over_ratio")
+"""Guard's trip over the setpoint."""
+GUARD_FULL_SCALE_RATIO = threshold("H01", "over_full_scale_ratio")
+"""Its trip is at least this part of the range's full scale above the setpoint."""
+GUARD_DENSITY_RATIO = threshold("H13", "density_ratio")
+DEVICE_RATIO = threshold("H55", "device_ratio")
 """Device's caps over the prescription limits."""
-GUARD_CHARGE_RATIO = 1.02
-GUARD_CHARGE_MARGIN_C = 0.003
-"""0.05 mA*min; never more than GUARD_CHARGE_MARGIN_RATIO of the limit. The guard counts absolute charge: the contact
-check, the tone and the noise of readings at rest add to it, the dose does not."""
-GUARD_CHARGE_MARGIN_RATIO = 0.05
-GUARD_TIME_RATIO = 1.02
-GUARD_TIME_MARGIN_S = 1.0
+GUARD_CHARGE_RATIO = threshold("H15", "charge_ratio")
+GUARD_CHARGE_MARGIN_C = threshold("H15", "charge_margin_c")
+"""Never more than GUARD_CHARGE_MARGIN_RATIO of the limit. The guard counts absolute charge: the contact check, the tone
+and the noise of readings at rest add to it, the dose does not."""
+GUARD_CHARGE_MARGIN_RATIO = threshold("H15", "charge_margin_ratio")
+GUARD_TIME_RATIO = threshold("H16", "time_ratio")
+GUARD_TIME_MARGIN_S = threshold("H16", "time_margin_s")
 """A regulator's lag of some ticks must not end a session that was planned to the limit."""
 
 BALLAST_LEAST_RATIO = 0.1
@@ -58,6 +60,7 @@ RANGE_LEAST_PART = 20.0
 PLAUSIBLE_LOAD_OHM = 2000.0
 """The nominal body that makers rate their outputs into (iontophoresis-machines.co.uk, shopping advice). Conditioned
 skin at 4 mA is as much: a device that cannot drive it would derate every session."""
+
 
 def exceeds(value: float, limit: float) -> bool:
     """True if `value` is beyond `limit` by more than rounding. At the limit is within it."""
@@ -108,6 +111,7 @@ class OperatorLimits:
     current_a: float | None = None
     density_a_per_m2: float | None = None
     dose_c: float | None = None
+    day_dose_c: float | None = None
     voltage_v: float | None = None
     time_s: float | None = None
 
@@ -152,7 +156,7 @@ class Limits:
     pad_charge_c: float
 
     def row(self, quantity: str) -> LimitRow:
-        """The row called `quantity`: current, density, dose, voltage, session time, ramp rate or step."""
+        """The row called `quantity`: current, density, dose, day dose, voltage, session time, ramp rate or step."""
         for row in self.rows:
             if row.quantity == quantity:
                 return row
@@ -214,6 +218,28 @@ class Limits:
     def charge_device_cap_c(self) -> float:
         """The device's cap on absolute charge."""
         return self._device_cap("dose")
+
+    @property
+    def day_cap_c(self) -> float:
+        """Most absolute charge that a subject's site may have received in a day when it ends, this session included.
+
+        The guard's number of the row "day dose", because what was received counts all that flowed, and not doses.
+        """
+        return self._guard("day dose")
+
+    def within_day(self, left_c: float) -> "Limits":
+        """These limits where the day leaves `left_c` (C, absolute) for this session: guard and device stop there."""
+        rows = tuple(
+            replace(
+                row,
+                guard=min(self.charge_cap_c, left_c),
+                device_cap=min(self.charge_device_cap_c, DEVICE_RATIO * left_c),
+            )
+            if row.quantity == "dose"
+            else row
+            for row in self.rows
+        )
+        return replace(self, rows=rows)
 
     @property
     def voltage_max_v(self) -> float:
@@ -382,6 +408,12 @@ def resolve_limits(
         ("dose", stated.dose_c),
         [own.dose_c],
     )
+    day_offer = (
+        _Offer(drug.dose_max_c, "catalogue", f"{entry}, one full session")
+        if drug.day_dose_max_c is None
+        else _Offer(drug.day_dose_max_c, "catalogue", entry)
+    )
+    day = _tightest(treatment, Kind.CHARGE, [day_offer], ("day_dose", stated.day_dose_c), [own.day_dose_c])
     voltage = _tightest(
         treatment,
         Kind.VOLTAGE,
@@ -400,20 +432,20 @@ def resolve_limits(
 
     # A setpoint that passed the checks is never cut by the rounding of density times area.
     current = replace(current, value=max(current.value, _highest_a(treatment)))
-    margin_a = 0.0 if current_range is None else current_range.full_scale_a / GUARD_FULL_SCALE_PART
+    margin_a = 0.0 if current_range is None else current_range.full_scale_a * GUARD_FULL_SCALE_RATIO
     current_guard_a = max(GUARD_RATIO * current.value, current.value + margin_a)
-    charge_margin_c = min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * dose.value)
     compliance_v = DEVICE_RATIO * voltage.value if device is None else device.compliance_v
     rows = (
         _row("current", Kind.CURRENT, current, current_guard_a, max(DEVICE_RATIO * current.value, current_guard_a)),
-        _row("density", Kind.DENSITY, density, GUARD_RATIO * density.value, None),
+        _row("density", Kind.DENSITY, density, GUARD_DENSITY_RATIO * density.value, None),
         _row(
             "dose",
             Kind.CHARGE,
             dose,
-            GUARD_CHARGE_RATIO * dose.value + charge_margin_c,
+            _charge_guard_c(dose.value),
             DEVICE_RATIO * dose.value,
         ),
+        _row("day dose", Kind.CHARGE, day, _charge_guard_c(day.value), None),
         _row("voltage", Kind.VOLTAGE, voltage, None, min(DEVICE_RATIO * voltage.value, compliance_v)),
         _row(
             "session time",
@@ -500,6 +532,11 @@ def _step_offer(step_max_a: float, entry: str, device: DeviceCapabilities | None
     if device is not None and device.front_end == FrontEnd.VOLTAGE_SOURCE and step_max_a > 0.0:
         return _Offer(0.0, "device", "voltage source")
     return _Offer(step_max_a, "catalogue", entry)
+
+
+def _charge_guard_c(limit_c: float) -> float:
+    """The number that absolute charge is held against, above a limit on the dose."""
+    return GUARD_CHARGE_RATIO * limit_c + min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * limit_c)
 
 
 def _row(quantity: str, kind: Kind, offer: _Offer, guard: float | None, device_cap: float | None) -> LimitRow:

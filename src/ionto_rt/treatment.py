@@ -94,6 +94,7 @@ class TreatmentLimits(_Table):
     current_a: CurrentLimit | None = Field(default=None, alias="current")
     density_a_per_m2: DensityLimit | None = Field(default=None, alias="density")
     dose_c: Charge | None = Field(default=None, alias="dose")
+    day_dose_c: Charge | None = Field(default=None, alias="day_dose")
     voltage_v: VoltageLimit | None = Field(default=None, alias="voltage")
     time_s: Time | None = Field(default=None, alias="time")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS, FAULT_VALUES, VirtualDevice
+from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS, FAULT_OFF, FAULT_VALUES, OFF, VirtualDevice
 
 PACINGS = {"real": 1, "host": 2, "lock-step": 4, "both": 5, "all": 7}
 """Bits of the hello: its own clock; answers to the host alone; a virtual clock; the first and the third; all three."""
@@ -33,7 +33,9 @@ def parse_fault(text: str) -> Fault:
             ``stall@60+0.02``, ``stuck@60``, ``peel=120@60`` (seconds until the pad is off), ``dry=8@60`` (percent a
             minute), ``loose=5@60`` (openings a minute) or ``leak=100000@60`` (ohm between the leads); times in seconds
             of armed device time, the length of a stall in seconds. ``2:open@60`` is on channel 2; without a number it
-            is on channel 0. ``unplug`` and ``stall`` are the whole device's, and take none.
+            is on channel 0. ``unplug``, ``stall`` and the others of `DEVICE_FAULTS` are the whole device's, and take
+            none. What can be ended is ended by ``=off``: ``gain=1.05@60`` and ``gain=off@70``. docs/simulator.md has
+            the list.
 
     Returns:
         (kind, value, time_s), with the channel behind them where the text names one; what value is,
@@ -48,13 +50,14 @@ def parse_fault(text: str) -> Fault:
     start, _, length = when.partition("+")
     valued = kind in FAULT_VALUES and kind != "stall"
     value = given if valued else length if kind == "stall" else "0"
+    ends = given == "off" and kind in FAULT_OFF
     try:
         if colon and (not before.isdecimal() or kind in DEVICE_FAULTS):
             raise ValueError
-        if not at or kind not in FAULT_KINDS or (given and not valued) or (length and kind != "stall"):
+        if not at or kind not in FAULT_KINDS or (given and not valued and not ends) or (length and kind != "stall"):
             raise ValueError
-        numbers = float(value), float(start)
-        if not all(0.0 <= number < 1e9 for number in numbers):
+        numbers = OFF if ends else float(value), float(start)
+        if not (-1e9 < numbers[0] < 1e9 and 0.0 <= numbers[1] < 1e9):
             raise ValueError
     except ValueError:
         kinds = ", ".join(FAULT_KINDS)

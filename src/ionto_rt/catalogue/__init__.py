@@ -83,6 +83,10 @@ class Drug(_Entry):
     density_advised_a_per_m2: Density | None = Field(default=None, alias="density_advised")
     """Passing it is noted in the plan, not refused."""
     dose_max_c: Charge = Field(alias="dose_max")
+    day_dose_max_c: Charge | None = Field(default=None, alias="day_dose_max")
+    """What a subject's site may receive in a day, of all sessions together; left out, it is `dose_max`."""
+    site_rest_min_s: Time | None = Field(default=None, alias="site_rest_min")
+    """Least time from the last current at a subject's site to the next session there."""
     voltage_max_v: Voltage = Field(alias="voltage_max")
     session_time_max_s: Time = Field(alias="session_time_max")
     ramp_rate_a_per_s: RampRate = Field(alias="ramp_rate")

@@ -19,6 +19,7 @@ LIMITS = {
     "current_a": ("--current-limit", Kind.CURRENT),
     "density_a_per_m2": ("--density-limit", Kind.DENSITY),
     "dose_c": ("--dose-limit", Kind.CHARGE),
+    "day_dose_c": ("--day-dose-limit", Kind.CHARGE),
     "voltage_v": ("--voltage-limit", Kind.VOLTAGE),
     "time_s": ("--time-limit", Kind.TIME),
 }

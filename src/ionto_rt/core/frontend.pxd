@@ -71,6 +71,11 @@ cdef struct FrontEndState:
     int32_t sentinel_offset_q16
     double sentinel_codes_per_v
     double sentinel_offset
+    double output_factor        # fault: on what is asked of the output stage, sign included; 1: none
+    double reading_factor[2]    # faults: on the current and on the redundant reading; 1: none
+    int32_t flat                # fault: 1 current and 2 redundant reading keep their codes
+    int32_t flat_codes[2]
+    double bridge_a             # fault: what other channels drive into this one's skin
 
 # What happened during one sample period, unseen by the converters.
 cdef struct FrontEndPeriod:
@@ -88,6 +93,8 @@ cdef void frontend_start(FrontEndState* state, int32_t kind, double period_s, ui
 # Hum on the voltage reading: peak and frequency.
 cdef void frontend_hum(FrontEndState* state, double hum_v, double hum_hz) noexcept nogil
 cdef void frontend_output(FrontEndState* state, int32_t code) noexcept nogil
+# fault: the output converter goes to this code, and stays.
+cdef void frontend_stick(FrontEndState* state, int32_t code) noexcept nogil
 # Output disabled: exactly zero, whatever the converter's offset. The stage still takes its bandwidth to get there.
 cdef void frontend_zero(FrontEndState* state) noexcept nogil
 # One sample period. comparator_a: a larger magnitude out of the stage opens the relay within its sub-step.

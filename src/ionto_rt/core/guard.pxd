@@ -64,6 +64,7 @@ cdef struct GuardLimits:
     uint32_t flat_ticks         # H22: 50 ms
     uint32_t ripple_ticks       # H34: 50 ms; three in a row
     uint32_t hold_ticks         # H52: at zero between two directions; 1 s
+    uint32_t patient_stop_ticks  # H45: the ramp down that the patient's button asks for takes this long
     uint32_t checksum           # guard_checksum() of all fields before it
 
 # A reading that has not moved, and between what the setpoint went meanwhile.
@@ -135,6 +136,13 @@ cdef struct GuardState:
     uint32_t ripple_run
     uint32_t zero_run           # ticks for which the setpoint has been zero
     int32_t direction           # of the last setpoint that was not zero
+    uint32_t challenge          # H31: what the next heartbeat must answer
+    uint32_t challenges         # how many have been drawn before it
+    uint32_t stop_run           # H45: samples in a row with the button held
+    uint32_t stop_presses
+    double descent_codes        # slope that the patient has asked for; 0: the guard's own
+    int32_t begun               # 1: the relay has been closed
+    int32_t zero_code           # output code of zero current, as the limits had it when they were first verified
 
 cdef struct GuardInput:
     int32_t sample_good
@@ -166,7 +174,14 @@ cdef struct GuardInput:
     int32_t applied_code        # the device's echo
     int32_t limited             # 1: the programme derates
     double hum_a                # rms of the mains in the current, by the estimator's last block
+    uint32_t token              # of the session: challenges are drawn from it
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
+# The number of that count in a session's sequence of challenges, and what a heartbeat must be to answer one: two
+# permutations of 32 bits, so that no two challenges or answers in succession are alike.
+cdef uint32_t heartbeat_challenge(uint32_t token, uint32_t count) noexcept nogil
+cdef uint32_t heartbeat_answer(uint32_t challenge) noexcept nogil
+# The first challenge, on a state of zeros.
+cdef void guard_begin(GuardState* state, uint32_t token) noexcept nogil
 cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,
                      Verdict* verdict) noexcept nogil

@@ -62,7 +62,8 @@ cdef struct LoopState:
     Command commands[32]
     int32_t virtual_clock       # 1: host time and lateness are left out of the tick, and nothing is timed
     int32_t stop                # sticky; only ever rises
-    uint32_t heartbeat
+    uint32_t heartbeat          # the orchestrator's last answer
+    uint32_t challenge          # that it must answer next
     int32_t status
     int32_t error
     uint32_t ending
@@ -105,5 +106,6 @@ cdef struct LoopState:
     Sample samples[1024]
     Tick spare                  # the row of a tick that found the ring full
     uint8_t bytes[4096]
+    uint64_t virtual_host_us    # on a virtual clock: the host's clock as a simulation has it; 0: left out of the tick
 
 cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil

@@ -68,6 +68,10 @@ cdef struct SkinSite:
     double harmed               # state: lasting electroporation, 0 to 1
     double spent_c              # state: net charge on the electrode
     double electrolysis_v       # state
+    double broken               # fault: factor on j_p; 1: whole
+    double redox_per_s          # fault: share of REDOX_V that the electrode's potential gains
+    double redox                # state: that share
+    double redox_v              # state: against the current
 
 # Slow processes, see docs/simulator.md. Zeros: all off.
 cdef struct SkinProcesses:
@@ -82,6 +86,7 @@ cdef struct SkinProcesses:
     double response_kick        # state: skin conductance response, and what drives it
     double response
     uint64_t noise
+    double rise_per_s           # fault: growth of every resistance, share
 
 cdef struct SkinState:
     SkinSite active
@@ -134,6 +139,12 @@ cdef void skin_scale_onset(SkinState* skin, double factor) noexcept nogil
 cdef void skin_peel(SkinState* skin, double seconds) noexcept nogil
 cdef void skin_dry(SkinState* skin, double share_per_min) noexcept nogil
 cdef void skin_loosen(SkinState* skin, double per_min) noexcept nogil
+# All of the skin's own current times factor, at once, under both pads; 1: whole.
+cdef void skin_break(SkinState* skin, double factor) noexcept nogil
+# The active electrode is used up: its potential goes 1.2 V against the current within so many seconds; 0: a new one.
+cdef void skin_use_up(SkinState* skin, double seconds) noexcept nogil
+# All resistances grow by this share of themselves a second; 0: they stay as they are.
+cdef void skin_rise(SkinState* skin, double share_per_s) noexcept nogil
 # The pad is pressed on again, and the lead is whole.
 cdef void skin_mend(SkinState* skin) noexcept nogil
 # One sub-step of the capacitances, not yet taken; skin_rise_voltage returns the mean current.

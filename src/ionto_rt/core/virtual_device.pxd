@@ -50,6 +50,39 @@ cdef enum FaultKind:
     FAULT_LOOSE = 9             # the lead opens value times a minute, for 1 to 100 ms
     FAULT_LEAK = 10             # value ohm between the leads
     FAULT_RETURN_AREA = 11      # as area, of the return pad
+    FAULT_STUCK_TOLD = 12       # as stuck, and applied_code says so
+    FAULT_DAC = 13              # the output converter goes to value % of its highest code; applied_code says otherwise
+    FAULT_DAC_TOLD = 14         # and applied_code says so
+    FAULT_ADC_FLAT = 15         # value 1: the current reading keeps its code, 2: the redundant one, 3: both
+    FAULT_ADC_GAIN = 16         # factor on the current reading
+    FAULT_ADC_GAIN_REDUNDANT = 17
+    FAULT_GAIN = 18             # factor on the output
+    FAULT_POLARITY = 19         # the output's sign is reversed
+    FAULT_DELAY = 20            # the output follows the command value periods later
+    FAULT_HUM = 21              # mV of mains on the voltage reading
+    FAULT_CROSSTALK = 22        # value ohm between the active terminals of this channel and the next one
+    FAULT_REDOX = 23            # the active electrode's potential goes 1.2 V against the current over value seconds
+    FAULT_BREAKDOWN = 24        # all of the skin conducts value times as well, at once
+    FAULT_RISING = 25           # every resistance grows by value % a second
+    FAULT_HOT = 26              # STATUS_OVER_TEMPERATURE
+    # from here on of the whole device
+    FAULT_CLOCK = 27            # its sample period is value times what it says
+    FAULT_STOP_BUTTON = 28      # the patient's stop button is held for value seconds
+    FAULT_LEAKAGE = 29          # leakage beyond the device's limit: it switches off by itself
+    FAULT_SUPPLY_WARNING = 30
+    FAULT_SUPPLY_LOW = 31
+    FAULT_POST_FAIL = 32        # the power-on self-test has failed: relays stay open
+    FAULT_SPEAKER = 33
+    FAULT_LIE_LIMITS = 34       # LIMITS_READ_BACK tells another current cap
+    FAULT_IDENTITY = 35         # HELLO tells another serial number
+    FAULT_ABSURD = 36           # HELLO claims what cannot be: value is one of ABSURD_CLAIMS
+    FAULT_FLOOD = 37            # value COUNTERS frames ahead of each sample
+    FAULT_REPEAT = 38           # each sample is sent twice
+    FAULT_REPLAYED = 39         # each sample is followed by one from when the fault began
+
+cdef enum:
+    ABSURD_CLAIMS = 21
+    DELAY_MOST = 64
 
 cdef enum ServeEnd:
     SERVE_CLOSED = 0            # the host closed the port
@@ -81,6 +114,14 @@ cdef struct VirtualChannel:
     int32_t applied_code
     uint16_t status_command     # STATUS_LATE, STATUS_CLAMPED of the command in force
     Command command             # accepted, not yet in force
+    uint16_t status_fault       # status bits that a fault has set
+    int32_t told                # fault: applied_code is told_code
+    int32_t told_code
+    uint32_t delay_ticks        # fault: the output is that of so many boundaries ago
+    uint32_t delay_at
+    int32_t delayed[64]         # output codes of the last DELAY_MOST boundaries
+    double bridge_ohm           # fault: to the next channel's active terminal; 0: none
+    double bridge_a             # over it
     # true totals, over all sessions
     double charge_c
     double absolute_c
@@ -155,6 +196,18 @@ cdef struct VirtualDeviceState:
     uint32_t fault_count
     uint32_t fault_next
     uint64_t stall_until
+    uint16_t status_fault       # status bits that a fault has set, on every channel
+    uint64_t pressed_until      # the patient's stop button
+    int32_t leaking
+    int32_t bridged             # a channel has a bridge
+    int32_t lie_limits
+    int32_t identity
+    uint32_t absurd
+    uint32_t flood
+    int32_t repeat
+    int32_t replayed
+    size_t old_length           # of the sample that is replayed; 0: the next one will be it
+    uint8_t old[1024]
     int32_t unplugged
     int32_t gone                # in process: unplugged, and run down
     # to the host

@@ -1,0 +1,77 @@
+"""What host and device read, compute and keep in memory."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from injection import session
+from ionto_rt.codes import Trip
+from ionto_rt.session import Session
+from responses import Response
+from support import memory_of, state_of
+
+MOMENTS = (2.5, 4.5, 6.3)
+"""In ramp up, treatment and ramp down of the short session."""
+
+
+@pytest.mark.parametrize("at_s", MOMENTS)
+@pytest.mark.parametrize("reading", ["adc-gain", "adc-gain-redundant"])
+@pytest.mark.parametrize("factor", [0.8, 1.1])
+def test_h23_readings_disagree(tmp_path: Path, response: Response, reading: str, factor: float, at_s: float) -> None:
+    done = session(tmp_path, f"{reading}={factor}@{at_s}", current="3 mA", ramp="4 s", hold="6 s", uri="sim:")
+    response("H23", at_s, done.first("trip"))
+
+
+@pytest.mark.parametrize("at_s", [0.3, 0.8, *MOMENTS])
+@pytest.mark.parametrize("lost_s", [0.003, 0.005, 0.009])
+def test_h24_lost_samples(tmp_path: Path, response: Response, at_s: float, lost_s: float) -> None:
+    done = session(tmp_path, f"stall@{at_s}+{lost_s}")
+    response("H24", at_s, done.first("pause"))
+    assert done.receipt["trips"] == [] and "[H24]" in done.receipt["reason"]
+
+
+@pytest.mark.parametrize("lost_s", [0.011, 0.05])
+def test_h24_many_lost_samples(tmp_path: Path, response: Response, lost_s: float) -> None:
+    """From the end of the gap: nobody can answer a sample that does not come, and until then the lease runs."""
+    done = session(tmp_path, f"stall@4.5+{lost_s}")
+    response("H24", 4.5 + lost_s, done.first("trip"))
+    assert done.receipt["trips"] == ["LOST_SAMPLES"]
+
+
+@pytest.mark.parametrize("at_s", MOMENTS[:2])
+@pytest.mark.parametrize(
+    ("stage", "field"), [("programme", "trim_a"), ("impedance", "estimate.resistance_ohm")]
+)
+def test_h32_not_a_number(tmp_path: Path, response: Response, stage: str, field: str, at_s: float) -> None:
+    """A value in the tick's own memory turns into none, between two visits of the orchestrator."""
+    injected: list[float] = []
+
+    def poison(running: Session) -> None:
+        part = getattr(state_of(running.channels[0].controller), stage)
+        *inner, name = field.split(".")
+        for step in inner:
+            part = getattr(part, step)
+        assert math.isfinite(getattr(part, name))
+        setattr(part, name, math.nan)
+        injected.append(running.loop.counters["ticks"] * 1e-3)
+
+    done = session(tmp_path, acts={at_s: poison}, uri="sim:", whole=False)
+    assert done.receipt["trips"] == ["NOT_FINITE"]
+    response("H32", injected[0], done.first("trip"), through="memory")
+    assert done.truth.current_after(injected[0] + 0.02) == 0.0
+
+
+@pytest.mark.parametrize("at_s", [1.0, *MOMENTS])
+@pytest.mark.parametrize("byte", [0, 77, -9])
+def test_h54_limits_corrupt(tmp_path: Path, response: Response, byte: int, at_s: float) -> None:
+    injected: list[float] = []
+
+    def flip(running: Session) -> None:
+        memory = memory_of(running.channels[0].controller, "guard")
+        memory[byte % len(memory)] ^= 0x10
+        injected.append(running.loop.counters["ticks"] * 1e-3)
+
+    done = session(tmp_path, acts={at_s: flip}, uri="sim:", whole=False)
+    assert Trip.LIMITS_CORRUPT.name in done.receipt["trips"]
+    response("H54", injected[0], done.first("trip"), through="memory")
