@@ -5,22 +5,24 @@ counted on the device's clock, and what truly flows is read from the plant.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EIO
-from libc.math cimport fabs, isfinite, sqrt
+from libc.math cimport fabs, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ionto_rt.core.controller cimport ControllerConfig, ControllerState, controller_start
-from ionto_rt.core.fault_port cimport FaultPortState, fault_port_add, fault_port_read, fault_port_start, fault_port_write
+from ionto_rt.core.fault_port cimport (
+    FaultPortState, fault_port_add, fault_port_read, fault_port_start, fault_port_write,
+)
 from ionto_rt.core.guard cimport GuardLimits
-from ionto_rt.core.loop cimport LOOP_DEVICE_LOST, LOOP_DEVICE_SILENT, LOOP_ENDED, LOOP_RUNNING, OperatorRequest, loop_run
+from ionto_rt.core.loop cimport LOOP_DEVICE_SILENT, LOOP_ENDED, OperatorRequest, loop_run
 from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push
 from ionto_rt.core.types cimport (
-    ACTION_OFF, ACTION_RAMP_DOWN, ALL_CHANNELS, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
+    ACTION_OFF, ACTION_RAMP_DOWN, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
     END_CONTACT_UNCLEAR, END_NONE, EVENT_BAD_SAMPLE, EVENT_CONTACT,
     EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE,
-    OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_ABORTED, PHASE_COMPLETE, PHASE_CONTACT_CHECK, PHASE_FAULTED,
-    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PORT_VERSION, SAMPLE_GOOD,
+    OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
+    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD,
     STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN,
     TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_LEASE_LAPSED,
     TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP, TRIP_SESSION_TIME, TRIP_STALE_DATA, Calibration, Port, Segment,
@@ -38,8 +40,8 @@ INVARIANT_NAMES = (
     "pause-time", "setpoint", "command",
 )
 ACT_NAMES = (
-    "device", "wire", "operator", "stop", "heartbeat-stops", "heartbeat-wrong", "host-sleeps", "host-clock", "host-dies",
-    "limits", "not-finite", "ledger",
+    "device", "wire", "operator", "stop", "heartbeat-stops", "heartbeat-wrong", "host-sleeps", "host-clock",
+    "host-dies", "limits", "not-finite", "ledger",
 )
 SEEN_NAMES = (
     "phase", "trip", "pause", "end", "limited", "contact-lost", "gap", "bad-sample", "status", "late", "device-off",
@@ -143,6 +145,7 @@ cdef void spoil_state(ControllerState* controller, int32_t which) noexcept nogil
 
 
 cdef void do_act(Campaign* c, Act* act) noexcept nogil:
+    cdef GuardLimits* table
     cdef uint8_t* limits
     cdef uint64_t bit
     act.fired = <int64_t>c.tick
@@ -176,8 +179,9 @@ cdef void do_act(Campaign* c, Act* act) noexcept nogil:
         c.dead = 1
         c.wire_faulted = 1
     elif act.kind == ACT_LIMITS:
-        limits = <uint8_t*>&c.controllers[act.channel].config.guard
-        bit = <uint64_t>act.value % (8 * <uint64_t>(<uint8_t*>&c.controllers[act.channel].config.guard.checksum - limits))
+        table = &c.controllers[act.channel].config.guard
+        limits = <uint8_t*>table
+        bit = <uint64_t>act.value % (8 * <uint64_t>(<uint8_t*>&table.checksum - limits))
         limits[bit >> 3] ^= <uint8_t>(1 << (bit & 7))
         if c.watch[act.channel].limits_spoilt < 0:
             c.watch[act.channel].limits_spoilt = <int64_t>c.tick
@@ -618,7 +622,8 @@ cdef void check_truth(Campaign* c) noexcept nogil:
             step = c.scenario.slew_codes[channel] * config.calibration.output_lsb * 1.04
             most = w.before_a if w.before_a > w.before2_a else w.before2_a
             most += step * (2.0 + <double>(c.device.applied_index - c.applied_index))
-            most += 2.0 * config.probe.current_a + 4.0 * config.impedance.tone_a + 4.0 * config.calibration.current_lsb_a
+            most += 2.0 * config.probe.current_a + 4.0 * config.impedance.tone_a
+            most += 4.0 * config.calibration.current_lsb_a
             if current_a > most and not disturbed and not one.period.limited and not c.plant_faulted:
                 violate(c, RISE, channel, current_a, most)
         w.before2_a = w.before_a

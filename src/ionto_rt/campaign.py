@@ -8,13 +8,22 @@ what came of them is counted.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import ionto_rt
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import FrontEnd, OnTrip, OperatorCommand, Pacing, Phase, StopFlag
+from ionto_rt.codes import EndReason, FrontEnd, OnTrip, OperatorCommand, Pacing, Phase, StopFlag, Trip
 from ionto_rt.configuration import FIT, UNFIT, controller_config, device_limits
 from ionto_rt.core.campaign import ACT_NAMES, Prepared, Simulator
 from ionto_rt.core.fault_port import WAYS, WIRE_FAULT_KINDS
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
     from ionto_rt.core.campaign import ActTuple, Simulated, Violation
 
 SCENARIOS = 192
+HEALTHY = 17
+"""One session in so many has no fault: nothing may trip in it."""
 MASK = (1 << 64) - 1
 ARMED_PHASES = (
     Phase.SELF_TEST,
@@ -283,6 +294,11 @@ class Script:
     resumes: bool = True
     clock: bool = True
 
+    @property
+    def focus(self) -> tuple[Recipe, Phase] | None:
+        """The cell that this session is after, by its first act. None: a session in which nothing goes wrong."""
+        return None if self.number % HEALTHY == HEALTHY - 1 else cells()[self.number % len(cells())]
+
     def run(self, simulator: Simulator) -> Simulated:
         """Run it."""
         return simulator.run(
@@ -322,12 +338,27 @@ def _ticks(scenario: Scenario, seconds: float) -> int:
     return max(1, round(seconds / scenario.tick_s))
 
 
-def device(kind: str, phase: Phase, channel: int, after: int, value: float = 0.0, length: int = 0, undo: str = "",
-           undo_value: float = 0.0) -> Act:
+def device(
+    kind: str,
+    phase: Phase,
+    channel: int,
+    after: int,
+    value: float = 0.0,
+    length: int = 0,
+    undo: str = "",
+    undo_value: float = 0.0,
+) -> Act:
     """A fault of the virtual device."""
     return Act(
-        "device", FAULT_KINDS.index(kind), phase, channel, after, length, value,
-        FAULT_KINDS.index(undo) if undo else -1, undo_value,
+        "device",
+        FAULT_KINDS.index(kind),
+        phase,
+        channel,
+        after,
+        length,
+        value,
+        FAULT_KINDS.index(undo) if undo else -1,
+        undo_value,
     )
 
 
@@ -343,8 +374,13 @@ def _some(most_s: float) -> Callable[[Draw, Scenario], int]:
 SOON = _some(0.3)
 
 
-def plant(kind: str, value: Callable[[Draw], float] = lambda draw: 0.0, length_s: tuple[float, float] | None = None,
-          undo: str = "", undo_value: float = 0.0) -> Make:
+def plant(
+    kind: str,
+    value: Callable[[Draw], float] = lambda draw: 0.0,
+    length_s: tuple[float, float] | None = None,
+    undo: str = "",
+    undo_value: float = 0.0,
+) -> Make:
     """One fault of the device, for good or for a while."""
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
@@ -406,9 +442,7 @@ def intermittent(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> 
     after = SOON(draw, scenario)
     apart = _ticks(scenario, draw.uniform(0.08, 0.3))
     length = max(2, _ticks(scenario, 0.003))
-    return [
-        device("open", phase, channel, after + k * apart, 0.0, length, "close") for k in range(draw.between(4, 8))
-    ]
+    return [device("open", phase, channel, after + k * apart, 0.0, length, "close") for k in range(draw.between(4, 8))]
 
 
 def wire_noise(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
@@ -440,16 +474,19 @@ def _area(draw: Draw) -> float:
 TRIP, PAUSE = "trip", "pause"
 RECIPES: list[Recipe] = [
     Recipe("H01", CURRENT_PHASES, plant("stuck"), ((TRIP, 1), (TRIP, 2), (TRIP, 20), (TRIP, 55))),
-    Recipe("H04", CURRENT_PHASES, plant("area", lambda draw: draw.uniform(0.002, 0.02), (0.3, 1.0), "area", 1.0),
-           (("limited", -1),)),
+    Recipe(
+        "H04",
+        CURRENT_PHASES,
+        plant("area", lambda draw: draw.uniform(0.002, 0.02), (0.3, 1.0), "area", 1.0),
+        (("limited", -1),),
+    ),
     Recipe("H05", RELAY_PHASES, plant("open"), ((TRIP, 5), ("end", 4), (TRIP, 3))),
     Recipe("H06", CURRENT_PHASES, plant("open", length_s=(0.001, 0.004), undo="close"), (("contact-lost", -1),)),
     Recipe("H07", CURRENT_PHASES, intermittent, ((TRIP, 7), (TRIP, 5))),
     Recipe("H08", RELAY_PHASES, plant("short"), ((TRIP, 8), ("end", 5), ("end", 8), ("end", 7), (TRIP, 1), (TRIP, 55))),
     Recipe("H09", (Phase.TREATMENT,), plant("area", _area), ((PAUSE, 9), (TRIP, 9))),
     Recipe("H20", CURRENT_PHASES, plant("stuck"), ((TRIP, 20), (TRIP, 1), (TRIP, 2), (TRIP, 55))),
-    Recipe("H21", ARMED_PHASES, simple("wire", WIRE_FAULT_KINDS.index("disconnect"), length_s=1.0),
-           (("loop", 3),)),
+    Recipe("H21", ARMED_PHASES, simple("wire", WIRE_FAULT_KINDS.index("disconnect"), length_s=1.0), (("loop", 3),)),
     Recipe("H24", ARMED_PHASES, lost(0.003, 0.02), ((PAUSE, 24), (TRIP, 24), ("gap", -1))),
     Recipe("H25", ARMED_PHASES, late(0.006, 0.07), ((PAUSE, 25), (TRIP, 25), (TRIP, 28), (TRIP, 26), (PAUSE, 26))),
     Recipe("H26", ARMED_PHASES, overruns, ((PAUSE, 26), (TRIP, 26), ("late", -1))),
@@ -457,14 +494,27 @@ RECIPES: list[Recipe] = [
     Recipe("H29", RELAY_PHASES, simple("host-dies"), (("device-off", -1),)),
     Recipe("H30", ARMED_PHASES, simple("heartbeat-stops"), ((TRIP, 30),)),
     Recipe("H32", RELAY_PHASES, simple("not-finite", 0), ((TRIP, 32),)),
-    Recipe("H33", (Phase.RAMP_UP, Phase.TREATMENT),
-           plant("area", lambda draw: draw.uniform(0.002, 0.02), (0.2, 0.6), "area", 1.0), (("limited", -1),)),
-    Recipe("H35", ARMED_PHASES, simple("operator", int(OperatorCommand.TRIM), lambda draw: draw.of((1e-3, -1e-3))), ANY),
-    Recipe("H36", ARMED_PHASES,
-           simple("operator", int(OperatorCommand.TRIM), lambda draw: draw.of((float("nan"), float("inf"), -1e300))), ANY),
-    Recipe("H53", (Phase.SELF_TEST, Phase.CONTACT_CHECK, Phase.RAMP_UP),
-           simple("host-clock", 0, lambda draw: draw.of((-2e4, 2e4, -5e4, 5e4))),
-           ((TRIP, 53), (TRIP, 25), (TRIP, 26), (PAUSE, 25), (PAUSE, 26))),
+    Recipe(
+        "H33",
+        (Phase.RAMP_UP, Phase.TREATMENT),
+        plant("area", lambda draw: draw.uniform(0.002, 0.02), (0.2, 0.6), "area", 1.0),
+        (("limited", -1),),
+    ),
+    Recipe(
+        "H35", ARMED_PHASES, simple("operator", int(OperatorCommand.TRIM), lambda draw: draw.of((1e-3, -1e-3))), ANY
+    ),
+    Recipe(
+        "H36",
+        ARMED_PHASES,
+        simple("operator", int(OperatorCommand.TRIM), lambda draw: draw.of((float("nan"), float("inf"), -1e300))),
+        ANY,
+    ),
+    Recipe(
+        "H53",
+        (Phase.SELF_TEST, Phase.CONTACT_CHECK, Phase.RAMP_UP),
+        simple("host-clock", 0, lambda draw: draw.of((-2e4, 2e4, -5e4, 5e4))),
+        ((TRIP, 53), (TRIP, 25), (TRIP, 26), (PAUSE, 25), (PAUSE, 26)),
+    ),
     Recipe("H54", ARMED_PHASES, simple("limits", 0, lambda draw: float(draw.below(1 << 20))), ((TRIP, -1),)),
     Recipe("H56", ARMED_PHASES, simple("stop", int(StopFlag.NOW)), ((TRIP, 56),)),
 ]
@@ -496,15 +546,13 @@ def script(seed: int, number: int) -> Script:
     draw = Draw(seed, number)
     found = scenario(draw.below(SCENARIOS))
     made = Script(seed, number, found, draw.word(), resumes=draw.below(4) > 0, clock=draw.below(8) > 0)
-    if number % 16 == 15:
+    if made.focus is None:
         return made
-    recipe, phase = cells()[number % len(cells())]
+    recipe, phase = made.focus
     channel = draw.below(found.channels)
     made.acts += recipe.make(draw, found, phase, channel)
     if phase == Phase.PAUSE:
-        made.acts.append(
-            Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, SOON(draw, found))
-        )
+        made.acts.append(Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, SOON(draw, found)))
     while draw.below(3) == 0 and len(made.acts) < 24:
         other = draw.below(found.channels)
         made.acts += draw.of(NOISE)(draw, found, draw.of(ARMED_PHASES), other)
@@ -513,9 +561,9 @@ def script(seed: int, number: int) -> Script:
 
 def hits(made: Script, result: Simulated) -> list[tuple[str, Phase]]:
     """(hazard, phase) cells that the session hit: injected there, and seen by what must see it."""
-    if made.number % 16 == 15:
+    if made.focus is None:
         return []
-    recipe, phase = cells()[made.number % len(cells())]
+    recipe, _ = made.focus
     fired, where = result["fired"][0]
     if fired < 0:
         return []
@@ -526,3 +574,228 @@ def hits(made: Script, result: Simulated) -> list[tuple[str, Phase]]:
         if any(what == sight and wanted in (-1, code) for sight, wanted in recipe.sights):
             return [(recipe.hazard, Phase(where))]
     return []
+
+
+# Many sessions.
+
+CHUNK = 32
+"""Sessions that a process takes at a time."""
+MIX = 0xD6E8FEB86659FD93
+
+
+@dataclass
+class Tally:
+    """What came of sessions. Adding is commutative, so that it does not matter who ran which."""
+
+    sessions: int = 0
+    ticks: int = 0
+    rows: int = 0
+    digest: int = 0
+    hits: Counter[tuple[str, int]] = field(default_factory=Counter)
+    injected: Counter[tuple[str, int]] = field(default_factory=Counter)
+    violations: list[tuple[int, Violation]] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Those of another."""
+        self.sessions += other.sessions
+        self.ticks += other.ticks
+        self.rows += other.rows
+        self.digest = (self.digest + other.digest) & MASK
+        self.hits.update(other.hits)
+        self.injected.update(other.injected)
+        self.violations += other.violations
+
+    def count(self, made: Script, result: Simulated) -> None:
+        """One more session."""
+        self.sessions += 1
+        self.ticks += result["ticks"]
+        self.rows += result["rows"]
+        self.digest = (self.digest + Draw(result["digest"], made.number * MIX & MASK).state) & MASK
+        focus = made.focus
+        if focus is not None and result["fired"][0][0] >= 0:
+            self.injected[focus[0].hazard, result["fired"][0][1]] += 1
+        self.hits.update((hazard, int(phase)) for hazard, phase in hits(made, result))
+        if result["violation"] is not None:
+            self.violations.append((made.number, result["violation"]))
+
+    def table(self) -> str:
+        """Hits by hazard and phase."""
+        phases = [Phase(phase) for phase in ARMED_PHASES]
+        rows = [["", *(phase.name.lower().replace("_", "-") for phase in phases)]]
+        for hazard, possible in possible_cells().items():
+            rows.append(
+                [hazard, *(str(self.hits[hazard, int(phase)]) if phase in possible else "." for phase in phases)]
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+    def least(self) -> tuple[int, str, Phase]:
+        """The cell with the fewest hits."""
+        return min(
+            (self.hits[hazard, int(phase)], hazard, phase)
+            for hazard, possible in possible_cells().items()
+            for phase in possible
+        )
+
+
+def possible_cells() -> dict[str, list[Phase]]:
+    """Phases in which each hazard of the recipes is injected, in the order of the hazards."""
+    found: dict[str, list[Phase]] = {}
+    for recipe, phase in cells():
+        if phase not in found.setdefault(recipe.hazard, []):
+            found[recipe.hazard].append(phase)
+    return dict(sorted(found.items()))
+
+
+_simulators: list[Simulator] = []
+
+
+def simulator() -> Simulator:
+    """This process's own."""
+    if not _simulators:
+        _simulators.append(Simulator())
+    return _simulators[0]
+
+
+def run_chunk(seed: int, first: int, count: int) -> Tally:
+    """Sessions first to first + count - 1; the first violation ends it."""
+    tally = Tally()
+    for number in range(first, first + count):
+        made = script(seed, number)
+        tally.count(made, made.run(simulator()))
+        if tally.violations:
+            break
+    return tally
+
+
+def _pin(cpus: Any) -> None:
+    """A worker stays on a processor of its own, and leaves Ctrl-C to its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {cpus.get()})
+
+
+def run(
+    seed: int,
+    *,
+    ticks: int | None = None,
+    sessions: int | None = None,
+    jobs: int = 1,
+    tell: Callable[[Tally], object] = lambda tally: None,
+) -> Tally:
+    """Sessions in the order of their numbers until there are so many, or so many ticks, or a violation.
+
+    `tell` is called each time that some more are done. What comes out does not depend on `jobs`.
+    """
+    tally = Tally()
+    starts = itertools.count(0, CHUNK)
+    most = (1 << 62) if sessions is None else sessions
+
+    def chunk(first: int) -> tuple[int, int, int]:
+        return seed, first, min(CHUNK, most - first)
+
+    def done() -> bool:
+        enough = tally.sessions >= most or (ticks is not None and tally.ticks >= ticks)
+        return enough or bool(tally.violations)
+
+    if jobs == 1:
+        while not done():
+            tally.add(run_chunk(*chunk(next(starts))))
+            tell(tally)
+        return tally
+    context = multiprocessing.get_context("spawn")
+    cpus = context.Queue()
+    allowed = sorted(os.sched_getaffinity(0))
+    for k in range(jobs):
+        cpus.put(allowed[k % len(allowed)])
+    with ProcessPoolExecutor(jobs, context, _pin, (cpus,)) as pool:
+        waiting: deque[Future[Tally]] = deque()
+        while not done():
+            while len(waiting) < 3 * jobs:
+                first = next(starts)
+                if first >= most:
+                    break
+                waiting.append(pool.submit(run_chunk, *chunk(first)))
+            tally.add(waiting.popleft().result())
+            tell(tally)
+        for future in waiting:
+            future.cancel()
+    return tally
+
+
+def reproduce(seed: int, number: int) -> str:
+    """The line that runs a session again."""
+    return f"ionto-rt campaign --seed {seed} --session {number}"
+
+
+def shrink(made: Script, invariant: str, most_runs: int = 600) -> Script:
+    """The smallest script found that still violates `invariant`: fewer acts, then earlier, shorter and rounder ones."""
+    runs = 0
+
+    def fails(tried: Script) -> bool:
+        nonlocal runs
+        runs += 1
+        violation = tried.run(simulator())["violation"]
+        return violation is not None and violation["invariant"] == invariant
+
+    def take(tried: Script) -> bool:
+        nonlocal made
+        if runs < most_runs and fails(tried):
+            made = tried
+            return True
+        return False
+
+    count = len(made.acts)
+    while count:
+        at = 0
+        while at < len(made.acts):
+            kept = made.acts[:at] + made.acts[at + count :]
+            if not (kept or len(made.acts) == count) or not take(replace(made, acts=kept)):
+                at += count
+        count //= 2
+    for flags in ({"clock": False}, {"resumes": True}):
+        take(replace(made, **flags))
+    for at in range(len(made.acts)):
+        for field_, smaller in (("length_ticks", int), ("after_ticks", int), ("value", float)):
+            for divisor in (0, 16, 2, 2, 2, 2):
+                act = made.acts[at]
+                old = getattr(act, field_)
+                new = smaller(0) if divisor == 0 else smaller(old // divisor) if math.isfinite(old) else old
+                if new != old:
+                    take(replace(made, acts=[*made.acts[:at], replace(act, **{field_: new}), *made.acts[at + 1 :]]))
+    return made
+
+
+def explain(made: Script, violation: Violation) -> str:
+    """A failure for a person: the line that repeats it, what was violated, and the smallest script found."""
+    small = shrink(made, violation["invariant"])
+    seen = small.run(simulator())["violation"]
+    assert seen is not None
+    lines = [
+        f"ionto_rt {ionto_rt.__version__}: {reproduce(made.seed, made.number)}",
+        f"invariant {seen['invariant']} of channel {seen['channel']} at tick {seen['tick']}:"
+        f" {seen['found']:.9g}, allowed {seen['allowed']:.9g}",
+        f"smallest script found ({len(small.acts)} of {len(made.acts)} acts):",
+        *(f"  - {act.words}" for act in small.acts),
+        f"scenario {small.scenario.number}: {small.scenario.words}",
+    ]
+    return "\n".join(lines)
+
+
+def told(made: Script, result: Simulated) -> str:
+    """A session in words: what it was, what happened in it, and what was seen."""
+    lines = [f"session {made.number} of seed {made.seed}, scenario {made.scenario.number}: {made.scenario.words}"]
+    for act, (fired, phase) in zip(made.acts, result["fired"], strict=True):
+        came = "never came" if fired < 0 else f"at tick {fired}, in {Phase(phase).name}"
+        lines.append(f"  - {act.words}: {came}")
+    for what, code, channel, phase, tick in result["seen"]:
+        name = str(code)
+        if what in ("trip", "pause", "resumed"):
+            name = Trip(code).name
+        elif what == "phase":
+            name = Phase(code).name
+        elif what == "end":
+            name = EndReason(code).name
+        lines.append(f"  tick {tick:7} channel {channel} {Phase(phase).name:14} {what} {name}")
+    lines.append(f"{result['ticks']} ticks, {result['rows']} rows, digest {result['digest']:016x}")
+    return "\n".join(lines)
