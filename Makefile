@@ -10,7 +10,7 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction coverage sanitize clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -53,6 +53,11 @@ accuracy: $(VENV)/.bench build ## impedance estimators beside their Cramer-Rao b
 
 prediction: $(VENV)/.test build ## the certificate beside 100,000 simulated loops of the compiled regulator (minutes)
 	$(BIN)/python tests/stability_survey.py 100000
+
+cuts: $(VENV)/.test build ## the record cut at every byte of two batches and at 10,000 places, flipped at 20,000 (slow)
+	$(BIN)/python tests/record_survey.py flips 10000
+	$(BIN)/python tests/record_survey.py flipped 10000
+	$(BIN)/python tests/record_survey.py cuts 10000
 
 coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/coverage/htmlcov (slow)
 	$(call copy_tree,coverage)

@@ -14,7 +14,7 @@ from ionto_rt.core.controller cimport ControllerConfig, ControllerState, control
 from ionto_rt.core.fault_port cimport (
     FaultPortState, fault_port_add, fault_port_read, fault_port_start, fault_port_write,
 )
-from ionto_rt.core.guard cimport GuardLimits
+from ionto_rt.core.guard cimport GuardLimits, heartbeat_answer
 from ionto_rt.core.loop cimport LOOP_DEVICE_SILENT, LOOP_ENDED, OperatorRequest, loop_run
 from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push
 from ionto_rt.core.types cimport (
@@ -32,7 +32,9 @@ from ionto_rt.core.virtual_device cimport (
     DEVICE_ARMED, DEVICE_IDLE, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel, VirtualDeviceState,
     virtual_device_advance, virtual_device_receive, virtual_device_transmit,
 )
-from ionto_rt.core.wire cimport FRAME_ARM, FRAME_DISARM, MAX_FRAME, put_u16, put_u32, wire_encode
+from ionto_rt.core.wire cimport (
+    FRAME_ARM, FRAME_COMMAND, FRAME_DISARM, FRAME_HELLO_REQUEST, MAX_FRAME, put_u16, put_u32, wire_encode,
+)
 
 INVARIANT_NAMES = (
     "holds", "cap", "rise", "ledger", "counts", "latch", "off-time", "lease-time", "descent", "stop-time", "dose",
@@ -41,7 +43,7 @@ INVARIANT_NAMES = (
 )
 ACT_NAMES = (
     "device", "wire", "operator", "stop", "heartbeat-stops", "heartbeat-wrong", "host-sleeps", "host-clock",
-    "host-dies", "limits", "not-finite", "ledger",
+    "host-dies", "limits", "not-finite", "ledger", "foreign", "reverse", "device-count", "mark",
 )
 SEEN_NAMES = (
     "phase", "trip", "pause", "end", "limited", "contact-lost", "gap", "bad-sample", "status", "late", "device-off",
@@ -144,6 +146,20 @@ cdef void spoil_state(ControllerState* controller, int32_t which) noexcept nogil
         controller.regulator.integral = nan
 
 
+cdef void intrude(Campaign* c) noexcept nogil:
+    """A second host speaks on the device's port: it knows the protocol, but not the session's token."""
+    cdef uint8_t payload[64]
+    cdef uint8_t frame[MAX_FRAME]
+    cdef uint8_t type_
+    cdef uint32_t k
+    for type_ in (FRAME_COMMAND, FRAME_ARM, FRAME_DISARM, FRAME_HELLO_REQUEST):
+        for k in range(64):
+            payload[k] = <uint8_t>(draw(&c.noise) >> 56)
+        payload[0] = type_
+        virtual_device_receive(&c.device, frame, wire_encode(payload, 2 if type_ == FRAME_HELLO_REQUEST else 64, frame))
+    c.wire_faulted = 1
+
+
 cdef void do_act(Campaign* c, Act* act) noexcept nogil:
     cdef GuardLimits* table
     cdef uint8_t* limits
@@ -191,6 +207,15 @@ cdef void do_act(Campaign* c, Act* act) noexcept nogil:
             c.watch[act.channel].not_finite = <int64_t>c.tick
     elif act.kind == ACT_LEDGER:
         c.controllers[act.channel].ledger.net_codes += 65536
+    elif act.kind == ACT_FOREIGN:
+        intrude(c)
+    elif act.kind == ACT_REVERSE:
+        c.controllers[act.channel].config.programme.polarity *= -1.0
+        c.watch[act.channel].reversed_at = <int64_t>c.tick
+        c.plant_faulted = 1
+    elif act.kind == ACT_DEVICE_COUNT:
+        c.channel[act.channel].net_codes += <int64_t>act.value
+        c.reading_faulted = 1
 
 
 cdef void undo_act(Campaign* c, Act* act) noexcept nogil:
@@ -390,7 +415,7 @@ cdef void check_output(Campaign* c, Watch* w, const Tick* row, const ControllerS
     cdef double level = fabs(row.level_a), code = fabs(<double>row.output_code), before = fabs(<double>w.output_code)
     cdef double most = c.scenario.rise_most_a[row.channel], slope
     cdef bint good = row.sample_fault == SAMPLE_GOOD
-    if w.not_finite >= 0:
+    if w.not_finite >= 0 or w.reversed_at >= 0:
         return
     if level > fabs(w.level_a) + most * 1.000001 + 1e-15:
         violate(c, SETPOINT, row.channel, level - fabs(w.level_a), most)
@@ -649,7 +674,7 @@ cdef void one_period(Campaign* c) noexcept nogil:
     if c.tick % c.visit_ticks:
         return
     if not c.heart_stopped:
-        c.loop.heartbeat = <uint32_t>draw(&c.noise) if c.heart_wrong else c.loop.heartbeat + 1
+        c.loop.heartbeat = <uint32_t>draw(&c.noise) if c.heart_wrong else heartbeat_answer(c.loop.challenge)
     for channel in range(c.scenario.channels):
         w = &c.watch[channel]
         # What a person must resume, and not a pause of the plan.
@@ -820,12 +845,14 @@ cdef void begin(Campaign* c) noexcept nogil:
                scenario.config[channel].programme.segments * sizeof(Segment))
         controller_start(controller)
         c.loop.controllers[channel] = controller
+        c.loop.challenge = controller.guard.challenge
         w = &c.watch[channel]
         w.off_since = -1
         w.off_heard = -1
         w.stop_since = -1
         w.limits_spoilt = -1
         w.not_finite = -1
+        w.reversed_at = -1
     for k in range(c.act_count):
         c.acts[k].fired = -1
         c.acts[k].until = -1
@@ -882,7 +909,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
         # The device counts at the end of each period, the plant all of it.
         counted = <double>one.net_codes * (lsb_a * tick_s / 65536.0)
         allowed = 0.0005 * one.absolute_c + noise_c + 4.0 * level * tick_s + 2e-6
-        if not c.plant_faulted and fabs(counted - one.charge_c) > allowed:
+        if not c.plant_faulted and not c.reading_faulted and fabs(counted - one.charge_c) > allowed:
             violate(c, CHARGE, channel, counted - one.charge_c, allowed)
         # The dose: one tick at the setpoint; what flows while nobody can say so; and the guard's own ramp down.
         allowed = level * tick_s * 2.0 + 0.0005 * one.absolute_c + noise_c + 2e-6

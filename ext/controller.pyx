@@ -13,7 +13,7 @@ from libc.string cimport memset
 import numpy as np
 
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
-from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
+from ionto_rt.core.guard cimport GuardInput, guard_begin, guard_checksum, guard_step
 from ionto_rt.core.impedance cimport (
     ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_step, impedance_tone,
 )
@@ -195,6 +195,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.history_at = 0
     controller.missing_ticks = 0
     config.guard.checksum = guard_checksum(&config.guard)
+    guard_begin(&controller.guard, config.token)
 
 
 cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row,
@@ -335,6 +336,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     guard.area_alarm = controller.contact_area.alarm
     guard.area_ratio = controller.contact_area.area_ratio
     guard.applied_age_ticks = sample.index - sample.applied_index
+    guard.token = config.token
     guard_step(&controller.guard, &config.guard, &guard, &verdict)
     if verdict.action == ACTION_OFF:
         programme_fault(&controller.programme)
@@ -410,6 +412,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.saturated = terms.saturated
     row.limited = setpoint.limited
     row.action = verdict.action
+    row.challenge = controller.guard.challenge
     row.trip = verdict.trip
     row.pause = verdict.pause
     row.sample_fault = fault

@@ -346,7 +346,7 @@ def test_each_channel_tells_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "said"),
-    [(1, r"an earlier version \(format 1, this one reads 2\)"), (3, "another version"), (None, "another version")],
+    [(1, r"an earlier version \(format 1, this one reads 3\)"), (4, "another version"), (None, "another version")],
 )
 def test_a_record_of_another_format_is_refused_in_one_line(tmp_path: Path, written: int | None, said: str) -> None:
     folder = make_session(tmp_path)

@@ -1,8 +1,9 @@
 """`events.jsonl`: what happened in a session, one canonical JSON object per line, each line chained to the one before.
 
 A line holds `seq` (from 0), `time_utc` (ISO 8601, microseconds), `tick` (sample index, or null before the first
-sample), `kind`, `fields` and `prev`, the SHA-256 of the previous line's bytes without its newline (64 zeros on the
-first line). So one changed byte anywhere is found and located; for the last line `events_head` of the receipt does it.
+sample), `kind`, `fields`, `prev`, the SHA-256 of the previous line's bytes without its newline (64 zeros on the first
+line), and `sum`, the first 16 digits of the SHA-256 of the line without it. So one changed byte anywhere is found and
+located, in the last line too; that lines are missing at the end, `events_head` of the receipt tells.
 
 A process that is killed may leave half a line at the end. Nothing of it is ever removed: `recover` continues the file
 after a newline, chained to the half line's bytes, with an event that says so.
@@ -25,6 +26,8 @@ from ionto_rt.files import DISK, Files
 GENESIS = "0" * 64
 RECOVERED = "recovered"
 KEYS = frozenset(("fields", "kind", "prev", "seq", "tick", "time_utc"))
+"""And `sum`, which records of format 2 do not have."""
+_SUM_DIGITS = 16
 
 
 class EventError(IontoError):
@@ -97,11 +100,17 @@ class EventChain:
         return self.broken_line is None
 
 
+def _sum(item: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(item)).hexdigest()[:_SUM_DIGITS]
+
+
 def _parse(line: bytes) -> tuple[Event, str] | None:
     """The event and its `prev`, or None if the line is not exactly what `EventLog.write` would have written."""
     try:
         item = json.loads(line)
-        if not isinstance(item, dict) or item.keys() != KEYS or canonical(item) != line:
+        if not isinstance(item, dict) or item.keys() | {"sum"} != KEYS | {"sum"} or canonical(item) != line:
+            return None
+        if item.pop("sum", None) not in (None, _sum(item)):
             return None
     except (ValueError, RecursionError):
         return None
@@ -222,16 +231,15 @@ class EventLog:
         Raises `EventError` if the disk refuses; the log then holds at most half a line more.
         """
         event = Event(self.count, utc_text(at), None if tick is None else int(tick), kind, plain(fields))
-        line = canonical(
-            {
-                "fields": event.fields,
-                "kind": kind,
-                "prev": self.head,
-                "seq": event.seq,
-                "tick": event.tick,
-                "time_utc": event.time_utc,
-            }
-        )
+        item = {
+            "fields": event.fields,
+            "kind": kind,
+            "prev": self.head,
+            "seq": event.seq,
+            "tick": event.tick,
+            "time_utc": event.time_utc,
+        }
+        line = canonical(item | {"sum": _sum(item)})
         data = self._before + line + b"\n"
         start = self.files.size(self._fd)
         try:

@@ -4,7 +4,9 @@
         treatment.toml      the treatment as run
         session.json        versions, hashes, host fitness, resolved limits, plan, controller configuration
         telemetry.arrows    Arrow IPC stream, one row per tick and channel: every input and every term of the tick
+        telemetry.sha256    what vouches for each batch of it (`ionto_rt.telemetry_chain`)
         events.jsonl        hash-chained events (`ionto_rt.events`)
+        manifest.jsonl      every file by its hash (`ionto_rt.manifest`)
         receipt.json        the outcome; written last, whole or not at all
         lock                held while the session runs
 
@@ -51,17 +53,27 @@ from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
 from ionto_rt.files import DISK, Files
 from ionto_rt.hazards import threshold
+from ionto_rt.manifest import BEGUN, CLOSED, MANIFEST, Entry, describe, describe_bytes
+from ionto_rt.manifest import encode as encode_manifest
+from ionto_rt.telemetry_chain import ChainAudit, ChainHead, audit
 
 TREATMENT = "treatment.toml"
 SESSION = "session.json"
 TELEMETRY = "telemetry.arrows"
+TELEMETRY_CHAIN = "telemetry.sha256"
 RECOVERED_TELEMETRY = "telemetry.recovered.arrows"
 EVENTS = "events.jsonl"
 RECEIPT = "receipt.json"
 LATENCY = "latency.hlog"
 LOCK = "lock"
+DERIVED = ("report.html", "report.png")
+"""Made from the record whenever somebody wants them, and no part of it."""
+CHAINED = (TELEMETRY, TELEMETRY_CHAIN, RECOVERED_TELEMETRY, EVENTS)
+"""Files in which a change is located without the manifest's help."""
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
+"""Formats that are read. 2 had neither manifest nor chain of telemetry."""
 MAX_CHANNELS = 32
 BATCHES_PER_SECOND = 10
 COULOMB_PER_MAMIN = 0.06
@@ -77,7 +89,7 @@ PHASES = tuple(phase.name.lower().replace("_", " ") for phase in Phase)
 """Names for people, by number."""
 
 _CONTINUATION = 0xFFFFFFFF
-_END_OF_STREAM = struct.pack("<II", _CONTINUATION, 0)
+END_OF_STREAM = struct.pack("<II", _CONTINUATION, 0)
 # Batches are encoded in blocks that stay in the processor's cache.
 _BLOCK_BYTES = 1 << 17
 _SESSION_KEYS = {"subject": str, "channels": list}
@@ -205,6 +217,7 @@ def _indirect(data: bytes, position: int | None) -> int:
     return position + int(struct.unpack_from("<I", data, position)[0])
 
 
+@functools.lru_cache(maxsize=64)
 def _batch_layout(header: bytes, columns: tuple[tuple[str, str], ...]) -> _BatchLayout:
     """Layout of the record batch with this encapsulated message header (continuation, length, flatbuffer metadata).
 
@@ -244,6 +257,17 @@ def _batch_layout(header: bytes, columns: tuple[tuple[str, str], ...]) -> _Batch
         }
     )
     return _BatchLayout(rows, len(header), dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _schema(header: bytes) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """Columns and metadata of the schema message with this encapsulated header.
+
+    Raises KeyError, ValueError or RuntimeError if it is not one, or of types that telemetry does not have.
+    """
+    schema = na.c_array_stream(InputStream.from_readable(io.BytesIO(header + END_OF_STREAM))).get_schema()
+    columns = tuple((str(field.name), _NUMPY_FORMATS[field.format]) for field in schema.children)
+    return columns, tuple((key.decode(), value.decode()) for key, value in (schema.metadata or {}).items())
 
 
 class _Sink:
@@ -293,7 +317,8 @@ class TelemetryWriter:
     The file is a finished stream at every moment: a batch is written behind the end-of-stream marker, and then the
     marker's four length bytes are replaced. So a process killed in mid-write leaves a file that any reader takes to its
     last whole batch. All batches of one length share one encoded header (nanoarrow makes it); a batch costs one strided
-    copy per column and two writes. Use from one thread. `files` is the file system.
+    copy per column, its hash and three writes: its line of the chain goes into `path` with the suffix `.sha256` first.
+    Use from one thread. `files` is the file system.
     """
 
     def __init__(
@@ -329,9 +354,14 @@ class TelemetryWriter:
         self._fill = 0
         self._hash = hashlib.sha256()
         self._bytes = 0
+        self._chain = ChainHead()
+        self._chain_bytes = 0
+        self._fd = self._chain_fd = -1
         try:
             self._fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            self._chain_fd = files.open(path.with_suffix(".sha256"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         except OSError as error:
+            self._close()
             raise RecordError(f"{path}: cannot be created ({error.strerror}); give a new session's folder") from None
         self._write(memoryview(schema))
 
@@ -377,34 +407,39 @@ class TelemetryWriter:
         self._fill = 0
 
     def _write_batches(self, count: int) -> None:
-        self._write(self._block[:count].view(np.uint8).data)
+        self._write(self._block[:count].view(np.uint8).data, count, self.batch_rows)
         self.rows += count * self.batch_rows
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, data: memoryview, batches: int = 1, rows: int = 0) -> None:
         if self._fd < 0:
             raise RecordError(f"{self.path}: telemetry is closed")
         start = self._bytes
+        chain, lines = self._chain.follow(data, batches, rows)
         try:
+            self._write_at(self._chain_fd, self._chain_bytes, lines)
             # Up to here the file is whole and ends with the marker at `start`, whose continuation bytes stay.
             if start:
-                self._write_at(start + 8, data[8:], _END_OF_STREAM)
-                self._write_at(start + 4, data[4:8])
+                self._write_at(self._fd, start + 8, data[8:], END_OF_STREAM)
+                self._write_at(self._fd, start + 4, data[4:8])
             else:
-                self._write_at(0, data, _END_OF_STREAM)
+                self._write_at(self._fd, 0, data, END_OF_STREAM)
         except OSError as error:
-            self.files.write_at(self._fd, [_END_OF_STREAM[: min(start, 8)]], start)
+            self.files.write_at(self._fd, [END_OF_STREAM[: min(start, 8)]], start)
             self.files.truncate(self._fd, start + min(start, 8))
+            self.files.truncate(self._chain_fd, self._chain_bytes)
             raise RecordError(f"{self.path}: telemetry not written ({error.strerror}); free disk space") from None
+        self._chain = chain
+        self._chain_bytes += len(lines)
         self._bytes += len(data)
         self._hash.update(data)
 
-    def _write_at(self, offset: int, *parts: memoryview | bytes) -> None:
+    def _write_at(self, fd: int, offset: int, *parts: memoryview | bytes) -> None:
         wanted = sum(map(len, parts))
-        done = self.files.write_at(self._fd, parts, offset)
+        done = self.files.write_at(fd, parts, offset)
         if done < wanted:
             rest = memoryview(b"".join(parts))
             while done < wanted:
-                done += self.files.write_at(self._fd, [rest[done:]], offset + done)
+                done += self.files.write_at(fd, [rest[done:]], offset + done)
 
     def flush(self) -> None:
         """Write the rows that wait for a full batch as a shorter one (before a pause, or at the end)."""
@@ -417,7 +452,7 @@ class TelemetryWriter:
         layout, block = self._make_block(_encode(self._columns, self._metadata, rows)[1], 1)
         for name, _ in self._columns:
             block[name][0] = self._block[name][0, :rows]
-        self._write(block.view(np.uint8).data)
+        self._write(block.view(np.uint8).data, 1, rows)
         self._fill = 0
         self.rows += layout.rows
 
@@ -425,19 +460,25 @@ class TelemetryWriter:
         """Wait until all written batches are on disk; `RecordError` if the disk refuses."""
         try:
             self.files.sync(self._fd)
+            self.files.sync(self._chain_fd)
         except OSError as error:
             raise RecordError(f"{self.path}: telemetry not on disk ({error.strerror}); check the disk") from None
 
     @property
-    def descriptor(self) -> int:
-        """Of the file; -1 once closed."""
-        return self._fd
+    def descriptors(self) -> tuple[int, int]:
+        """Of the file and its chain; -1 once closed."""
+        return self._fd, self._chain_fd
+
+    @property
+    def bytes(self) -> int:
+        """Of the file so far, end-of-stream marker included."""
+        return self._bytes + len(END_OF_STREAM)
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the file's bytes so far, hexadecimal."""
         whole = self._hash.copy()
-        whole.update(_END_OF_STREAM)
+        whole.update(END_OF_STREAM)
         return whole.hexdigest()
 
     def close(self) -> None:
@@ -448,8 +489,13 @@ class TelemetryWriter:
             self.flush()
             self.sync()
         finally:
-            self.files.close(self._fd)
-            self._fd = -1
+            self._close()
+
+    def _close(self) -> None:
+        open_fds = [fd for fd in (self._fd, self._chain_fd) if fd >= 0]
+        self._fd = self._chain_fd = -1
+        for fd in open_fds:
+            self.files.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -477,9 +523,12 @@ class Telemetry:
     whole_bytes     bytes of the file up to the end of its last whole batch
     dropped_bytes   bytes after that (a cut batch), end-of-stream marker not counted
     complete        the stream has its end-of-stream marker: any reader takes the file
+
+    With `vouched`, what `audit_telemetry` found of it, only batches that are as they were written are there; the schema
+    must be among them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vouched: ChainAudit | None = None) -> None:
         self.path = path
         self.columns: tuple[tuple[str, str], ...] = ()
         self.metadata: dict[str, str] = {}
@@ -494,8 +543,8 @@ class Telemetry:
                     self._data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except OSError as error:
             raise RecordError(f"{path}: no telemetry to read ({error.strerror}); give a session's folder") from None
-        self._scan(size)
-        self.dropped_bytes = size - self.whole_bytes - (len(_END_OF_STREAM) if self.complete else 0)
+        self._scan(size, vouched)
+        self.dropped_bytes = size - self.whole_bytes - (len(END_OF_STREAM) if self.complete else 0)
         self._rows = sum(run.count * run.layout.rows for run in self._runs)
 
     def _header(self, offset: int) -> bytes | None:
@@ -508,23 +557,23 @@ class Telemetry:
             return None
         return self._data[offset : offset + 8 + length]
 
-    def _scan(self, size: int) -> None:
+    def _scan(self, size: int, vouched: ChainAudit | None) -> None:
         header = self._header(0)
-        if header is None:
+        if header is None or (vouched is not None and not vouched.schema):
             return
         try:
-            schema = na.c_array_stream(InputStream.from_readable(io.BytesIO(header + _END_OF_STREAM))).get_schema()
-            columns = tuple((str(field.name), _NUMPY_FORMATS[field.format]) for field in schema.children)
-        except (KeyError, ValueError, RuntimeError, na.NanoarrowException) as error:
+            self.columns, metadata = _schema(header)
+        except (KeyError, ValueError, RuntimeError) as error:
             raise RecordError(f"{self.path}: not a telemetry file ({error}); give a session's folder") from None
-        self.columns = columns
-        self.metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
-        layouts = functools.lru_cache(maxsize=64)(lambda known: _batch_layout(known, columns))
+        self.metadata = dict(metadata)
+        if vouched is not None:
+            self._take(header, vouched)
+            return
         offset = self.whole_bytes = len(header)
         known: bytes | None = None
         layout: _BatchLayout | None = None
         while True:
-            if self._data[offset : offset + 8] == _END_OF_STREAM:
+            if self._data[offset : offset + 8] == END_OF_STREAM:
                 self.complete = True
                 return
             if known is None or self._data[offset : offset + len(known)] != known:
@@ -532,19 +581,44 @@ class Telemetry:
                 if known is None:
                     return
                 try:
-                    layout = layouts(known)
+                    layout = _batch_layout(known, self.columns)
                 except (ValueError, struct.error, IndexError):
                     return
             assert layout is not None
             if offset + layout.message.itemsize > size:
                 return
-            run = self._runs[-1] if self._runs else None
-            if run is not None and run.layout is layout:
-                self._runs[-1] = _Run(run.offset, run.count + 1, layout)
-            else:
-                self._runs.append(_Run(offset, 1, layout))
+            self._add(offset, layout)
             offset += layout.message.itemsize
             self.whole_bytes = offset
+
+    def _add(self, offset: int, layout: _BatchLayout) -> None:
+        """One more batch, at `offset`."""
+        run = self._runs[-1] if self._runs else None
+        if run is not None and run.layout is layout and run.offset + run.count * layout.message.itemsize == offset:
+            self._runs[-1] = _Run(run.offset, run.count + 1, layout)
+        else:
+            self._runs.append(_Run(offset, 1, layout))
+
+    def _take(self, schema: bytes, vouched: ChainAudit) -> None:
+        """The batches that are vouched for."""
+        self.whole_bytes = len(schema)
+        for batch in vouched.good[1:]:
+            header = self._header(batch.start)
+            assert header is not None
+            self._add(batch.start, _batch_layout(header, self.columns))
+            self.whole_bytes = batch.end
+        end = self._data[vouched.covered : vouched.covered + len(END_OF_STREAM)]
+        self.complete = end == END_OF_STREAM and not vouched.changed
+
+    def parts(self) -> Iterator[memoryview]:
+        """The file's bytes of schema and batches, in their order; an end-of-stream marker makes them a stream."""
+        whole = memoryview(self._data)
+        header = self._header(0)
+        if header is None or not self.columns:
+            return
+        yield whole[: len(header)]
+        for run in self._runs:
+            yield whole[run.offset : run.offset + run.count * run.layout.message.itemsize]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -657,6 +731,47 @@ class ChannelTelemetry:
             out[start : start + len(part)] = part
             start += len(part)
         return out
+
+
+def measure_batch(data: memoryview, offset: int, columns: tuple[tuple[str, str], ...] | None) -> tuple[int, int] | None:
+    """Where the message at `offset` of a telemetry file ends and its rows (0: the schema, at 0), as it says itself."""
+    if len(data) < offset + 8:
+        return None
+    continuation, length = struct.unpack_from("<II", data, offset)
+    if continuation != _CONTINUATION or not 0 < length <= len(data) - offset - 8:
+        return None
+    if offset == 0:
+        return 8 + length, 0
+    try:
+        layout = _batch_layout(bytes(data[offset : offset + 8 + length]), columns or ())
+    except (ValueError, struct.error, IndexError):
+        return None
+    return offset + layout.message.itemsize, layout.rows
+
+
+def audit_telemetry(path: Path) -> ChainAudit | None:
+    """What the chain beside a telemetry file says of it; None without a chain. Both may be damaged in any way."""
+    try:
+        chain = path.with_suffix(".sha256").read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); check the folder's permissions") from None
+    view = memoryview(data)
+    columns: list[tuple[tuple[str, str], ...] | None] = []
+
+    def measure(offset: int) -> tuple[int, int] | None:
+        if offset and not columns:
+            try:
+                columns.append(Telemetry(path).columns)
+            except RecordError:
+                columns.append(None)
+        return measure_batch(view, offset, columns[0] if offset else None)
+
+    return audit(view, chain, measure)
 
 
 def _every_nth(own: Array) -> slice | Array:
@@ -781,6 +896,23 @@ def _require(facts: Any, keys: Mapping[str, type], where: str) -> None:
             raise RecordError(f"{SESSION}: {where}{key} is missing or not a {kind.__name__}; the session must give it")
 
 
+def write_manifest(
+    folder: Path, state: str, receipt: bytes, known: Sequence[Entry] = (), files: Files = DISK
+) -> None:
+    """Write the manifest of all that is in `folder`, and of the receipt that is about to be written.
+
+    `known` are entries that need not be read from disk. `RecordError` if something cannot be read or written.
+    """
+    entries = {entry.file: entry for entry in (*known, describe_bytes(RECEIPT, receipt))}
+    try:
+        for path in folder.iterdir():
+            if path.name not in (MANIFEST, LOCK, *DERIVED, *entries) and path.is_file():
+                entries[path.name] = describe(path, chained=path.name in CHAINED)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be read ({error.strerror}); check the folder's permissions") from None
+    write_atomic(folder / MANIFEST, encode_manifest(folder.name, state, entries.values()), files)
+
+
 class SessionFolder:
     """The folder of a running session, and what is written into it. Made by `create`, ended by `finish`.
 
@@ -842,6 +974,8 @@ class SessionFolder:
             assert lock_fd is not None
             write_atomic(temporary / TREATMENT, source, files)
             write_atomic(temporary / SESSION, text, files)
+            begun = [describe_bytes(TREATMENT, source), describe_bytes(SESSION, text)]
+            write_atomic(temporary / MANIFEST, encode_manifest(session_id, BEGUN, begun), files)
             with EventLog(temporary / EVENTS, files) as events:
                 events.write(
                     "record-begun",
@@ -881,7 +1015,8 @@ class SessionFolder:
             files=self.files,
         )
         try:
-            # A file that is on disk under no name is lost with the power.
+            # Without its schema no row can be read, and a file that is on disk under no name is lost with the power.
+            self._telemetry.sync()
             self.files.sync_folder(self.path)
         except OSError as error:
             raise RecordError(f"{self.path}: telemetry not on disk ({error.strerror}); check the disk") from None
@@ -906,7 +1041,12 @@ class SessionFolder:
                 written["telemetry_sha256"] = self._telemetry.sha256
             self.events.close()
             written |= {"events_count": self.events.count, "events_head": self.events.head}
-            write_atomic(self.path / RECEIPT, pretty_json(written), self.files)
+            text = pretty_json(written)
+            known = []
+            if self._telemetry is not None:
+                known = [Entry(TELEMETRY, self._telemetry.bytes, self._telemetry.sha256)]
+            write_manifest(self.path, CLOSED, text, known, self.files)
+            write_atomic(self.path / RECEIPT, text, self.files)
         finally:
             self.close()
         return written
@@ -914,7 +1054,7 @@ class SessionFolder:
     @property
     def descriptors(self) -> list[int]:
         """What is open: event log, telemetry, lock. A forked child must not keep or use them."""
-        telemetry = [] if self._telemetry is None else [self._telemetry.descriptor]
+        telemetry = () if self._telemetry is None else self._telemetry.descriptors
         return [fd for fd in (self.events.descriptor, *telemetry, self._lock_fd) if fd >= 0]
 
     def discard(self) -> None:
@@ -1027,9 +1167,11 @@ class Channel:
             )
         return part
 
-    def counted(self) -> CountedCharge:
-        """What telemetry counted up to its last whole batch; all zero without any."""
-        last = self.record.telemetry().last(self.number) if self.record.has_telemetry else None
+    def counted(self, telemetry: Telemetry | None = None) -> CountedCharge:
+        """What telemetry (the record's, if none is given) counted up to its last whole batch; all zero without any."""
+        if telemetry is None and self.record.has_telemetry:
+            telemetry = self.record.telemetry()
+        last = telemetry.last(self.number) if telemetry is not None else None
         if last is None:
             return CountedCharge(0.0, 0.0, 0, 0, -1)
         net, absolute, device = (int(last[name]) for name in ("net_codes", "absolute_codes", "device_charge_codes"))
@@ -1072,7 +1214,7 @@ class Record:
         """`session.json`; `RecordError` if another version of the format wrote it."""
         session = read_json(self.path / SESSION)
         found = session.get("format")
-        if found != FORMAT:
+        if found not in READABLE:
             writer = "an earlier" if isinstance(found, int) and found < FORMAT else "another"
             raise RecordError(
                 f"{self.path / SESSION}: written by {writer} version (format {json.dumps(found)}, this one reads "
@@ -1114,11 +1256,19 @@ class Record:
 
     @property
     def has_telemetry(self) -> bool:
-        return (self.path / TELEMETRY).exists()
+        """False too where a recovery has found that nothing of it can be read."""
+        return (self.path / TELEMETRY).exists() and (self.receipt or {}).get("telemetry_file", "") is not None
 
     def telemetry(self) -> Telemetry:
-        """Rows up to the last whole batch; `dropped_bytes` says how much of a cut one was left out."""
-        return Telemetry(self.path / TELEMETRY)
+        """Rows up to the last whole batch; `dropped_bytes` says how much of a cut one was left out.
+
+        After a recovery that left batches out, because they were not as they were written, those that it kept.
+        """
+        if not (self.receipt or {}).get("telemetry_left_out"):
+            return Telemetry(self.path / TELEMETRY)
+        if not self.has_telemetry:
+            raise RecordError(f"{self.path / TELEMETRY}: not as it was written, from its schema on; restore a copy")
+        return Telemetry(self.path / RECOVERED_TELEMETRY)
 
     def events(self) -> EventChain:
         """The events and the state of their chain, checked against the receipt if there is one."""

@@ -18,30 +18,36 @@ import numpy.typing as npt
 from ionto_rt.codes import DeviceStatus
 from ionto_rt.events import RECOVERED, Event, EventError, EventLog, plain, utc_text
 from ionto_rt.journal import JOURNAL, Ending, Journal, JournalError, JournalRow
+from ionto_rt.manifest import MANIFEST, Entry, decode
+from ionto_rt.manifest import RECOVERED as MANIFEST_RECOVERED
 from ionto_rt.record import (
     COULOMB_PER_MAMIN,
+    END_OF_STREAM,
     EVENTS,
     PHASES,
     RECEIPT,
     RECOVERED_TELEMETRY,
+    SESSION,
     TELEMETRY,
+    TELEMETRY_CHAIN,
+    TREATMENT,
     Channel,
     CountedCharge,
     Record,
     RecordError,
     Telemetry,
+    audit_telemetry,
     lock_folder,
     pretty_json,
     sync_folder,
     write_atomic,
+    write_manifest,
 )
 
 OUTCOME = "recovered"
 MEASURED = "device count"
 BOUND = "bound, not measured"
 _EVENTS_KEPT = 20
-_COPY_BYTES = 1 << 20
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 @dataclass(frozen=True)
@@ -91,15 +97,16 @@ def recover(folder: Path, device_count: DeviceCount | None = None) -> RecoverRes
 def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
     folder = record.path
     notes: list[str] = []
-    telemetry = record.telemetry() if record.has_telemetry else None
+    telemetry, left_out = _vouched_for(record, notes)
     known = _in_journal(folder, notes)
     device = _believed(record, device, notes)
-    counted = [channel.counted() for channel in record.channels]
+    counted = [channel.counted(telemetry) for channel in record.channels]
     charges = [
-        _charge(channel, counted[channel.number], device, known.get(channel.number)) for channel in record.channels
+        _charge(channel, counted[channel.number], device, known.get(channel.number), blind=left_out < 0)
+        for channel in record.channels
     ]
     whole = _whole(charges)
-    file = _readable_telemetry(telemetry, notes) if telemetry is not None else None
+    file = _readable_telemetry(telemetry, notes) if telemetry is not None and left_out >= 0 else None
     last_tick = max(count.tick for count in counted)
     events, proofs = _note_in_events(folder, last_tick, whole, charges, telemetry, notes)
     summary, ends = _summary(telemetry, len(charges))
@@ -113,6 +120,7 @@ def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
         **{key: max(end[key] for end in ends) for key in ("peak_current_ma", "peak_voltage_v")},
         **summary,
         "telemetry_file": file,
+        "telemetry_left_out": abs(left_out),
         **_told(events),
         **proofs,
         "notes": notes,
@@ -132,9 +140,60 @@ def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
             for channel in record.channels
         ]
     receipt = plain(receipt)
-    write_atomic(folder / RECEIPT, pretty_json(receipt))
+    text = pretty_json(receipt)
+    write_manifest(folder, MANIFEST_RECOVERED, text, _begun_with(folder))
+    write_atomic(folder / RECEIPT, text)
+    _read_back(folder, receipt)
     notes = notes + _close_in_journal(Record(folder), receipt)
     return RecoverResult(folder, receipt, True, bool(receipt["dose_measured"]), notes)
+
+
+def _read_back(folder: Path, receipt: dict[str, Any]) -> None:
+    """`RecordError` unless what the recovery wrote is on disk as it was written; earlier damage is in the notes."""
+    from ionto_rt.verify import verify
+
+    written = [RECEIPT, MANIFEST, RECOVERED_TELEMETRY, *([EVENTS] if "events_head" in receipt else [])]
+    wrong = [str(damage) for damage in verify(folder).damage if damage.file in written]
+    if wrong or Record(folder).receipt != receipt:
+        raise RecordError(
+            f"{folder}: the recovery does not read back as it was written ({'; '.join(wrong)}); check the disk"
+        )
+
+
+def _begun_with(folder: Path) -> list[Entry]:
+    """What the manifest has of the files that the session began with: no change since is to be vouched for."""
+    path = folder / MANIFEST
+    entries = decode(path.read_bytes()).entries if path.is_file() else {}
+    return [entries[name] for name in (TREATMENT, SESSION) if name in entries]
+
+
+def _vouched_for(record: Record, notes: list[str]) -> tuple[Telemetry | None, int]:
+    """Telemetry without what is not as it was written, and how many batches that leaves out; -1: all of it."""
+    path = record.path / TELEMETRY
+    found = audit_telemetry(path)
+    if found is None:
+        if not record.has_telemetry:
+            return None, 0
+        if record.session["format"] > 2:
+            notes.append(f"{TELEMETRY}: no {TELEMETRY_CHAIN} beside it: nothing vouches for its rows")
+        return record.telemetry(), 0
+    rows = 0
+    for batch in sorted([*found.good, *found.changed], key=lambda batch: batch.number):
+        if batch in found.changed:
+            what = f"rows {rows} to {rows + batch.rows - 1}" if batch.number else "its schema"
+            notes.append(
+                f"{TELEMETRY}: batch {batch.number} ({what}; bytes {batch.start} to {batch.end - 1}) is not as it was "
+                "written and was left out"
+            )
+        rows += batch.rows
+    for line in found.lines:
+        notes.append(f"{TELEMETRY_CHAIN}: line {line}: it was changed")
+    if found.beyond:
+        notes.append(f"{TELEMETRY}: {found.beyond} batches that no line of {TELEMETRY_CHAIN} has were left out")
+    if found.lost_lines:
+        notes.append(f"{TELEMETRY}: it ends before {found.lost_lines} batches that were begun")
+    blind = not found.schema and bool(found.changed or found.beyond)
+    return Telemetry(path, found), -1 if blind else len(found.changed) + found.beyond
 
 
 def _believed(record: Record, device: DeviceCount | None, notes: list[str]) -> DeviceCount | None:
@@ -149,7 +208,7 @@ def _believed(record: Record, device: DeviceCount | None, notes: list[str]) -> D
 
 
 def _charge(
-    channel: Channel, counted: CountedCharge, device: DeviceCount | None, known: JournalRow | None
+    channel: Channel, counted: CountedCharge, device: DeviceCount | None, known: JournalRow | None, *, blind: bool
 ) -> dict[str, Any]:
     unit = channel.coulombs_per_code
     if device is not None and channel.number < len(device.charges):
@@ -159,7 +218,9 @@ def _charge(
         net_c, absolute_c, basis = channel.polarity * net_codes * unit, absolute_codes * unit, MEASURED
     else:
         if known is None:
-            absolute_c = counted.absolute_c + channel.unreserved_c
+            # Where telemetry cannot be read at all, the prescription alone bounds what had flowed before.
+            seen_c = max(counted.absolute_c, channel.prescribed_c) if blind else counted.absolute_c
+            absolute_c = seen_c + channel.unreserved_c
         else:
             absolute_c = max(counted.absolute_c, known.reserved_until_c, known.delivered_abs_c) + channel.unseen_c
         net_c, basis = counted.net_c + (absolute_c - counted.absolute_c), BOUND
@@ -224,13 +285,10 @@ def _readable_telemetry(telemetry: Telemetry, notes: list[str]) -> str:
     copy = telemetry.path.with_name(RECOVERED_TELEMETRY)
     temporary = copy.with_name(f".{copy.name}")
     try:
-        with telemetry.path.open("rb") as source, temporary.open("wb") as target:
-            left = telemetry.whole_bytes
-            while left:
-                data = source.read(min(left, _COPY_BYTES))
-                target.write(data)
-                left -= len(data)
-            target.write(_END_OF_STREAM)
+        with temporary.open("wb") as target:
+            for part in telemetry.parts():
+                target.write(part)
+            target.write(END_OF_STREAM)
             target.flush()
             os.fsync(target.fileno())
         made = Telemetry(temporary)
