@@ -150,13 +150,17 @@ cdef void intrude(Campaign* c) noexcept nogil:
     """A second host speaks on the device's port: it knows the protocol, but not the session's token."""
     cdef uint8_t payload[64]
     cdef uint8_t frame[MAX_FRAME]
-    cdef uint8_t type_
-    cdef uint32_t k
-    for type_ in (FRAME_COMMAND, FRAME_ARM, FRAME_DISARM, FRAME_HELLO_REQUEST):
+    cdef uint8_t[4] types
+    cdef uint32_t k, n
+    types[0] = FRAME_COMMAND
+    types[1] = FRAME_ARM
+    types[2] = FRAME_DISARM
+    types[3] = FRAME_HELLO_REQUEST
+    for n in range(4):
         for k in range(64):
             payload[k] = <uint8_t>(draw(&c.noise) >> 56)
-        payload[0] = type_
-        virtual_device_receive(&c.device, frame, wire_encode(payload, 2 if type_ == FRAME_HELLO_REQUEST else 64, frame))
+        payload[0] = types[n]
+        virtual_device_receive(&c.device, frame, wire_encode(payload, 64, frame))
     c.wire_faulted = 1
 
 

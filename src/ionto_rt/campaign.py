@@ -354,7 +354,7 @@ TRIP, PAUSE, END = "trip", "pause", "end"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a hazard is injected, by its first act, and what of it must be seen. Its phases are those of the hazard table.
+    """How a hazard is injected, by its first act, and what of it must be seen. Its phases are those of the table.
 
     `variant` is of the scenarios that it needs.
     """
