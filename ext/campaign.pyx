@@ -29,7 +29,7 @@ from ionto_rt.core.types cimport (
     Tick,
 )
 from ionto_rt.core.virtual_device cimport (
-    DEVICE_ARMED, DEVICE_IDLE, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel, VirtualDeviceState,
+    DEVICE_ARMED, DEVICE_IDLE, FAULT_CROSSTALK, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel, VirtualDeviceState,
     virtual_device_advance, virtual_device_receive, virtual_device_transmit,
 )
 from ionto_rt.core.wire cimport (
@@ -173,6 +173,8 @@ cdef void do_act(Campaign* c, Act* act) noexcept nogil:
     act.until = act.fired + act.length_ticks if act.length_ticks else -1
     if act.kind == ACT_DEVICE:
         c.plant_faulted = 1
+        if act.code == FAULT_CROSSTALK:
+            c.crossed = 1
         fault_device(c, act.channel, act.code, act.value)
         if act.undo < 0:
             act.until = -1
@@ -603,8 +605,9 @@ cdef void settle(Campaign* c) noexcept nogil:
 
 # The plant: what truly happened in a sample period.
 
-cdef inline bint bridged(const VirtualChannel* one) noexcept nogil:
-    return one.skin.shunt_ohm > 0.0
+cdef inline bint bridged(const Campaign* c, const VirtualChannel* one) noexcept nogil:
+    """Skin current that is not the output stage's: across a bridge, or from another channel."""
+    return one.skin.shunt_ohm > 0.0 or c.crossed
 
 
 cdef void check_truth(Campaign* c) noexcept nogil:
@@ -626,14 +629,14 @@ cdef void check_truth(Campaign* c) noexcept nogil:
 
         # The cap: a comparator needs a sub-step, and what it has cut off stays off. Across a bridge skin discharges by
         # itself; there what leaves the output stage counts.
-        peak_a = fabs(one.front_end.source_a) if bridged(one) else one.period.peak_a
+        peak_a = fabs(one.front_end.source_a) if bridged(c, one) else one.period.peak_a
         if peak_a > one.comparator_a * 1.000001 and not one.period.tripped:
             w.peak_over += 1.0
             if config.calibration.front_end == FRONT_END_CURRENT_SOURCE or w.peak_over > 1.0:
                 violate(c, CAP, channel, peak_a, one.comparator_a)
         else:
             w.peak_over = 0.0
-        if mean_a > one.comparator_a * 1.000001 and not one.period.tripped and not bridged(one):
+        if mean_a > one.comparator_a * 1.000001 and not one.period.tripped and not bridged(c, one):
             violate(c, CAP, channel, mean_a, one.comparator_a)
 
         # Nothing flows without a fresh command.
@@ -643,7 +646,8 @@ cdef void check_truth(Campaign* c) noexcept nogil:
         if w.off_since >= 0:
             if w.off_heard < 0 and c.any_accepted and <int32_t>(c.accept_index - w.off_index) >= 0:
                 w.off_heard = tick
-            if w.off_heard >= 0 and tick - w.off_heard > <int64_t>c.off_ticks + 2 and current_a > FLOOR_A:
+            if (w.off_heard >= 0 and tick - w.off_heard > <int64_t>c.off_ticks + 2 and current_a > FLOOR_A
+                    and not c.crossed):
                 violate(c, OFF_TIME, channel, current_a, <double>(tick - w.off_heard))
 
         # A current source shows what it was told: no rise beyond the slew, whatever was lost on the way.
@@ -813,6 +817,7 @@ cdef void begin(Campaign* c) noexcept nogil:
     c.wire_faulted = 0
     c.plant_faulted = 0
     c.reading_faulted = 0
+    c.crossed = 0
     c.lost_before = 0
     c.next_due = INT64_MAX
 
@@ -905,7 +910,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
         one = &c.channel[channel]
         w = &c.watch[channel]
         config = &c.scenario.config[channel]
-        if one.front_end.relay_closed or one.period.charge_c != 0.0:
+        if one.front_end.relay_closed or (one.period.charge_c != 0.0 and not c.crossed):
             violate(c, END_ZERO, channel, fabs(one.period.charge_c) / tick_s, 0.0)
         lsb_a = config.calibration.current_lsb_a
         noise_c = (6.0 * sqrt(<double>c.tick) + 0.02 * <double>c.tick + 4.0) * lsb_a * tick_s

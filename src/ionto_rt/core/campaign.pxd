@@ -220,6 +220,7 @@ cdef struct Campaign:
     int32_t wire_faulted        # any fault of wire or host has been in force
     int32_t plant_faulted
     int32_t reading_faulted     # readings or counts no longer tell the truth
+    int32_t crossed             # another channel's current reaches this one's skin
     uint64_t lost_before
     # what it runs on
     LoopState* loop
