@@ -333,6 +333,9 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
         elif state.ticks == 0:
             state.zero_code = limits.output_zero_code
+    if limits.output_code_min > state.zero_code or limits.output_code_max < state.zero_code:
+        # Not to wait for the checksum: a range without zero would send its end at once.
+        trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
     if not given.finite or not isfinite(given.setpoint_a):
         trip(state, TRIP_NOT_FINITE, ACTION_OFF)
     if given.stop >= STOP_NOW:
