@@ -936,7 +936,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
                 violate(c, FALSE_ALARM, channel, w.end_reason, <int32_t>END_COMPLETE)
             if fabs(counted) > allowed:
                 violate(c, DOSE, channel, counted, allowed)
-    if not c.wire_faulted and c.device.refused and c.device_phase == DEVICE_ARMED:
+    if not c.wire_faulted and not c.plant_faulted and c.device.refused and c.device_phase == DEVICE_ARMED:
         violate(c, COMMAND, 0, c.device.refused, 0.0)
     if c.device.refused:
         note(c, SEEN_REFUSED, <int32_t>c.device.refused, 0, c.watch[0].phase)

@@ -312,9 +312,10 @@ cdef int32_t descend(GuardState* state, const GuardLimits* limits, uint32_t tick
         if state.descent_codes > slope:
             slope = state.descent_codes
     slope *= ticks
-    if state.output_code > zero + slope:
+    # A slope that is not above zero is a corrupt one.
+    if slope > 0.0 and state.output_code > zero + slope:
         state.output_code -= slope
-    elif state.output_code < zero - slope:
+    elif slope > 0.0 and state.output_code < zero - slope:
         state.output_code += slope
     else:
         state.output_code = zero
