@@ -46,6 +46,15 @@ day: $(VENV)/.test build ## memory of a session of 24 h on the virtual clock (te
 alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py
 
+.PHONY: hazards safety
+hazards: $(VENV)/.test build ## inject every hazard of docs/safety.md; limits beside the worst times measured (minutes)
+	@mkdir -p build
+	@$(BIN)/python -m pytest tests/hazards -q --junitxml build/hazards.xml; tests=$$?; \
+	PYTHONPATH=src $(BIN)/python tests/hazard_table.py times build/hazards.xml && exit $$tests
+
+safety: $(VENV)/.run ## write the table of docs/safety.md from src/ionto_rt/hazards.toml
+	PYTHONPATH=src $(BIN)/python tests/hazard_table.py page docs/safety.md
+
 accuracy: $(VENV)/.bench build ## impedance estimators beside their Cramer-Rao bounds and an offline fit
 	$(BIN)/python bench/estimator.py
 	$(BIN)/python bench/quantisation.py

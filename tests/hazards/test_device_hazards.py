@@ -135,7 +135,7 @@ def test_h53_device_clock(tmp_path: Path, response: Response, factor: float) -> 
     found = ["DEVICE_CLOCK"] if factor < 1.0 else ["DEVICE_CLOCK", "STALE_DATA"]
     for _ in range(5):
         done = session(tmp_path, f"clock={factor}@3", speed="real", hold="30 s")
-        # A host that stands still sees no load in the contact check, or is late itself: that is another hazard's answer.
+        # A host that stands still sees no load in the contact check, or is late itself: another hazard answers.
         if done.receipt["trips"][:1] and done.receipt["trips"][0] in found:
             break
     assert done.receipt["trips"][0] in found

@@ -27,10 +27,12 @@ COMMANDS = {
     "sessions": ("records", "List the sessions of a folder."),
     "report": ("records", "Write a session's report: one HTML page and a picture."),
     "replay": ("records", "Run a session's inputs again and compare every bit."),
+    "blackbox": ("records", "What went over the port before a trip, and after it."),
     "recover": ("records", "After a crash: restore the record and settle the dose."),
     "verify": ("records", "Check a session's record against itself."),
     "latency": ("latency", "Measure wake-up jitter and round trip on this host."),
     "sounds": ("sounds", "Write the alarm signals as WAV files and describe them."),
+    "campaign": ("campaign", "Run sessions under seeded faults and check every invariant."),
     "certify": ("certify", "State where the regulation is stable, try it and prove it."),
 }
 """Name: module in this package that holds the command, and the line that lists it."""
