@@ -35,7 +35,7 @@ from ionto_rt.safety import resolve_channels
 from ionto_rt.treatment import Treatment
 
 if TYPE_CHECKING:
-    from ionto_rt.core.campaign import ActTuple, Simulated
+    from ionto_rt.core.campaign import ActTuple, Simulated, Violation
 
 SCENARIOS = 192
 HEALTHY = 17
