@@ -790,6 +790,9 @@ class Session:
                 self._end_soft(SoftAlarm.PAUSE_LEFT, channel.name)
             if channel.derated_long(self._now.time_s):
                 self._raise_soft(SoftAlarm.DERATED_LONG, channel.name)
+        row = self.channels[0].last
+        if row is not None and self._over_s is None:
+            self._hold(SoftAlarm.SUPPLY_WARNING, bool(int(row["status"]) & DeviceStatus.SUPPLY_WARNING))
         self._watch_speaker()
 
     def _grows(self, soft: SoftAlarm, count: int) -> bool:
