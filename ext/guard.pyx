@@ -186,10 +186,12 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
 cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nogil:
     """H02, H03, H13, H23: means over the tenth of a second that has just ended, and over the last second.
 
-    The two tones go through whole periods in a tenth. A mean of the highest setpoints that a reading may belong to
-    forgives what the loop's delay costs on the way down, one of the lowest what it costs on the way up.
+    The two tones go through whole periods in a tenth. While the setpoint moves, that of the tenth before still counts:
+    it forgives the loop's delay, a command that stood, and how slowly skin lets a voltage source down.
     """
-    cdef double n = state.density_fill, total = 0.0, most
+    cdef double n = state.density_fill, total = 0.0
+    cdef double most = state.set_sum if state.set_sum > state.set_before else state.set_before
+    cdef double least = state.set_sum if state.set_sum < state.set_before else state.set_before
     cdef int k
     state.density_block_a[state.density_blocks % 10] = state.density_sum / n
     state.density_blocks += 1
@@ -201,9 +203,6 @@ cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nog
     if fabs(state.disagree_sum / n) > limits.disagree_a:
         trip(state, TRIP_READINGS_DISAGREE, ACTION_RAMP_DOWN)
 
-    # Skin lets a voltage source down slowly: while the setpoint falls, that of the tenth before still counts.
-    most = state.highest_sum if state.highest_sum > state.highest_before else state.highest_before
-    state.highest_before = state.highest_sum
     total = limits.over_mean_ratio * most
     if total < most + n * limits.over_mean_margin_a:
         total = most + n * limits.over_mean_margin_a
@@ -214,9 +213,9 @@ cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nog
     if state.under_void or state.pause != TRIP_NONE or state.action >= ACTION_RAMP_DOWN:
         state.under_blocks = 0
     else:
-        total = limits.under_ratio * state.lowest_sum
-        if total > state.lowest_sum - n * limits.under_margin_a:
-            total = state.lowest_sum - n * limits.under_margin_a
+        total = limits.under_ratio * least
+        if total > least - n * limits.under_margin_a:
+            total = least - n * limits.under_margin_a
         state.under_block[state.under_blocks % 10] = state.along_sum - total
         state.under_blocks += 1
         if state.under_blocks >= 10:
@@ -227,7 +226,8 @@ cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nog
                 pause_and_retry(state, limits, TRIP_UNDER_CURRENT)
                 state.under_blocks = 0
     state.under_void = 0
-    state.density_sum = state.disagree_sum = state.along_sum = state.highest_sum = state.lowest_sum = 0.0
+    state.set_before = state.set_sum
+    state.density_sum = state.disagree_sum = state.along_sum = state.set_sum = 0.0
     state.density_fill = 0
 
 
@@ -431,8 +431,8 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
         given.current_code - limits.current_offset_q16 / 65536.0
     ) * limits.current_lsb_a - signed_current
     state.along_sum += along
-    state.highest_sum += highest
-    state.lowest_sum += lowest
+    level = state.setpoints[(state.history_at - 1) & (HISTORY_TICKS - 1)]
+    state.set_sum += level if newest >= 0.0 else -level
     if limiting or lowest < limits.open_floor_a:
         state.under_void = 1
     state.density_fill += 1

@@ -679,8 +679,10 @@ def test_h02_has_a_margin_at_small_levels_and_leaves_zero_to_h01() -> None:
 
 
 def test_h02_a_ramp_is_judged_by_its_own_setpoints() -> None:
-    """The current of a healthy loop is two ticks behind a ramp, in both directions, and the mean sees none of it."""
-    made = rig(settle=False, over_mean_ratio=1.0 + 1e-9, over_mean_margin_a=0.0, under_ratio=0.99, under_margin_a=0.0)
+    """The current of a healthy loop is two ticks behind a ramp, in both directions, and the mean sees none of it but
+    the rounding of its output."""
+    limits = {"over_mean_ratio": 1.0, "over_mean_margin_a": LSB_A, "under_ratio": 0.999, "under_margin_a": 0.0}
+    made = rig(settle=False, **limits)
     made.run(500)
     made.tick(operator_command=OperatorCommand.TRIM, operator_value_a=-0.5 * LEVEL * LSB_A, operator_sequence=1)
     made.run(3000)

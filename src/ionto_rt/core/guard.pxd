@@ -48,9 +48,9 @@ cdef struct GuardLimits:
     double stop_slope_codes     # output codes per tick of a ramp down that the guard drives itself
     double area_pause_ratio     # H09: a contact area in alarm below this share of its baseline pauses ...
     double area_stop_ratio      # ... and below this one ramps down
-    double over_mean_ratio      # H02: mean of 0.1 s above this share of the highest setpoints ...
+    double over_mean_ratio      # H02: mean of 0.1 s above this share of the setpoint's ...
     double over_mean_margin_a   # ... and beyond them by more than this
-    double under_ratio          # H03: mean of 1 s below this share of the lowest setpoints ...
+    double under_ratio          # H03: mean of 1 s below this share of the setpoint's ...
     double under_margin_a       # ... and short of that by more than this
     double limit_voltage_v      # from here on the stage may be limiting
     double flat_move_a          # H22: by which the setpoint must have moved while a reading stood still
@@ -108,9 +108,8 @@ cdef struct GuardState:
     int32_t established         # current has reached half of its setpoint since that was last zero
     double standing_a           # highest setpoint that the command in force may have been worked out for
     double along_sum            # of one tenth of a second: current in the setpoint's direction,
-    double highest_sum          # the setpoints that it may not pass,
-    double lowest_sum           # and those that it must reach
-    double highest_before       # highest_sum of the tenth before
+    double set_sum              # and the setpoints of the loop's delay before
+    double set_before           # of the tenth before this
     double under_block[10]      # what the last tenths had beyond the least
     uint32_t under_blocks
     int32_t under_void          # 1: this tenth says nothing about too little current
