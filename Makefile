@@ -10,7 +10,7 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize stops clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -82,6 +82,9 @@ sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour s
 		UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
 		$(CURDIR)/$(BIN)/python -m pytest tests -m 'not slow'
+
+stops: $(VENV)/.test build ## each of the four stops alone, in a build in which the others can be taken away
+	$(BIN)/python -m pytest tests/test_stops.py
 
 clean: ## remove builds, caches and the environment; sessions stay
 	rm -rf build dist src/*.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

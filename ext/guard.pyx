@@ -2,6 +2,7 @@
 from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from ionto_rt.core.stops cimport STOP_GUARD, STOP_HEARTBEAT, STOP_IN_FORCE, STOP_PLAUSIBILITY
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
     STATUS_CHARGE_CAP, STATUS_CLAMPED, STATUS_COMPLIANCE, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
@@ -42,7 +43,20 @@ cdef inline bint apart(int64_t a, int64_t b, int64_t limit) noexcept nogil:
     return (<uint64_t>a - <uint64_t>b if a >= b else <uint64_t>b - <uint64_t>a) > <uint64_t>limit
 
 
+cdef inline int stop_of(int32_t cause) noexcept nogil:
+    """Which of the guard's three stops a row belongs to."""
+    if cause == TRIP_HEARTBEAT or cause == TRIP_WATCHDOG:
+        return STOP_HEARTBEAT
+    if (cause == TRIP_OVER_CURRENT or cause == TRIP_OVER_CURRENT_MEAN or cause == TRIP_UNDER_CURRENT
+            or cause == TRIP_POLARITY or cause == TRIP_OUTPUT_MISMATCH or cause == TRIP_READING_STUCK
+            or cause == TRIP_READINGS_DISAGREE or cause == TRIP_CHARGE_MISMATCH):
+        return STOP_PLAUSIBILITY
+    return STOP_GUARD
+
+
 cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
+    if not STOP_IN_FORCE(stop_of(cause)):
+        return
     if state.trip == TRIP_NONE:
         state.trip = cause
     if action > state.action:
@@ -50,6 +64,8 @@ cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
 
 
 cdef void pause(GuardState* state, int32_t cause, int32_t latched) noexcept nogil:
+    if not STOP_IN_FORCE(stop_of(cause)):
+        return
     if state.pause == TRIP_NONE:
         state.pause = cause
     if latched:
