@@ -132,7 +132,13 @@ cdef void check_lease(GuardState* state, const GuardLimits* limits, const GuardI
 
 
 cdef void check_status(GuardState* state, const GuardInput* given) noexcept nogil:
-    """H39, H40, H44, H45, H49: what the device's own sensors say."""
+    """H29, H39, H40, H44, H45, H49, H55: what the device says of itself. Before its readings: where it has switched
+    off, they and the code in force are no longer those that were asked for, and the cause is the one that it names.
+    """
+    if given.status & STATUS_LEASE_EXPIRED:
+        trip(state, TRIP_LEASE_LAPSED, ACTION_OFF)
+    if given.status & (STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP):
+        trip(state, TRIP_DEVICE_CAP, ACTION_OFF)
     if not given.status & SENSORS:
         state.stop_run = 0
         return
@@ -387,8 +393,7 @@ cdef inline void check_direction(GuardState* state, const GuardLimits* limits, c
 
 
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 and the device's own verdicts, from the
-    redundant reading."""
+    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 from the redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
     cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
@@ -491,11 +496,6 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     if apart(given.net_codes, given.device_net_codes, limits.charge_mismatch_codes):
         trip(state, TRIP_CHARGE_MISMATCH, ACTION_RAMP_DOWN)
 
-    if given.status & STATUS_LEASE_EXPIRED:
-        trip(state, TRIP_LEASE_LAPSED, ACTION_OFF)
-    if given.status & (STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP):
-        trip(state, TRIP_DEVICE_CAP, ACTION_OFF)
-
 
 cdef void check_gaps(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H24. A refused sample is a lost one that is known about at once."""
@@ -570,8 +570,8 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     check_heartbeat(state, limits, given)
     check_gaps(state, limits, given)
     if given.sample_good:
-        check_sample(state, limits, given)
         check_status(state, given)
+        check_sample(state, limits, given)
         if given.applied_age_ticks > SETTLE_TICKS:
             check_lease(state, limits, given)
     check_direction(state, limits, given)

@@ -8,6 +8,7 @@ import pytest
 
 from injection import session
 from ionto_rt.codes import Action, Phase
+from ionto_rt.hazards import threshold
 from ionto_rt.session import Session
 from responses import Response
 
@@ -141,3 +142,10 @@ def test_h53_device_clock(tmp_path: Path, response: Response, factor: float) -> 
     assert done.receipt["trips"][0] in found
     response("H53", 3.0, done.first("trip"), real_time=True)
     assert done.rows["action"][-1] == Action.OFF
+
+
+def test_h53_a_clock_within_its_tolerance_is_no_hazard(tmp_path: Path) -> None:
+    """The boundary itself is tested in tests/core/test_guard.py; here: a good clock, over a window."""
+    done = session(tmp_path, options="clock-error-ppm=100", speed="real", hold="10 s")
+    assert done.rows["host_time_us"].max() > 1.1e6 * threshold("H53", "clock_window_s")
+    assert "DEVICE_CLOCK" not in done.receipt["trips"]
