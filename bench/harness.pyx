@@ -13,7 +13,7 @@ import numpy as np
 
 from ionto_rt.core.contact_area cimport ContactAreaState, contact_area_reset, contact_area_step
 from ionto_rt.core.controller cimport ControllerState, controller_start, controller_tick
-from ionto_rt.core.guard cimport GuardInput, GuardState, guard_step
+from ionto_rt.core.guard cimport GuardInput, GuardState, guard_begin, guard_step
 from ionto_rt.core.impedance cimport (
     ImpedanceConfig, ImpedanceState, impedance_break, impedance_step, impedance_tone,
 )
@@ -264,6 +264,7 @@ cdef class Recording:
         guard.area_alarm = row.area_alarm
         guard.area_ratio = row.area_ratio
         guard.applied_age_ticks = sample.index - sample.applied_index
+        guard.token = self.state.config.token
         guard.setpoint_a = row.setpoint_a
         guard.output_code = row.output_code
         guard.close_relay = row.close_relay
@@ -421,6 +422,7 @@ cdef class Recording:
         cdef Py_ssize_t k
         memset(&state, 0, sizeof(state))
         memset(&verdict, 0, sizeof(verdict))
+        guard_begin(&state, self.state.config.token)
         with nogil:
             for k in range(self.n):
                 guard_step(&state, &self.state.config.guard, &self.guards[k], &verdict)

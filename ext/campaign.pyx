@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from ionto_rt.core.controller cimport ControllerConfig, ControllerState, controller_start
 from ionto_rt.core.fault_port cimport FaultPortState, fault_port_add, fault_port_read, fault_port_start, fault_port_write
-from ionto_rt.core.guard cimport GuardLimits
+from ionto_rt.core.guard cimport GuardLimits, heartbeat_answer
 from ionto_rt.core.loop cimport LOOP_DEVICE_LOST, LOOP_DEVICE_SILENT, LOOP_ENDED, LOOP_RUNNING, OperatorRequest, loop_run
 from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push
 from ionto_rt.core.types cimport (
@@ -644,7 +644,7 @@ cdef void one_period(Campaign* c) noexcept nogil:
     if c.tick % c.visit_ticks:
         return
     if not c.heart_stopped:
-        c.loop.heartbeat = <uint32_t>draw(&c.noise) if c.heart_wrong else c.loop.heartbeat + 1
+        c.loop.heartbeat = <uint32_t>draw(&c.noise) if c.heart_wrong else heartbeat_answer(c.loop.challenge)
     for channel in range(c.scenario.channels):
         w = &c.watch[channel]
         # What a person must resume, and not a pause of the plan.
@@ -815,6 +815,7 @@ cdef void begin(Campaign* c) noexcept nogil:
                scenario.config[channel].programme.segments * sizeof(Segment))
         controller_start(controller)
         c.loop.controllers[channel] = controller
+        c.loop.challenge = controller.guard.challenge
         w = &c.watch[channel]
         w.off_since = -1
         w.off_heard = -1

@@ -13,7 +13,7 @@ from libc.string cimport memset
 import numpy as np
 
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
-from ionto_rt.core.guard cimport GuardInput, guard_checksum, guard_step
+from ionto_rt.core.guard cimport GuardInput, guard_begin, guard_checksum, guard_step
 from ionto_rt.core.impedance cimport (
     ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_step, impedance_tone,
 )
@@ -28,8 +28,19 @@ from ionto_rt.core.types cimport (
     FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
     PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE,
     SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, Estimate, RegulatorTerms,
-    Sample, Setpoint, Tick, TickInput, Verdict,
+    Sample, Segment, Setpoint, Tick, TickInput, Verdict,
 )
+
+cdef extern from *:
+    """
+    #ifndef IONTO_RT_TICK
+    #define IONTO_RT_TICK ""
+    #endif
+    """
+    const char* IONTO_RT_TICK
+
+# Of the sources of the tick, by the build; empty where another build made it.
+TICK_SHA256 = IONTO_RT_TICK.decode("ascii")
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
@@ -195,6 +206,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.history_at = 0
     controller.missing_ticks = 0
     config.guard.checksum = guard_checksum(&config.guard)
+    guard_begin(&controller.guard, config.token)
 
 
 cdef void controller_tick(ControllerState* controller, const TickInput* given, Tick* row,
@@ -335,6 +347,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     guard.area_alarm = controller.contact_area.alarm
     guard.area_ratio = controller.contact_area.area_ratio
     guard.applied_age_ticks = sample.index - sample.applied_index
+    guard.token = config.token
     guard_step(&controller.guard, &config.guard, &guard, &verdict)
     if verdict.action == ACTION_OFF:
         programme_fault(&controller.programme)
@@ -410,6 +423,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.saturated = terms.saturated
     row.limited = setpoint.limited
     row.action = verdict.action
+    row.challenge = controller.guard.challenge
     row.trip = verdict.trip
     row.pause = verdict.pause
     row.sample_fault = fault
@@ -483,6 +497,20 @@ _ROW = _row_type()      # kept: numpy takes a millisecond to parse the struct's 
 def empty_ticks(Py_ssize_t n):
     """n zeroed rows of telemetry: a structured array of shape (n,) with the fields of struct Tick."""
     return np.zeros(n, dtype=_ROW)
+
+
+def empty_config() -> dict:
+    """A configuration of zeros: all the names that this version of the tick has."""
+    cdef ControllerConfig config
+    memset(&config, 0, sizeof(config))
+    return config
+
+
+def empty_segment() -> dict:
+    """A segment of zeros."""
+    cdef Segment segment
+    memset(&segment, 0, sizeof(segment))
+    return segment
 
 
 cdef class Controller:

@@ -4,11 +4,15 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
-    STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP,
+    STATUS_CHARGE_CAP, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_OVER_TEMPERATURE,
+    STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING, STATUS_TIME_CAP, STOP_NOW,
+    TRIP_CHARGE_CAP,
     TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK,
-    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_INTERMITTENT_LEAD, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
+    TRIP_DEVICE_SELF_TEST,
+    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
     TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT,
-    TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, Verdict,
+    TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
+    TRIP_PATIENT_STOP, TRIP_SUPPLY_LOW, TRIP_TEMPERATURE, TRIP_WATCHDOG, Verdict,
 )
 
 cdef enum:
@@ -16,6 +20,9 @@ cdef enum:
     CONTACT_TICKS = 4           # for an open lead the lowest of these last setpoints counts
     DEADLINE_WINDOW = 100
     CHECKSUM_TICKS = 500        # a second at the slowest rate; not one of the limits, which may be what is corrupt
+    PRESSED_SAMPLES = 2         # H45
+    SENSORS = (STATUS_LEAKAGE | STATUS_OVER_TEMPERATURE | STATUS_PATIENT_STOP | STATUS_SELF_TEST_FAILED
+               | STATUS_SUPPLY_LOW | STATUS_SUPPLY_WARNING)
 
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil:
@@ -48,21 +55,80 @@ cdef void pause(GuardState* state, int32_t cause, int32_t latched) noexcept nogi
     state.good_run = 0
 
 
+cdef inline uint32_t mix(uint32_t x) noexcept nogil:
+    """A permutation in which each bit depends on all."""
+    x = (x ^ (x >> 16)) * <uint32_t>0x7FEB352D
+    x = (x ^ (x >> 15)) * <uint32_t>0x846CA68B
+    return x ^ (x >> 16)
+
+
+cdef uint32_t heartbeat_challenge(uint32_t token, uint32_t count) noexcept nogil:
+    return mix(token + count * <uint32_t>0x9E3779B9)
+
+
+cdef uint32_t heartbeat_answer(uint32_t challenge) noexcept nogil:
+    return mix(challenge ^ <uint32_t>0xA5C35A3C)
+
+
+cdef inline void challenge_next(GuardState* state, uint32_t token) noexcept nogil:
+    state.challenge = heartbeat_challenge(token, state.challenges)
+    state.challenges += 1
+
+
+cdef void guard_begin(GuardState* state, uint32_t token) noexcept nogil:
+    challenge_next(state, token)
+    if heartbeat_answer(state.challenge) == state.heartbeat:
+        # What is in the cell before anybody has spoken must answer nothing.
+        challenge_next(state, token)
+
+
+cdef void check_heartbeat(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H30: the orchestrator must answer in time. H31: what it says must answer the challenge, which nobody can know who
+    has not read it: a thread that beats on for a program that hangs does not."""
+    if given.heartbeat == state.heartbeat:
+        state.heartbeat_age += given.ticks
+        if state.heartbeat_age >= limits.heartbeat_ticks:
+            trip(state, TRIP_HEARTBEAT, ACTION_RAMP_DOWN)
+        return
+    if given.heartbeat == heartbeat_answer(state.challenge):
+        state.heartbeat_age = 0
+        challenge_next(state, given.token)
+    else:
+        trip(state, TRIP_WATCHDOG, ACTION_OFF)
+    state.heartbeat = given.heartbeat
+
+
+cdef void check_status(GuardState* state, const GuardInput* given) noexcept nogil:
+    """H39, H40, H44, H45, H49: what the device's own sensors say."""
+    if not given.status & SENSORS:
+        state.stop_run = 0
+        return
+    if given.status & STATUS_SELF_TEST_FAILED:
+        trip(state, TRIP_DEVICE_SELF_TEST, ACTION_OFF)
+    if given.status & STATUS_LEAKAGE:
+        trip(state, TRIP_LEAKAGE, ACTION_OFF)
+    if given.status & STATUS_SUPPLY_LOW:
+        trip(state, TRIP_SUPPLY_LOW, ACTION_RAMP_DOWN)
+    elif given.status & STATUS_SUPPLY_WARNING and not state.begun:
+        trip(state, TRIP_SUPPLY_LOW, ACTION_OFF)
+    if given.status & STATUS_OVER_TEMPERATURE:
+        trip(state, TRIP_TEMPERATURE, ACTION_RAMP_DOWN)
+    if not given.status & STATUS_PATIENT_STOP:
+        state.stop_run = 0
+        return
+    state.stop_run += 1
+    if state.stop_run == PRESSED_SAMPLES:
+        state.stop_presses += 1
+        trip(state, TRIP_PATIENT_STOP, ACTION_RAMP_DOWN if state.stop_presses == 1 else ACTION_OFF)
+
+
 cdef void check_time(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H16, H25, H26, H30, H53: everything that counts ticks or microseconds."""
+    """H16, H25, H26, H53: everything that counts ticks or microseconds."""
     cdef uint64_t host, device_us
     cdef int64_t difference
     state.ticks += given.ticks
     if state.ticks > limits.session_ticks:
         trip(state, TRIP_SESSION_TIME, ACTION_RAMP_DOWN)
-
-    if given.heartbeat != state.heartbeat:
-        state.heartbeat = given.heartbeat
-        state.heartbeat_age = 0
-    else:
-        state.heartbeat_age += given.ticks
-        if state.heartbeat_age >= limits.heartbeat_ticks:
-            trip(state, TRIP_HEARTBEAT, ACTION_RAMP_DOWN)
 
     if given.host_late_us > limits.lease_us:
         trip(state, TRIP_HOST_SUSPENDED, ACTION_OFF)
@@ -232,13 +298,24 @@ cdef void end_pause(GuardState* state, const GuardLimits* limits, const GuardInp
         state.pause_latched = 0
 
 
-cdef int32_t descend(GuardState* state, const GuardLimits* limits) noexcept nogil:
-    """The guard's own ramp down, in output codes: it needs neither regulator nor current reading."""
-    cdef double zero = limits.output_zero_code
-    if state.output_code > zero + limits.stop_slope_codes:
-        state.output_code -= limits.stop_slope_codes
-    elif state.output_code < zero - limits.stop_slope_codes:
-        state.output_code += limits.stop_slope_codes
+cdef int32_t descend(GuardState* state, const GuardLimits* limits, uint32_t ticks) noexcept nogil:
+    """The guard's own ramp down, in output codes: it needs neither regulator nor current reading. Time that passed
+    without a sample counts: where samples are lost the ramp would last many times as long.
+    """
+    cdef double zero = state.zero_code
+    cdef double slope = limits.stop_slope_codes
+    if state.stop_presses:
+        # H45: from wherever it is when the button is pressed, within a fixed time.
+        if state.descent_codes == 0.0:
+            state.descent_codes = fabs(state.output_code - zero) / (
+                limits.patient_stop_ticks if limits.patient_stop_ticks else 1)
+        if state.descent_codes > slope:
+            slope = state.descent_codes
+    slope *= ticks
+    if state.output_code > zero + slope:
+        state.output_code -= slope
+    elif state.output_code < zero - slope:
+        state.output_code += slope
     else:
         state.output_code = zero
         state.action = ACTION_OFF
@@ -254,29 +331,34 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
         state.checksum_age = 0
         if guard_checksum(limits) != limits.checksum:
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
+        elif state.ticks == 0:
+            state.zero_code = limits.output_zero_code
     if not given.finite or not isfinite(given.setpoint_a):
         trip(state, TRIP_NOT_FINITE, ACTION_OFF)
     if given.stop >= STOP_NOW:
         trip(state, TRIP_OPERATOR_STOP, ACTION_OFF)
     end_pause(state, limits, given)
     check_time(state, limits, given)
+    check_heartbeat(state, limits, given)
     check_gaps(state, limits, given)
     if given.sample_good:
         check_sample(state, limits, given)
+        check_status(state, given)
 
     verdict.close_relay = given.close_relay
     if state.action == ACTION_RAMP_DOWN:
         if before != ACTION_RAMP_DOWN:
-            state.output_code = state.last_code if state.relay_closed else limits.output_zero_code
-        code = descend(state, limits)
+            state.output_code = state.last_code if state.relay_closed else state.zero_code
+        code = descend(state, limits, given.ticks if before == ACTION_RAMP_DOWN else 1)
         verdict.close_relay = state.relay_closed
-    if state.action == ACTION_OFF:
-        code = limits.output_zero_code
-        verdict.close_relay = 0
     if code > limits.output_code_max:
         code = limits.output_code_max
     elif code < limits.output_code_min:
         code = limits.output_code_min
+    if state.action == ACTION_OFF:
+        # Last, and not by the limits: they may be what is corrupt.
+        code = state.zero_code
+        verdict.close_relay = 0
 
     # While the guard ramps down, the current is judged by the setpoint that was in force when it began.
     if state.action < ACTION_RAMP_DOWN:
@@ -284,6 +366,7 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
         state.setpoints[state.history_at] = given.setpoint_a
     state.last_code = code
     state.relay_closed = verdict.close_relay
+    state.begun |= verdict.close_relay
     verdict.output_code = code
     verdict.trip = state.trip
     verdict.pause = state.pause

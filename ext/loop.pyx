@@ -1,8 +1,9 @@
 """The loop: waits for the device, ticks every channel, answers.
 
 One thread per device runs `loop_run` without the GIL. It allocates nothing, opens nothing and blocks only on the
-device. Python reaches it through rings, a sticky stop flag and the heartbeat cell. On a virtual clock Python calls it
-for a bounded number of ticks and drains the rings before the next call, so that none is ever lost.
+device. Python reaches it through rings, a sticky stop flag, and the two cells of the heartbeat, challenge and answer.
+On a virtual clock Python calls it for a bounded number of ticks and drains the rings before the next call, so that none
+is ever lost.
 
 A deadline is missed when an answer is written after the next sample was due. A device that paces itself goes on
 meanwhile: its samples queue, each is ticked in order, and one command answers the newest. Where the host paces, the
@@ -29,6 +30,7 @@ from ionto_rt.core.black_box cimport (
 )
 from ionto_rt.core.clock cimport clock_now_ns, histogram_add, histogram_percentile, lateness_us
 from ionto_rt.core.controller cimport ControllerState, controller_tick
+from ionto_rt.core.guard cimport heartbeat_answer
 from ionto_rt.core.host_thread cimport STACK_BYTES, ThreadUsage, thread_touch_stack, thread_usage
 from ionto_rt.core.port cimport port_close_reading, port_open_reading, port_read, port_write
 from ionto_rt.core.ring cimport (
@@ -179,6 +181,8 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
     for channel in range(loop.channels):
         if fallen[channel]:
             ask_others(loop, channel)
+    # Of all channels the same: they share token, inputs and ticks.
+    store_u32(&loop.challenge, loop.controllers[0].guard.challenge)
     if ended == loop.channels:
         loop.ending += 1
     loop.ticks += 1
@@ -527,6 +531,7 @@ cdef class Loop:
             self.state.controllers[channel] = <ControllerState*>PyCapsule_GetPointer(
                 capsule, b"ionto_rt.core.ControllerState"
             )
+        self.state.challenge = self.state.controllers[0].guard.challenge
         self.attach(port)
         self.state.virtual_clock = virtual_clock
         self.state.pacing = pacing
@@ -703,8 +708,20 @@ cdef class Loop:
         return rows[:ring_newest(&self.state.telemetry, &memory[0], len(rows))]
 
     def beat(self):
-        """Renew the heartbeat: without it for 2 s of ticks the guard ramps down."""
-        store_u32(&self.state.heartbeat, self.state.heartbeat + 1)
+        """Read the challenge and answer it. See `answer`; for those whose work between both is done elsewhere."""
+        store_u32(&self.state.heartbeat, heartbeat_answer(load_u32(&self.state.challenge)))
+
+    @property
+    def challenge(self) -> int:
+        """What the next heartbeat must answer."""
+        return load_u32(&self.state.challenge)
+
+    def answer(self, uint32_t value):
+        """Renew the heartbeat: `ionto_rt.heartbeat.answer_of` the challenge that was read before the work was done.
+
+        Without one for 2 s of ticks the guard ramps down; by a wrong one it switches off at once. One thread answers.
+        """
+        store_u32(&self.state.heartbeat, value)
 
     def operator(self, int32_t command, double value_a=0.0, int channel=ALL_CHANNELS) -> int:
         """Queue an OperatorCommand for the next free tick of one channel, or of all: its number, or 0: no room.

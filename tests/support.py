@@ -21,6 +21,7 @@ from ionto_rt.configuration import FIT, DeadlineProfile, controller_config, devi
 from ionto_rt.core.controller import Controller, empty_ticks
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import Hello, Range, open_device
+from ionto_rt.heartbeat import answer_of
 from ionto_rt.plan import Plan, compile_plan
 from ionto_rt.safety import resolve_limits
 from ionto_rt.treatment import Treatment
@@ -45,6 +46,8 @@ LSB_A = 2.0**-22
 LSB_V = 2.0**-9
 TICK_S = 1e-3
 TOKEN = 0x1234ABCD
+SILENT = -1
+"""As the heartbeat of a rig: nothing new is said."""
 
 
 @cache
@@ -187,7 +190,8 @@ class Rig:
     """A controller on an ideal device: a current source without lag or noise on a resistor, in the wire's order.
 
     The command that answers sample k is in force while sample k + 2 is taken. `tick` makes the next healthy sample,
-    changes what the test wants changed, and returns the row. The heartbeat beats at each tick unless it is given.
+    changes what the test wants changed, and returns the row. The heartbeat answers its challenge at
+    each tick, unless it is given; SILENT: it stays as it was.
     """
 
     def __init__(
@@ -228,11 +232,19 @@ class Rig:
     def tick(self, lose: int = 0, **changes: Any) -> dict[str, Any]:
         """One tick on the next sample; changes are fields of the sample or other inputs of the tick."""
         inputs = {name: changes.pop(name) for name in tuple(changes) if name not in SAMPLE_FIELDS}
-        inputs.setdefault("heartbeat", len(self.rows) + 1)
+        if inputs.get("heartbeat") is None:
+            inputs["heartbeat"] = answer_of(self.challenge)
+        elif inputs["heartbeat"] == SILENT:
+            inputs["heartbeat"] = self.rows[-1]["heartbeat"] if self.rows else 0
         row, command = self.controller.step(self.sample(lose, **changes), **inputs)
         self.rows.append(row)
         self.commands.append(command)
         return row
+
+    @property
+    def challenge(self) -> int:
+        """What the next heartbeat must answer."""
+        return self.rows[-1]["challenge"] if self.rows else self.controller.stages["guard"]["challenge"]
 
     def run(self, ticks: int, **changes: Any) -> list[dict[str, Any]]:
         """So many ticks; the rows."""

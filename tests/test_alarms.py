@@ -94,8 +94,24 @@ def test_no_trip_and_no_end_have_no_row() -> None:
         alarm_for_end(EndReason.NONE)
 
 
-@pytest.mark.parametrize("soft", list(SoftAlarm))
+LATCHED = (SoftAlarm.LOCKED, SoftAlarm.SPEAKER_FAULT, SoftAlarm.DEVICE_LOST)
+
+
+@pytest.mark.parametrize("soft", [soft for soft in SoftAlarm if soft not in LATCHED])
 def test_soft_alarms_are_low_or_medium_and_clear_with_their_cause(soft: SoftAlarm) -> None:
     alarm = alarm_for_soft(soft)
     assert not alarm.latched
     assert alarm.priority in (Priority.LOW, Priority.MEDIUM)
+
+
+@pytest.mark.parametrize(
+    ("soft", "priority"),
+    [
+        (SoftAlarm.LOCKED, Priority.MEDIUM),
+        (SoftAlarm.SPEAKER_FAULT, Priority.LOW),
+        (SoftAlarm.DEVICE_LOST, Priority.HIGH),
+    ],
+)
+def test_what_the_operator_has_to_reset_is_latched(soft: SoftAlarm, priority: Priority) -> None:
+    alarm = alarm_for_soft(soft)
+    assert alarm.latched and alarm.priority == priority

@@ -1,12 +1,11 @@
 """What breaks while the real command runs, and what it must refuse: what it says, and what truly flowed."""
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cli_support import (
     Truth,
     ended,
     ionto,
+    on_a_host_that_keeps_up,
     running,
     sessions,
     started,
@@ -61,27 +61,6 @@ def seconds_on_after_last_command(truth: Truth) -> float:
 def true_dose_mamin(truth: Truth) -> float:
     """In the direction of these treatments, whose active electrode is the cathode: the probe flows both ways."""
     return -float(truth["charge_c"][-1]) / COULOMB_PER_MAMIN
-
-
-STALLS = {"LOST_SAMPLES", "STALE_DATA", "DEADLINES"}
-
-
-def on_a_host_that_keeps_up(test: Callable[..., None]) -> Callable[..., None]:
-    """Run a test in real time again, twice at most, if it failed and the record says that this host had stalled."""
-
-    @functools.wraps(test)
-    def attempts(tmp_path: Path, **arguments: Any) -> None:
-        for attempt in range(3):
-            folder = tmp_path / str(attempt)
-            folder.mkdir()
-            try:
-                return test(folder, **arguments)
-            except AssertionError:
-                trips = [trip["name"] for session in sessions(folder / "sessions") for trip in events(session, "trip")]
-                if attempt == 2 or not STALLS.intersection(trips):
-                    raise
-
-    return attempts
 
 
 def wait_for_device(session: Path) -> None:
@@ -134,52 +113,6 @@ def test_a_shorted_lead_ramps_down_and_says_why(tmp_path: Path) -> None:
     driven_a = np.abs(Record.open(only_session(tmp_path)).telemetry()["current_a"])
     assert driven_a[trip["tick"] + 500] > 1e-3
     assert driven_a[trip["tick"] + 2050 :].max(initial=0.0) < 10 * NOTHING_A
-
-
-@pytest.mark.parametrize("speed", ["max", "real"])
-@on_a_host_that_keeps_up
-def test_an_unplugged_device_ends_the_session_with_its_record_intact(tmp_path: Path, speed: str) -> None:
-    uri = device("fault=unplug@2.5")
-    done = ionto("run", treatment(tmp_path), "--device", uri, "--speed", speed, "--json", cwd=tmp_path)
-    assert done.code == 1
-    receipt = says_the_same(done, tmp_path)
-    assert receipt["outcome"] == "faulted"
-    assert receipt["trips"] == ["DEVICE_LOST"]
-    assert "the device is gone" in receipt["reason"] and "the device is gone" in done.err
-    assert len(events(only_session(tmp_path), "device-lost")) == 1
-    truth = Truth(tmp_path / "truth.csv")
-    assert 0.0 < seconds_on_after_last_command(truth) <= LEASE_S
-    assert receipt["dose_delivered_mamin"] >= true_dose_mamin(truth)
-
-
-@on_a_host_that_keeps_up
-def test_a_host_that_stands_still_loses_the_lease_and_does_not_go_on(tmp_path: Path) -> None:
-    path = treatment(tmp_path, hold="20 s")
-    with started("run", path, "--device", device(), "--json", cwd=tmp_path) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "ramp up" in line:
-                break
-        session = only_session(tmp_path)
-        process_id = int(Record.open(session).session["device"]["pid"])
-        wait_until(lambda: Truth(tmp_path / "truth.csv")["device_time_s"][-1] > 2.5, "current")
-        process.send_signal(signal.SIGSTOP)
-        stopped_s = Truth(tmp_path / "truth.csv")["device_time_s"][-1]
-        wait_until(lambda: Truth(tmp_path / "truth.csv")["device_time_s"][-1] > stopped_s + 5.0, "5 s")
-        still = Truth(tmp_path / "truth.csv")
-        assert 0.0 < seconds_on_after_last_command(still) <= LEASE_S
-        assert still["lapsed"][-1] == 1
-        process.send_signal(signal.SIGCONT)
-        done = ended(process)
-    wait_until(lambda: not running(process_id), "the virtual device to end")
-    assert done.code == 1
-    receipt = says_the_same(Done(done.code, done.out, done.err), tmp_path)
-    assert receipt["outcome"] == "faulted"
-    assert receipt["trips"][0] in ("HOST_SUSPENDED", "LEASE_LAPSED")
-    assert "[H28]" in receipt["reason"] or "[H29]" in receipt["reason"]
-    truth = Truth(tmp_path / "truth.csv")
-    assert truth.current_after(float(still["device_time_s"][-1])) == 0.0
-    assert receipt["dose_delivered_mamin"] >= true_dose_mamin(truth) - 1e-6
 
 
 @pytest.mark.parametrize(

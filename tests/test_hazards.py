@@ -116,7 +116,8 @@ def test_the_text_of_a_pause_says_whether_it_ends_by_itself(alarm: HazardAlarm) 
     assert alarm_for_pause(Trip[alarm.name]).latched == alarm.latched
 
 
-READ_BY = ("hazards", "safety", "configuration", "alarms", "record", "channel_run", "plan", "journal", "session")
+READ_BY = ("hazards", "safety", "configuration", "alarms", "alarm_system", "record", "channel_run", "plan",
+           "journal", "session")
 """Modules that take numbers from the table; loaded anew on another one, in this order."""
 
 
@@ -165,7 +166,7 @@ def in_force(modules: dict[str, ModuleType]) -> dict[str, Any]:
         small = safety.resolve_limits(of, Catalogue.load(), device.capabilities, safety.OperatorLimits(dose_c=0.03))
         for row in limits.as_rows() + small.as_rows():
             found[f"{front_end} limit {row}"] = ""
-    for name in ("alarms", "record", "journal", "session"):
+    for name in ("alarms", "alarm_system", "record", "journal", "session"):
         for constant, value in vars(modules[f"ionto_rt.{name}"]).items():
             if constant.isupper() and isinstance(value, (int, float)):
                 found[f"{name}.{constant}"] = value

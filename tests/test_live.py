@@ -22,7 +22,7 @@ from ionto_rt.alarms import alarm_for_trip
 from ionto_rt.codes import Phase, Trip
 from ionto_rt.device import open_device
 from ionto_rt.keys import Keyboard, is_attended
-from ionto_rt.live import TRIM_A, Dial, Frame, LineView, overview, picture
+from ionto_rt.live import TRIM_A, AlarmLine, Dial, Frame, LineView, overview, picture
 from ionto_rt.record import Record
 from ionto_rt.session import Progress, Session
 from ionto_rt.treatment import Treatment
@@ -66,7 +66,7 @@ def test_the_picture_tells_the_phase_the_readings_the_dose_and_the_keys(session:
 
 def test_an_alarm_is_shown_with_time_priority_and_advice(session: Session) -> None:
     alarm = alarm_for_trip(Trip.OPEN_LEAD)
-    text = drawn(replace(frame(session, phase=Phase.FAULTED), alarms=((61.0, alarm),)), 200)
+    text = drawn(replace(frame(session, phase=Phase.FAULTED), alarms=(AlarmLine(61.0, alarm),)), 200)
     assert "faulted" in text
     assert f"1:01 MEDIUM {alarm.line}" in text
 
@@ -78,7 +78,7 @@ def test_nothing_is_known_before_the_first_estimate(session: Session) -> None:
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 200])
 def test_the_picture_keeps_to_the_width_of_the_terminal(session: Session, width: int) -> None:
-    alarms = ((1.0, alarm_for_trip(Trip.OPEN_LEAD)), (2.0, alarm_for_trip(Trip.HOST_SUSPENDED)))
+    alarms = tuple(AlarmLine(1.0, alarm_for_trip(trip)) for trip in (Trip.OPEN_LEAD, Trip.HOST_SUSPENDED))
     lines = drawn(replace(frame(session, phase=Phase.RAMP_UP), alarms=alarms), width).splitlines()
     assert max(map(len, lines)) <= width
 
@@ -108,6 +108,28 @@ def test_of_several_channels_each_has_a_line_with_its_readings_whole(session: Se
     assert "right derated, right trimmed by +0.10 mA" in words
     keys = [line for line in lines if " pause" in line]
     assert len(keys) == 1 and all(key in keys[0] for key in ("1-2", " 0 ", " p ", " r ", " + - ", " s ", " q "))
+
+
+@pytest.mark.parametrize("width", [44, 60, 70])
+def test_on_a_narrow_terminal_each_channel_has_two_lines_and_no_reading_is_cut(session: Session, width: int) -> None:
+    shown: dict[str, object] = {"phase": Phase.CONTACT_CHECK, "current_a": -3.999e-3, "voltage_v": -38.25,
+                                "remaining_s": 3599.0}  # fmt: skip
+    made = replace(frame(session, **shown), name="left lateral epicondyle")
+    made = replace(made, shown=replace(made.shown, prescribed_c=2.4, delivered_c=1.2))
+    out = io.StringIO()
+    Console(file=out, width=width).print(overview([made, replace(made, name="right")]))
+    lines = out.getvalue().splitlines()
+    assert {len(line) for line in lines} == {width}
+    for number, (first, second) in enumerate((lines[1:3], lines[3:5]), 1):
+        assert first.startswith(f"│ {number} ") and "contact check" in first and "59:59" in first
+        assert "3.999 mA 38.25 V 20.00 of 40.00 mA·min" in second
+
+
+@pytest.mark.parametrize("width", [44, 60, 80])
+def test_the_dose_of_one_channel_is_whole_on_a_narrow_terminal(session: Session, width: int) -> None:
+    made = frame(session, phase=Phase.RAMP_DOWN)
+    made = replace(made, shown=replace(made.shown, prescribed_c=4.8, delivered_c=4.79))
+    assert "79.83 of 80.00 mA·min, 100 %" in drawn(made, width)
 
 
 def test_keys_of_several_channels_say_whom_they_act_on(tmp_path: Path) -> None:
@@ -214,7 +236,7 @@ def test_keys_do_nothing_after_the_end(session: Session) -> None:
     assert dial.said == ""
 
 
-def test_lines_tell_start_phases_and_alarms_and_survive_a_closed_stream(tmp_path: Path) -> None:
+def test_lines_tell_start_phases_and_alarms(tmp_path: Path) -> None:
     out = io.StringIO()
     view = LineView(out)
     with open_device("sim:?fault=open@3") as device:
@@ -222,15 +244,13 @@ def test_lines_tell_start_phases_and_alarms_and_survive_a_closed_stream(tmp_path
         session = Session(loaded, device, out_dir=tmp_path / "sessions", speed="max", watcher=view)
         view.begin(session)
         session.run()
+    view.close()
     lines = out.getvalue().splitlines()
     assert all(line.startswith("ionto-rt: ") for line in lines)
     assert lines[0] == "ionto-rt: short: 0.133333 mA·min in 0:07, sim:?fault=open@3"
     phases = [match[1] for line in lines if (match := re.match(r"ionto-rt: \d+:\d\d ([a-z -]+),", line))]
     assert phases == ["self-test", "contact check", "ramp up", "faulted"]
     assert sum("MEDIUM: Lead or pad open [H05]: press both pads down" in line for line in lines) == 1
-    out.close()
-    view.phase = None
-    view(session)
 
 
 @contextmanager

@@ -101,7 +101,8 @@ class Ran:
 
 
 def resuming(session: Session) -> None:
-    """Somebody who resumes whatever waits."""
+    """Somebody who resets and resumes whatever waits."""
+    session.reset()
     for channel in session.channels:
         if channel.progress.paused:
             session.resume(channel.number)
@@ -340,6 +341,7 @@ def test_an_alarm_of_the_whole_session_is_no_channel_s(tmp_path: Path) -> None:
     with open_device("sim:?channels=2") as device:
         session = Session(of(one(), one()), device, out_dir=tmp_path, speed="max", watcher=watch, files=full)
         receipt = session.run()
+    lines.close()
     assert receipt["outcome"] == "complete"
     (alarm,) = receipt["alarms"][-1:]
     assert alarm == alarm_for_soft(SoftAlarm.RECORD_BEHIND).line

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ionto_rt.alarms import Alarm, Priority
+from ionto_rt.hazards import threshold
 
 AUDIO_PAUSE_S = 600.0
-REPEAT_WINDOW_S = 600.0
-REPEATS_TO_LOCK = 3
+REPEAT_WINDOW_S = threshold("H47", "window_s")
+REPEATS_TO_LOCK = round(threshold("H47", "repeats_count"))
 HISTORY_MOST = 500
 """Conditions that are kept; later ones are raised, sound and are logged as all others, and only counted here."""
 
@@ -109,8 +110,9 @@ class AlarmSystem:
         return 0.0 if self._audio_until_s is None else max(0.0, self._audio_until_s - time_s)
 
     def standing(self, channel: str) -> list[Condition]:
-        """Latched conditions that keep a channel from resuming: its own, and those of the whole session."""
-        return [found for found in self.active if found.alarm.latched and found.channel in ("", channel)]
+        """What keeps a channel from resuming: its latched stops and its lock, and those of the whole session."""
+        latched = [found for found in self.active if found.alarm.latched and (found.stopped or found.of)]
+        return [found for found in latched if found.channel in ("", channel)]
 
     def find(self, key: str, channel: str = "") -> Condition | None:
         """The condition of that key that stands."""
@@ -128,11 +130,10 @@ class AlarmSystem:
         *,
         stops: bool = False,
         again: bool = False,
-        log: bool = True,
         **fields: Any,
     ) -> Condition | None:
         """The cause of `alarm` is there. Once raised, it is not raised again before it has gone, unless `again` (a
-        reminder). `stops` says that it stopped the current. `log` is False if the caller's own event is its record.
+        reminder). `stops` says that it stopped the current. `fields` go into the log.
 
         None for Priority.INFORMATION, which is no alarm.
         """
@@ -156,8 +157,8 @@ class AlarmSystem:
             new_stop = False
             found.present, found.acknowledged_s, found.gone_s = True, None, None
             found.times += 1
-        if log:
-            self._log(Transition("raised", time_s, found, fields))
+        counted = {"stops": True, "cause": found.cause} if new_stop else {}
+        self._log(Transition("raised", time_s, found, fields | counted))
         if self.audio_paused and (before is None or alarm.priority > before):
             self._rearm(time_s, "a new alarm of higher priority")
         if new_stop:
@@ -175,7 +176,7 @@ class AlarmSystem:
         assert lock is not None
         lock.of |= {found.cause}
 
-    def end(self, key: str, channel: str, time_s: float, *, log: bool = True) -> None:
+    def end(self, key: str, channel: str, time_s: float) -> None:
         """The cause is gone: the condition ends, or waits for the operator's reset if it is latched."""
         found = self.find(key, channel)
         if found is None or not found.present:
@@ -183,8 +184,7 @@ class AlarmSystem:
         found.present, found.gone_s = False, time_s
         if not found.alarm.latched:
             self._close(found, time_s)
-        if log:
-            self._log(Transition("cause-gone" if found.active else "ended", time_s, found))
+        self._log(Transition("cause-gone" if found.active else "ended", time_s, found))
 
     def acknowledge(self, time_s: float) -> list[Condition]:
         """The operator has heard what sounds or waits to: it is silent, and stands as before."""
@@ -206,7 +206,7 @@ class AlarmSystem:
         for found in cleared:
             found.reset_s = time_s
             self._close(found, time_s)
-            self._log(Transition("reset", time_s, found))
+            self._log(Transition("reset", time_s, found, {"causes": sorted(found.of)} if found.of else {}))
         return cleared, kept
 
     @staticmethod

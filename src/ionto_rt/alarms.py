@@ -24,7 +24,7 @@ class Priority(IntEnum):
 
 
 class SoftAlarm(Enum):
-    """Conditions under which the session goes on, and RECORD_STOPPED, by which it ends."""
+    """Conditions that are no row of the tick: the session goes on under them, but for those in STOPPING."""
 
     DERATED = "derated"
     DERATED_LONG = "derated-long"
@@ -35,12 +35,24 @@ class SoftAlarm(Enum):
     RECORD_STOPPED = "record-stopped"
     PAUSE_LEFT = "pause-left"
     HELD_FOR_OTHERS = "held-for-others"
+    LOCKED = "locked"
+    SPEAKER_FAULT = "speaker-fault"
+    SCREEN_HUNG = "screen-hung"
+    DEVICE_LOST = "device-lost"
+
+
+STOPPING = (SoftAlarm.RECORD_STOPPED, SoftAlarm.DEVICE_LOST)
+"""Those by which a session ends."""
 
 
 DERATED_LONG_S = threshold("H04", "derated_long_s")
 """Derating for longer than this raises DERATED_LONG."""
 PAUSE_LEFT_S = threshold("H46", "pause_left_s")
 """An operator's pause of this long raises PAUSE_LEFT, again after each further one."""
+SPEAKER_CHECK_S = threshold("H50", "check_s")
+"""A speaker that stays broken is raised again after each of these."""
+SCREEN_S = threshold("H30", "screen_s")
+"""A screen that was not drawn for this long is raised."""
 
 
 @dataclass(frozen=True)

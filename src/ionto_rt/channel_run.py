@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.accuracy import Accuracy
-from ionto_rt.alarms import PAUSE_LEFT_S, Alarm, alarm_for_pause
+from ionto_rt.alarms import DERATED_LONG_S, PAUSE_LEFT_S, Alarm, alarm_for_pause
 from ionto_rt.calibration_file import CalibrationInForce
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
-from ionto_rt.codes import EndReason, Phase
+from ionto_rt.codes import AreaAlarm, EndReason, Phase
 from ionto_rt.configuration import REGULATOR_DELAY_TICKS
 from ionto_rt.core.controller import Controller
 from ionto_rt.device import DeviceCounters
@@ -23,6 +23,8 @@ from ionto_rt.treatment import ChannelTreatment
 
 Rows = npt.NDArray[np.void]
 
+QUIET_S = 1.0
+"""What samples have to be whole for until those that were lost count as over."""
 FRESH_S = 0.5
 """Means of rows are shown while they are not older than this; then the newest sample alone."""
 SHOWN_ALARMS = 8
@@ -159,6 +161,8 @@ class ChannelRun:
         self.controller: Controller
         self.interpreter = Interpreter()
         self._paused_at_s: float | None = None
+        self._derated_at_s: float | None = None
+        self._bad_at_s = float("-inf")
 
     def configure(self, config: dict[str, Any], known: CalibrationInForce | None) -> Controller:
         """The controller that carries the plan out; `known` is the calibration that `config` goes by."""
@@ -227,6 +231,24 @@ class ChannelRun:
         if happening.kind == "held-for-others":
             return True
         return happening.kind == "guard-pause" and alarm_for_pause(happening.fields["code"]).latched
+
+    def follow(self, happening: Happening, time_s: float) -> None:
+        """What later decides which causes are gone: when samples were lost last, and since when it is derated."""
+        if happening.kind in ("samples-lost", "sample-refused"):
+            self._bad_at_s = time_s
+        elif happening.kind == "derated" and happening.alarm is not None:
+            self._derated_at_s = time_s
+        elif happening.kind == "derating-over":
+            self._derated_at_s = None
+
+    def derated_long(self, time_s: float) -> bool:
+        """The current has been lowered for longer than DERATED_LONG_S (H04)."""
+        return self._derated_at_s is not None and time_s - self._derated_at_s > DERATED_LONG_S
+
+    def is_quiet(self, row: np.void, time_s: float) -> bool:
+        """No current is asked for, samples have come whole for a second, and the contact area is not judged smaller."""
+        asked = bool(row["close_relay"]) and float(row["setpoint_a"]) != 0.0
+        return not asked and time_s - self._bad_at_s >= QUIET_S and int(row["area_alarm"]) != AreaAlarm.SMALLER
 
     def look(self, newest: np.void | None) -> None:
         """Bring the screen up to date: by the recorder's rows, or by the loop's newest one if that is ahead of them."""

@@ -261,6 +261,7 @@ def controller_config(
         "clock_ppm": round(threshold("H53", "clock_ratio") * 1e6),
         "stop_slope_codes": full_output / calibration["output_lsb"] * tick_s * STOP_A_PER_S / highest_a,
         "area_pause_ratio": threshold("H09", "area_pause_ratio"),
+        "patient_stop_ticks": ticks_of(threshold("H45", "patient_stop_s"), tick_s),
         "area_stop_ratio": threshold("H09", "area_stop_ratio"),
         "checksum": 0,
     }

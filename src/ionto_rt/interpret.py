@@ -32,6 +32,39 @@ class Happening:
     alarm: Alarm | None = None
 
 
+def alarm_fields(alarm: Alarm) -> dict[str, Any]:
+    """What an event says of its alarm."""
+    return {
+        "alarm": alarm.key,
+        "hazard": alarm.hazard,
+        "priority": alarm.priority.name,
+        "title": alarm.title,
+        "advice": alarm.advice,
+    }
+
+
+class DeviceClock:
+    """The device's clock in s, from the 32 bits of microseconds of its samples, which come round after 71 minutes.
+
+    Rows may come in any order, as long as they lie within half of that of each other.
+    """
+
+    def __init__(self) -> None:
+        self._newest_us: int | None = None
+
+    def at(self, row: np.void) -> float:
+        """Of a row; of one whose sample was refused, the newest known."""
+        told_us = int(row["device_time_us"])
+        if self._newest_us is None:
+            self._newest_us = told_us
+        if row["sample_fault"]:
+            return self._newest_us * 1e-6
+        change_us = (told_us - self._newest_us + (1 << 31)) % (1 << 32) - (1 << 31)
+        found_us = self._newest_us + change_us
+        self._newest_us = max(self._newest_us, found_us)
+        return found_us * 1e-6
+
+
 _LOAD = (
     "resistance_ohm",
     "resistance_sigma_ohm",
@@ -66,12 +99,7 @@ class Interpreter:
 
         def say(kind: str, fields: dict[str, Any], *, safety: bool = False, alarm: Alarm | None = None) -> None:
             if alarm is not None:
-                fields = fields | {
-                    "alarm": alarm.key,
-                    "priority": alarm.priority.name,
-                    "title": alarm.title,
-                    "advice": alarm.advice,
-                }
+                fields = fields | alarm_fields(alarm)
             found.append(Happening(tick, kind, fields, safety, alarm))
 
         events = int(row["events"])

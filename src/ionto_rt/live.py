@@ -1,9 +1,11 @@
 """What a person sees while a session runs: a live view on a terminal, a few lines on stderr elsewhere.
 
 The orchestrator's thread must never wait for a terminal: somebody may hold its output, and two seconds without a
-heartbeat ramp the current down. So a thread of its own draws, from the latest copy of the session's progress.
+heartbeat ramp the current down. So a thread of its own draws and rings the bell, from the latest copy of the session's
+progress, and another one writes the lines. A screen that does not follow is an alarm (H30), and the session goes on.
 """
 
+import queue
 import sys
 import threading
 import time
@@ -14,15 +16,20 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from ionto_rt.alarms import Alarm, Priority
+from ionto_rt.alarms import SCREEN_S, Alarm, Priority
 from ionto_rt.codes import ALL_CHANNELS, Phase
 from ionto_rt.errors import one_line
 from ionto_rt.keys import SUSPEND, Keyboard, is_attended
+from ionto_rt.sound import INDICATORS, Bell
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from collections.abc import Iterator
 
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from ionto_rt.alarm_system import Condition
     from ionto_rt.channel_run import ChannelRun
     from ionto_rt.plan import Plan
     from ionto_rt.session import Progress, Session
@@ -32,7 +39,16 @@ TRIM_A = 1e-4
 TRIM_RATIO = 0.05
 """One press of + or - is 0.1 mA, or 5 % of the step's level if that is less."""
 SHOWN_ALARMS = 4
+HUNG_VISITS = 10
+"""Visits without a picture until the screen is called hung, beside SCREEN_S: a stall of all of Python is no fault of
+its."""
+LINES_MOST = 1000
+"""Lines that may wait for a stream that takes none."""
 NAME_COLUMNS = 13
+WIDE_COLUMNS = 74
+"""Within the frame; what a line of one channel needs with the longest phase and the largest readings."""
+TOLD_IN_FULL = 2
+"""Alarms, the most urgent first, whose advice is shown too: with more the keys leave a small screen."""
 SAID_S = 4.0
 LEAVE_S = 1.0
 COULOMB_PER_MAMIN = 0.06
@@ -45,12 +61,6 @@ PHASE_STYLES = {
     Phase.COMPLETE: "green",
     Phase.ABORTED: "yellow",
     Phase.FAULTED: "red",
-}
-PRIORITY_STYLES = {
-    Priority.INFORMATION: "blue",
-    Priority.LOW: "cyan",
-    Priority.MEDIUM: "yellow",
-    Priority.HIGH: "red",
 }
 
 
@@ -74,26 +84,37 @@ class View(Protocol):
     def __call__(self, session: "Session") -> None: ...
 
 
-def make_view(*, quiet: bool) -> View:
-    """The live view if stdout is a terminal that can show one and `quiet` is not asked for; else lines on stderr."""
+def make_view(*, quiet: bool, bell: bool = True) -> View:
+    """The live view if stdout is a terminal that can show one and `quiet` is not asked for; else lines on stderr.
+
+    `bell` allows the terminal's bell.
+    """
     if not quiet and sys.stdout.isatty():
         from rich.console import Console
 
         console = Console()
         if not console.is_dumb_terminal:
-            return LiveView(console, Keyboard(0) if is_attended(0) else None)
-    return LineView(sys.stderr)
+            return LiveView(console, Keyboard(0) if is_attended(0) else None, bell=bell)
+    return LineView(sys.stderr, bell=bell)
 
 
 class LineView:
-    """One line at the start, at each change of phase and for each alarm. A stream that is gone is no error."""
+    """One line at the start, at each change of phase and for each alarm, written by a thread of its own.
+
+    A stream that is gone is no error, and one that takes nothing costs no more than its lines. On a terminal its bell
+    rings for the alarm that sounds, unless `bell` forbids it.
+    """
 
     attended = False
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream: TextIO | None = stream
+    def __init__(self, stream: TextIO, *, bell: bool = True) -> None:
+        self.stream = stream
         self.phases: dict[int, Phase] = {}
         self.alarms: dict[str, int] = {}
+        self._rings = bell and stream.isatty()
+        self._sounding: Priority | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue(LINES_MOST)
+        self._thread = threading.Thread(target=self._write, name="ionto-rt lines", daemon=True)
 
     def __enter__(self) -> Self:
         return self
@@ -101,35 +122,61 @@ class LineView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left, as far as the stream takes it at once."""
+        if self._thread.is_alive():
+            self._put(None)
+            self._thread.join(LEAVE_S)
 
     def begin(self, session: "Session") -> None:
         """Nothing yet: a session that is refused has one line, the refusal."""
 
     def __call__(self, session: "Session") -> None:
         if not self.phases:
+            self._thread.start()
             dose_mamin = sum(channel.plan.prescribed_c for channel in session.channels) / COULOMB_PER_MAMIN
             longest_s = max(channel.plan.nominal_duration_s for channel in session.channels)
-            self._say(f"{session.plan.title}: {dose_mamin:g} mA·min in {clock(longest_s)}, {session.device.uri}")
+            self._put(f"{session.plan.title}: {dose_mamin:g} mA·min in {clock(longest_s)}, {session.device.uri}")
         for channel in session.channels:
             shown, of = channel.progress, f"{channel.name}: " if channel.name else ""
             if shown.phase != self.phases.get(channel.number):
                 self.phases[channel.number] = shown.phase
                 delivered = dose(shown.delivered_c, shown.prescribed_c)
-                self._say(f"{clock(shown.elapsed_s)} {of}{PHASES[shown.phase]}, {delivered} mA·min")
+                self._put(f"{clock(shown.elapsed_s)} {of}{PHASES[shown.phase]}, {delivered} mA·min")
         for name, shown in session.alarmed:
             of = f"{name}: " if name else ""
             for alarm in new_alarms(shown, self.alarms.get(name, 0)):
-                self._say(f"{clock(shown.elapsed_s)} {of}{alarm.priority.name}: {alarm.line}")
+                self._put(f"{clock(shown.elapsed_s)} {of}{alarm.priority.name}: {alarm.line}")
             self.alarms[name] = shown.alarms_raised
+        self._sounding = session.alarms.sounding
 
-    def _say(self, text: str) -> None:
-        if self.stream is None:
-            return
+    def _put(self, text: str | None) -> None:
         try:
-            print(f"ionto-rt: {one_line(text)}", file=self.stream, flush=True)
+            self._lines.put_nowait(text)
+        except queue.Full:
+            # Nobody has read for a thousand lines; the events of the record have them all.
+            return
+
+    def _write(self) -> None:
+        bell = Bell()
+        try:
+            while True:
+                now_s = time.monotonic()
+                if self._rings and bell.due(self._sounding, now_s):
+                    print("\a", end="", file=self.stream, flush=True)
+                # The bell's pulses need no more than a tenth of a second, and nothing else is waited for on a clock.
+                wait_s = min(0.1, max(0.01, bell.wait_s(now_s))) if self._rings else None
+                try:
+                    text = self._lines.get(timeout=wait_s)
+                except queue.Empty:
+                    continue
+                if text is None:
+                    return
+                print(f"ionto-rt: {one_line(text)}", file=self.stream, flush=True)
         except (OSError, ValueError):
-            self.stream = None
+            return
 
 
 def new_alarms(shown: "Progress", seen: int) -> list[Alarm]:
@@ -155,6 +202,25 @@ def current(current_a: float) -> str:
 
 
 @dataclass(frozen=True)
+class AlarmLine:
+    """One alarm as it is listed: when it came, and what has become of it. `standing` ones have the indicator."""
+
+    elapsed_s: float
+    alarm: Alarm
+    state: str = ""
+    standing: bool = False
+
+
+@dataclass(frozen=True)
+class Audio:
+    """What has been done to the signals: time left of the audio pause (s), and whether the bell may ring at all."""
+
+    paused_s: float = 0.0
+    bell: bool = True
+    sounding: Priority | None = None
+
+
+@dataclass(frozen=True)
 class Frame:
     """All that the picture of one channel needs, copied, so that the drawing thread shares nothing with the
     orchestrator's. `chosen` says that keys act on this channel.
@@ -166,10 +232,11 @@ class Frame:
     shown: "Progress"
     step_level_a: float
     trim_a: float
-    alarms: tuple[tuple[float, Alarm], ...]
+    alarms: tuple[AlarmLine, ...]
     said: str
     name: str = ""
     chosen: bool = True
+    audio: Audio = Audio()
 
 
 @dataclass
@@ -203,10 +270,14 @@ class Dial:
             "=": self._raise,
             "-": self._lower,
             "_": self._lower,
+            "a": self._acknowledge,
+            "m": self._silence,
+            "x": self._reset,
         }.get(key.lower())
         if act is None and len(session.channels) > 1 and key.isdecimal() and int(key) <= len(session.channels):
             act = partial(self._choose, int(key) - 1 if int(key) else None)
-        if act is not None and any(channel.progress.phase not in ENDED for channel in session.channels):
+        going = any(channel.progress.phase not in ENDED for channel in session.channels)
+        if act is not None and (going or session.alarms.active):
             self.said, self.said_at = act(session), time.monotonic()
 
     def _of(self, session: "Session", text: str) -> str:
@@ -226,8 +297,8 @@ class Dial:
         return self._of(session, "pausing: the current ramps down, r resumes")
 
     def _resume(self, session: "Session") -> str:
-        session.resume(self._target)
-        return self._of(session, "resuming: the current ramps up from zero")
+        refused = session.resume(self._target)
+        return refused or self._of(session, "resuming: the current ramps up from zero")
 
     def _stop(self, session: "Session") -> str:
         session.stop()
@@ -236,6 +307,25 @@ class Dial:
     def _off(self, session: "Session") -> str:
         session.stop_now()
         return "off at once"
+
+    def _acknowledge(self, session: "Session") -> str:
+        heard = session.acknowledge()
+        return f"acknowledged, silent: {_count(heard)}" if heard else "no alarm sounds"
+
+    def _silence(self, session: "Session") -> str:
+        if session.alarms.audio_paused:
+            session.end_audio_pause()
+            return "alarms sound again"
+        if not session.pause_audio():
+            return "no alarm sounds"
+        return "audio paused for ten minutes, m ends it; a more urgent alarm sounds all the same"
+
+    def _reset(self, session: "Session") -> str:
+        cleared, kept = session.reset()
+        if kept:
+            done = f"reset {_count(cleared)}, " if cleared else ""
+            return f"{done}not reset, its cause is there: {kept[0].alarm.title}"
+        return f"reset: {_count(cleared)}" if cleared else "no alarm waits for a reset"
 
     def _raise(self, session: "Session") -> str:
         return self._trim(session, 1.0)
@@ -260,6 +350,10 @@ class Dial:
         return self._of(session, f"level {current(wanted_a)}")
 
 
+def _count(found: list["Condition"]) -> str:
+    return found[0].alarm.title if len(found) == 1 else f"{len(found)} alarms"
+
+
 def step_level_a(channel: "ChannelRun") -> float:
     """The level of the step that runs, or of the next one that delivers (A, without the operator's trim)."""
     steps = channel.plan.steps[max(0, channel.progress.step) :]
@@ -267,16 +361,22 @@ def step_level_a(channel: "ChannelRun") -> float:
 
 
 class LiveView:
-    """The picture on a terminal, redrawn eight times a second; with a keyboard, its keys go to the session."""
+    """The picture on a terminal, redrawn eight times a second; with a keyboard, its keys go to the session.
 
-    def __init__(self, console: "Console", keyboard: Keyboard | None) -> None:
+    The bell of the terminal rings for the alarm that sounds, unless `bell` forbids it.
+    """
+
+    def __init__(self, console: "Console", keyboard: Keyboard | None, *, bell: bool = True) -> None:
         self.console = console
         self.keyboard = keyboard
+        self.bell = bell
         self.attended = keyboard is not None
         self.dial = Dial()
         self._alarms: deque[tuple[float, Alarm]] = deque(maxlen=SHOWN_ALARMS)
         self._seen: dict[str, int] = {}
         self._frames: list[Frame] = []
+        self._drawn = 0
+        self._seen_drawn = (0, 0, 0.0)
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
         self._stack = ExitStack()
@@ -310,9 +410,36 @@ class LiveView:
                 titled = replace(alarm, title=f"{name}: {alarm.title}") if name else alarm
                 self._alarms.append((shown.elapsed_s, titled))
             self._seen[name] = shown.alarms_raised
+        session.screen_answers(self._answers())
         self._copy(session)
 
+    def _answers(self) -> bool:
+        """Whether the picture follows: False after SCREEN_S and HUNG_VISITS without a new one."""
+        now_s = time.monotonic()
+        drawn, visits, at_s = self._seen_drawn
+        if self._drawn != drawn or not at_s:
+            self._seen_drawn = (self._drawn, 0, now_s)
+            return True
+        self._seen_drawn = (drawn, visits + 1, at_s)
+        return visits + 1 < HUNG_VISITS or now_s - at_s <= SCREEN_S
+
+    def _listed(self, session: "Session") -> tuple[AlarmLine, ...]:
+        """What stands, the most urgent first, and then what came last, up to SHOWN_ALARMS."""
+        lines: list[AlarmLine] = []
+        for found in session.alarms.active:
+            title = f"{found.channel}: {found.alarm.title}" if found.channel else found.alarm.title
+            state = "acknowledged" if found.acknowledged_s is not None else ""
+            if found.alarm.latched and not found.present:
+                state = f"{state}, cause gone, x resets".removeprefix(", ")
+            lines.append(AlarmLine(found.raised_s, replace(found.alarm, title=title), state, standing=True))
+        known = {line.alarm.title for line in lines}
+        over = [AlarmLine(at_s, alarm) for at_s, alarm in reversed(self._alarms) if alarm.title not in known]
+        return tuple([*lines, *over][: max(SHOWN_ALARMS, len(lines))])
+
     def _copy(self, session: "Session") -> None:
+        listed = self._listed(session)
+        left_s = session.alarms.audio_left_s(session.progress.elapsed_s)
+        audio = Audio(left_s, self.bell, session.alarms.sounding)
         said = self.dial.said if time.monotonic() - self.dial.said_at < SAID_S else ""
         self._frames = [
             Frame(
@@ -322,10 +449,11 @@ class LiveView:
                 replace(channel.progress, alarms=[], messages=[]),
                 step_level_a(channel),
                 self.dial.trims_a.get(channel.number, 0.0),
-                tuple(self._alarms),
+                listed,
                 said,
                 channel.name,
                 self.dial.channel in (None, channel.number),
+                audio,
             )
             for channel in session.channels
         ]
@@ -333,19 +461,28 @@ class LiveView:
     def _draw(self) -> None:
         from rich.live import Live
 
+        bell = Bell()
+        next_s = time.monotonic()
         try:
             with Live(console=self.console, auto_refresh=False, transient=True) as live:
-                while not self._left.wait(1.0 / FRAMES_PER_S):
-                    frames = self._frames
+                while not self._left.wait(max(0.0, min(next_s - time.monotonic(), bell.wait_s(time.monotonic())))):
+                    now_s, frames = time.monotonic(), self._frames
+                    if self.bell and frames and bell.due(frames[0].audio.sounding, now_s):
+                        self.console.bell()
+                    if now_s < next_s:
+                        continue
+                    next_s = now_s + 1.0 / FRAMES_PER_S
                     if frames:
-                        live.update(picture(frames[0]) if len(frames) == 1 else overview(frames), refresh=True)
+                        drawn = picture(frames[0], now_s) if len(frames) == 1 else overview(frames, now_s)
+                        live.update(drawn, refresh=True)
+                    self._drawn += 1
         except (OSError, ValueError):
             # The terminal is gone; the session goes on, and its receipt is on disk.
             return
 
 
-def picture(frame: Frame) -> "RenderableType":
-    """The live view of one moment."""
+def picture(frame: Frame, time_s: float = 0.0) -> "RenderableType":
+    """The live view of one moment; `time_s` (any clock) is that of the flashing indicators."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -401,23 +538,35 @@ def picture(frame: Frame) -> "RenderableType":
         f"late {shown.late}, lost {shown.lost}", style="dim" if not (shown.late or shown.lost) else "yellow"
     )
     rows.add_row(counters)
-    return _framed(frame, rows)
+    return _framed(frame, rows, time_s)
 
 
-def _framed(frame: Frame, rows: "Table", channels: int = 1) -> "RenderableType":
+def _framed(frame: Frame, rows: "Table", time_s: float, channels: int = 1) -> "RenderableType":
     """Rows, with the alarms and the keys below them, in the box of the treatment."""
     from rich import box
     from rich.panel import Panel
     from rich.text import Text
 
-    for elapsed_s, alarm in frame.alarms:
+    marks = [f" AUDIO PAUSED {clock(frame.audio.paused_s)} "] if frame.audio.paused_s > 0.0 else []
+    marks += [] if frame.audio.bell else [" BELL OFF "]
+    if marks:
+        # An inactivated signal is always marked, whatever stands (IEC 60601-1-8).
+        rows.add_row(Text(" ").join(Text(mark, style="bold reverse") for mark in marks))
+    for number, listed in enumerate(frame.alarms):
+        light = INDICATORS[listed.alarm.priority]
+        lit = listed.standing and light.on(time_s)
         line = Text(overflow="fold")
-        line.append(f"{clock(elapsed_s)} {alarm.priority.name} ", style=f"bold {PRIORITY_STYLES[alarm.priority]}")
-        line.append(alarm.line)
+        line.append(f"{clock(listed.elapsed_s)} ", style="bold")
+        label = f"bold black on {light.colour}" if lit else f"bold {light.colour}"
+        line.append(listed.alarm.priority.name, style=label)
+        line.append(f" {listed.alarm.line if number < TOLD_IN_FULL else listed.alarm.title}")
+        if listed.state:
+            line.append(f" ({listed.state})", style="bold")
         rows.add_row(line)
     if frame.keys:
         rows.add_row(Text(frame.said or " ", style="bold"))
         rows.add_row(key_line(channels))
+        rows.add_row(alarm_key_line())
     else:
         rows.add_row(Text("Ctrl-C ramps down, a second one switches off", style="dim"))
     return Panel(
@@ -430,13 +579,40 @@ def _framed(frame: Frame, rows: "Table", channels: int = 1) -> "RenderableType":
     )
 
 
-def overview(frames: list[Frame]) -> "RenderableType":
-    """The live view of several channels: a line each."""
-    from rich.progress_bar import ProgressBar
+def overview(frames: list[Frame], time_s: float = 0.0) -> "RenderableType":
+    """The live view of several channels: a line each, two where the terminal is narrow; readings always stay whole."""
     from rich.table import Table
     from rich.text import Text
 
     told: list[str] = []
+    for frame in frames:
+        if frame.shown.limited:
+            told.append(f"{frame.name} derated")
+        if abs(frame.trim_a) > 1e-7:
+            told.append(f"{frame.name} trimmed by {frame.trim_a * 1e3:+.2f} mA")
+    rows = Table.grid(expand=True)
+    rows.add_row(_Fitting(frames))
+    first = frames[0].shown
+    counters = f"{clock(first.elapsed_s)} elapsed, late {first.late}, lost {first.lost}"
+    counters = ", ".join([counters, *told])
+    rows.add_row(Text(counters, style="yellow" if first.late or first.lost else "dim"))
+    return _framed(frames[0], rows, time_s, len(frames))
+
+
+class _Fitting:
+    """The channels' lines, as many for each as the width asks for."""
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self.frames = frames
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
+        yield (_wide if options.max_width >= WIDE_COLUMNS else _narrow)(self.frames)
+
+
+def _wide(frames: list[Frame]) -> "Table":
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
     lines = Table.grid(expand=True, padding=(0, 1))
     # Where the terminal is narrow, readings stay whole and names are cut.
     lines.add_column(justify="right", style="dim", no_wrap=True, min_width=1)
@@ -448,44 +624,69 @@ def overview(frames: list[Frame]) -> "RenderableType":
     lines.add_column(justify="right", no_wrap=True, min_width=len("99.99 of 99.99 mA·min"))
     lines.add_column(justify="right", no_wrap=True, min_width=len("99:99"))
     for number, frame in enumerate(frames, 1):
-        shown, sign = frame.shown, frame.plan.polarity
-        share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
-        phase = Text(PHASES[shown.phase], style=PHASE_STYLES.get(shown.phase, "default"))
-        if shown.limited:
-            told.append(f"{frame.name} derated")
-        delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
-        lines.add_row(
-            str(number),
-            Text(frame.name, style="bold" if frame.chosen else "dim"),
-            phase,
-            current(sign * shown.current_a),
-            f"{sign * shown.voltage_v:z.2f} V",
-            ProgressBar(total=1.0, completed=min(1.0, max(0.0, share))),
-            f"{delivered} of {prescribed} mA·min",
-            clock(shown.remaining_s),
-        )
-        if abs(frame.trim_a) > 1e-7:
-            told.append(f"{frame.name} trimmed by {frame.trim_a * 1e3:+.2f} mA")
-    rows = Table.grid(expand=True)
-    rows.add_row(lines)
-    first = frames[0].shown
-    counters = f"{clock(first.elapsed_s)} elapsed, late {first.late}, lost {first.lost}"
-    counters = ", ".join([counters, *told])
-    rows.add_row(Text(counters, style="yellow" if first.late or first.lost else "dim"))
-    return _framed(frames[0], rows, len(frames))
+        name, phase, current_text, voltage, share, given, left = _cells(frame)
+        bar = ProgressBar(total=1.0, completed=min(1.0, max(0.0, share)))
+        lines.add_row(str(number), name, phase, current_text, voltage, bar, given, left)
+    return lines
+
+
+def _narrow(frames: list[Frame]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table.grid(expand=True)
+    for number, frame in enumerate(frames, 1):
+        name, phase, current_text, voltage, _, given, left = _cells(frame)
+        top = Table.grid(expand=True, padding=(0, 1))
+        top.add_column(style="dim", no_wrap=True)
+        top.add_column(no_wrap=True, ratio=1)
+        top.add_column(no_wrap=True)
+        top.add_column(no_wrap=True, justify="right")
+        top.add_row(str(number), name, phase, left)
+        lines.add_row(top)
+        # Of these numbers none may be cut: where they do not fit into a line they break between two of them.
+        lines.add_row(Text(f"  {current_text} {voltage} {given}"))
+    return lines
+
+
+def _cells(frame: Frame) -> "tuple[Text, Text, str, str, float, str, str]":
+    """What there is to say of one channel: name, phase, current, voltage, share of the dose, dose, time left."""
+    from rich.text import Text
+
+    shown, sign = frame.shown, frame.plan.polarity
+    share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
+    delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
+    return (
+        Text(frame.name, style="bold" if frame.chosen else "dim"),
+        Text(PHASES[shown.phase], style=PHASE_STYLES.get(shown.phase, "default")),
+        current(sign * shown.current_a),
+        f"{sign * shown.voltage_v:z.2f} V",
+        share,
+        f"{delivered} of {prescribed} mA·min",
+        clock(shown.remaining_s),
+    )
 
 
 def key_line(channels: int = 1) -> "RenderableType":
     """The keys and what they do; of several channels in as many words as a line of 80 columns holds."""
-    from rich.text import Text
-
     keys = [("p", "pause"), ("r", "resume"), ("+ -", "current"), ("s", "stop"), ("q", "off at once")]
     if channels > 1:
         numbers = f"1-{min(channels, 9)}"
         keys = [(numbers, "channel"), ("0", "all"), *keys[:2], ("+ -", "trim"), ("s", "stop"), ("q", "off")]
+    return _keys(keys, "  " if channels > 1 else "   ")
+
+
+def alarm_key_line() -> "RenderableType":
+    """The keys for alarms: silencing, and clearing what is latched, are acts of their own."""
+    return _keys([("a", "acknowledge"), ("m", "silence 10 min"), ("x", "reset alarm")], "  ")
+
+
+def _keys(keys: list[tuple[str, str]], between: str) -> "RenderableType":
+    from rich.text import Text
+
     line = Text()
     for number, (key, what) in enumerate(keys):
-        line.append(("  " if channels > 1 else "   ") if number else "")
+        line.append(between if number else "")
         line.append(f" {key} ", style="reverse")
         line.append(f" {what}")
     return line

@@ -1015,7 +1015,8 @@ class SessionFolder:
             files=self.files,
         )
         try:
-            # A file that is on disk under no name is lost with the power.
+            # Without its schema no row can be read, and a file that is on disk under no name is lost with the power.
+            self._telemetry.sync()
             self.files.sync_folder(self.path)
         except OSError as error:
             raise RecordError(f"{self.path}: telemetry not on disk ({error.strerror}); check the disk") from None

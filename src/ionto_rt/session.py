@@ -6,6 +6,7 @@ virtual clock the three take turns in one thread, so that nothing depends on the
 """
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ionto_rt import black_box
-from ionto_rt.alarms import Alarm, SoftAlarm, alarm_for_soft
+import numpy as np
+
+from ionto_rt import __version__, black_box
+from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
+from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
@@ -27,10 +31,12 @@ from ionto_rt.codes import (
     OnTrip,
     OperatorCommand,
     Pacing,
+    Phase,
     StopFlag,
     Trip,
 )
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
+from ionto_rt.core.controller import TICK_SHA256
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import DeviceCounters, SessionDevice, new_token
 from ionto_rt.errors import RefusedError
@@ -38,12 +44,14 @@ from ionto_rt.exclusive import one_session
 from ionto_rt.files import DISK, Files
 from ionto_rt.fitness import examine_for, refuse_unfit
 from ionto_rt.hdr_log import write_log
+from ionto_rt.heartbeat import answer_of
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
-from ionto_rt.interpret import Happening
+from ionto_rt.interpret import DeviceClock, Happening, alarm_fields
 from ionto_rt.journal import Ending, Journal, Reservation
 from ionto_rt.plan import Plan
 from ionto_rt.record import LATENCY, SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordError, SessionFolder
 from ionto_rt.recorder import PASS_S, Recorder, reserved_first_c, ring_rows
+from ionto_rt.repeats import LOCK_RESET, Stop, locked_causes, recent_stops, refuse_locked
 from ionto_rt.running import program_is_ending, running
 from ionto_rt.safety import Limits, OperatorLimits, format_limit, resolve_channels
 from ionto_rt.treatment import Treatment
@@ -58,13 +66,27 @@ none of the disk's."""
 EXIT_S = 10.0
 """What closing device and record may take at the interpreter's end."""
 LATE_ALARM_SHARE = 0.01
+QUIET_S = 10.0
+"""Late commands and lost telemetry are over when none has come for this long."""
+AWAIT_RESET_MOST_S = 600.0
+"""What a session waits for at its end, at most: the operator who resets what is latched."""
 
+ENDED_PHASES = tuple(phase.name for phase in (Phase.COMPLETE, Phase.ABORTED, Phase.FAULTED))
 Outcome = Literal["complete", "aborted", "faulted"]
 OUTCOMES: tuple[Outcome, ...] = ("complete", "aborted", "faulted")
 """From the best to the worst."""
 __all__ = ["Progress", "Session", "Watcher"]
 
 Watcher = Callable[["Session"], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moment:
+    """A moment of the session: the sample's index, the session's time by ticks (s), the device's own clock (s)."""
+
+    tick: int | None = None
+    time_s: float = 0.0
+    device_time_s: float | None = None
 
 
 def pacing_for(device: SessionDevice, speed: Literal["real", "max"]) -> Pacing:
@@ -88,8 +110,12 @@ class Session:
     Each channel of the treatment runs on that channel of the device; channels that the treatment leaves out stay at
     zero, relay open. `speed` "max" needs a device that offers lock-step; in real time a device that paces itself does,
     and one that only answers is paced by the host. `watcher` is called at each visit of the orchestrator, in its
-    thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called.
+    thread; from there, or from a signal handler, `pause`, `resume`, `trim`, `stop` and `stop_now` may be called. The
+    acts on alarms (`acknowledge`, `reset`, `pause_audio`, `end_audio_pause`) are for the watcher alone.
     `attended` says that somebody is there to resume: without, a pause that latches ends the session.
+    `await_reset`: at the end, with the output off, wait until the operator has reset what is latched, or leaves by
+    `stop`; for AWAIT_RESET_MOST_S at most. `reset_lock` is the operator's act by which a site that is locked (H47) may
+    be treated again.
     `files` is the file system of the record. In real time a host that is unfit is refused on hardware, unless
     `accept_unfit`; `cpu` is the processor the loop then stays on.
 
@@ -115,6 +141,8 @@ class Session:
         files: Files = DISK,
         accept_unfit: bool = False,
         cpu: int | None = None,
+        await_reset: bool = False,
+        reset_lock: bool = False,
     ) -> None:
         hello = device.hello
         self.pacing = pacing_for(device, speed)
@@ -128,8 +156,7 @@ class Session:
         self.catalogue = catalogue or Catalogue.load()
         limits = resolve_channels(treatment, self.catalogue, hello.capabilities, operator)
         self.channels = [
-            ChannelRun(channel, limit, hello.tick_s)
-            for channel, limit in zip(treatment.channels, limits, strict=True)
+            ChannelRun(channel, limit, hello.tick_s) for channel, limit in zip(treatment.channels, limits, strict=True)
         ]
         self.cpu = cpu
         self.fitness = examine_for(device, cpu=cpu)
@@ -140,14 +167,22 @@ class Session:
         self.whole = self.progress if len(self.channels) == 1 else Progress()
         """Has the alarms that are no single channel's; of one channel, all of them."""
         self.record_path: Path | None = None
-        self._soft: set[SoftAlarm] = set()
+        self.alarms = AlarmSystem(alarm_for_soft(SoftAlarm.LOCKED), self._log_alarm)
+        self._await_reset = await_reset
+        self._reset_lock = reset_lock
+        self._device_clock = DeviceClock()
+        self._now = _Moment()
+        self._over_s: float | None = None
+        self._grown: dict[SoftAlarm, tuple[int, float]] = {}
+        self._speaker_told_s = 0.0
+        self._not_begun: Alarm | None = None
         self._unrecorded = False
         self._leaving = False
         self._interrupts = 0
         self._failure: Exception | None = None
         self._raised: BaseException | None = None
         self._passes_seen = 0
-        self._visits_behind = 0
+        self._visits_behind = self._visits_well = 0
         self._asked_to_stop = False
         self._gone: str | None = None
         self._boxed: set[int] = set()
@@ -172,9 +207,49 @@ class Session:
         """Ramp down and hold the dose until `resume`; one channel, or all."""
         self.loop.operator(OperatorCommand.PAUSE, 0.0, channel)
 
-    def resume(self, channel: int = ALL_CHANNELS) -> None:
-        """Ramp up again from zero; one channel, or all."""
-        self.loop.operator(OperatorCommand.RESUME, 0.0, channel)
+    def resume(self, channel: int = ALL_CHANNELS) -> str:
+        """Ramp up again from zero; one channel, or all. Empty if the loop was asked for it, else why not.
+
+        Refused while a latched alarm stands that has stopped the channel, or a lock: they need a `reset` first. Of all
+        channels, those that may resume do.
+        """
+        asked = [found for found in self.channels if channel in (ALL_CHANNELS, found.number)]
+        refused = {found.number: self.alarms.standing(found.name) for found in asked}
+        if not any(refused.values()):
+            self.loop.operator(OperatorCommand.RESUME, 0.0, channel)
+            return ""
+        for number, standing in refused.items():
+            if not standing:
+                self.loop.operator(OperatorCommand.RESUME, 0.0, number)
+        worst = next(standing[0] for standing in refused.values() if standing)
+        of = f"{worst.channel}: " if worst.channel else ""
+        return f"{of}not resumed, reset first: {worst.alarm.title}"
+
+    def acknowledge(self) -> list[Condition]:
+        """The operator has heard the alarms: those that stand are silent, and stand as before."""
+        return self.alarms.acknowledge(self._moment().time_s)
+
+    def reset(self) -> tuple[list[Condition], list[Condition]]:
+        """Clear what is latched and has lost its cause: (what was cleared, latched ones that stand).
+
+        No current comes of it: that takes a `resume`, and a ramp from zero.
+        """
+        self._moment()
+        self._look()
+        self._end_causes()
+        return self.alarms.reset(self._now.time_s)
+
+    def pause_audio(self) -> bool:
+        """Silence all alarms for ten minutes, or until one of higher priority comes; False if none sounds."""
+        return self.alarms.pause_audio(self._moment().time_s)
+
+    def end_audio_pause(self) -> None:
+        """Let the alarms sound again."""
+        self.alarms.end_audio_pause(self._moment().time_s)
+
+    def screen_answers(self, answers: bool) -> None:
+        """The watcher's screen was drawn in time, or was not (H30); the session goes on either way."""
+        self._hold(SoftAlarm.SCREEN_HUNG, not answers)
 
     def trim(self, current_a: float, channel: int = ALL_CHANNELS) -> None:
         """Add to the level of the steps (A, of the magnitude), within the limits; of one channel, or of all."""
@@ -229,6 +304,7 @@ class Session:
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
         journal = Journal(self.out_dir)
         try:
+            unlocked = self._recall_stops()
             folder = self._folder(host)
             try:
                 self._begin_in_journal(journal, folder)
@@ -259,6 +335,9 @@ class Session:
             try:
                 with awake_processors(self.virtual_clock) as awake:
                     self._recorder.post("host", None, processors_awake=awake)
+                    for number, causes in unlocked.items():
+                        locked = {"alarm": SoftAlarm.LOCKED.value, "causes": causes}
+                        self._recorder.post(LOCK_RESET, None, safety=True, **locked, **self._of(self.channels[number]))
                     self._recorder.post(
                         "armed", None, safety=True, device=hello.name, token=token, pacing=self.pacing.name
                     )
@@ -280,6 +359,7 @@ class Session:
         session: dict[str, Any] = {
             "subject": self.treatment.subject or "",
             "rate_hz": 1.0 / hello.tick_s,
+            "core": {"version": __version__, "tick_sha256": TICK_SHA256},
             "device": {
                 "uri": self.device.uri,
                 "name": hello.name,
@@ -327,6 +407,26 @@ class Session:
             if left_c >= channel.plan.prescribed_c:
                 channel.limits = channel.limits.within_day(left_c)
 
+    def _recall_stops(self) -> dict[int, list[str]]:
+        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
+
+        Given are the channels whose lock the operator resets by this start, with its causes.
+        """
+        unlocked: dict[int, list[str]] = {}
+        subject = self.treatment.subject or ""
+        for channel in self.channels:
+            site = channel.treatment.site or ""
+            stops: list[Stop] = recent_stops(self.out_dir, subject, site)
+            if self._reset_lock:
+                causes = locked_causes(stops)
+                stops = [stop for stop in stops if stop.cause not in causes]
+                if causes:
+                    unlocked[channel.number] = causes
+            refuse_locked(subject, site, stops)
+            for stop in stops:
+                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
+        return unlocked
+
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
         reservations = []
         for channel in self.channels:
@@ -372,9 +472,13 @@ class Session:
             self._supervise(lambda: self.loop.run(turn), lambda: self.loop.status != "running")
         else:
             self._run_in_threads()
+        self._over_s = time.monotonic()
         counters = self.device.disarm(token)
         self._visit_safely()
         self._keep_black_box(ended=True)
+        self._common_end()
+        if self._await_reset and self._failure is None:
+            self._await_operator()
         self._close_recorder(folder)
         self._look()
         receipt, endings = self._receipt(counters)
@@ -382,6 +486,16 @@ class Session:
         written = folder.finish(receipt)
         journal.finish(folder.session_id, endings)
         return written
+
+    def _await_operator(self) -> None:
+        """The output is off; what is latched stands, and sounds, until the operator resets it or leaves."""
+        until_s = time.monotonic() + AWAIT_RESET_MOST_S
+        nothing = threading.Event()
+        while any(found.alarm.latched for found in self.alarms.active) and time.monotonic() < until_s:
+            if self._asked_to_stop or self._raised is not None or self._leaving:
+                return
+            nothing.wait(SERVICE_S)
+            self._visit_safely()
 
     def _write_latency(self, folder: SessionFolder, receipt: dict[str, Any]) -> None:
         """The loop's histograms, for the tools of HdrHistogram. Nothing is timed on a virtual clock."""
@@ -454,23 +568,29 @@ class Session:
     def _visit(self) -> None:
         """One round of the orchestrator."""
         self._entry.check()
-        self.loop.beat()
+        challenge = self.loop.challenge
         for row in self.loop.drain_events():
             channel = self.channels[int(row["channel"])]
+            self._now = self._moment_of(row)
             for happening in channel.read(row):
                 self._note(channel, happening)
         self._keep_black_box()
         if self.virtual_clock:
             self._recorder.work()
+        self._moment()
         self._look()
         self._watch_conditions()
         self._watch_record()
+        self._end_causes()
+        self.alarms.pass_time(self._now.time_s)
         if program_is_ending() and not self._leaving:
             self._leaving = True
             self._recorder.post("program-ending", self.channels[0].tick, safety=True)
             self.stop()
         if self.watcher is not None:
             self.watcher(self)
+        # Behind all of it: the answer says that the whole round was made.
+        self.loop.answer(answer_of(challenge))
 
     def _keep_black_box(self, *, ended: bool = False) -> None:
         """What went over the port before a trip and until the output was off goes into the record, once it is off."""
@@ -512,38 +632,127 @@ class Session:
         """What an event says of the channel that it belongs to."""
         return {"channel": channel.number} if len(self.channels) > 1 else {}
 
+    def _moment_of(self, row: np.void) -> "_Moment":
+        tick = int(row["index"])
+        return _Moment(tick, (tick + 1) * self.device.hello.tick_s, self._device_clock.at(row))
+
+    def _moment(self) -> "_Moment":
+        """The newest that is known of the device's time. Once the loop is over the host's clock carries it on."""
+        rows = self.loop.newest()
+        if len(rows):
+            newest = self._moment_of(rows[0])
+            over_s = time.monotonic() - self._over_s if self._over_s is not None else 0.0
+            self._now = dataclasses.replace(newest, time_s=newest.time_s + over_s)
+        return self._now
+
+    def _log_alarm(self, transition: Transition) -> None:
+        """Each transition of an alarm becomes one event; a raise that has a happening is that happening's event."""
+        found, fields = transition.condition, dict(transition.fields)
+        happening: Happening | None = fields.pop("happening", None)
+        stamp = {"transition": transition.kind, "device_time_s": self._now.device_time_s}
+        if found is None:
+            self._recorder.post(transition.kind, self._now.tick, safety=True, **fields, **stamp)
+            return
+        channel = next((channel for channel in self.channels if channel.name == found.channel), None)
+        if channel is not None:
+            stamp |= self._of(channel)
+        if happening is not None:
+            self._recorder.post(
+                happening.kind, happening.tick, safety=happening.safety, **happening.fields, **fields, **stamp
+            )
+            return
+        if transition.kind != "raised":
+            named = {"alarm": found.alarm.key, "priority": found.alarm.priority.name}
+            self._recorder.post(f"alarm-{transition.kind}", self._now.tick, safety=True, **named, **fields, **stamp)
+            return
+        self._recorder.post("alarm", self._now.tick, safety=True, **alarm_fields(found.alarm), **fields, **stamp)
+        (self.whole if channel is None else channel.progress).show(found.alarm)
+        if found.alarm.key == SoftAlarm.LOCKED.value and channel is not None:
+            self._lock(channel, found.alarm)
+
+    def _lock(self, channel: ChannelRun, alarm: Alarm) -> None:
+        """No current flows any more until the operator has reset the lock and resumes."""
+        if channel.ended or channel.trips:
+            return
+        self.loop.operator(OperatorCommand.PAUSE, 0.0, channel.number)
+        if not self.attended:
+            self._leave(channel, alarm, self._now.tick)
+
     def _note(self, channel: ChannelRun, happening: Happening) -> None:
-        of_channel = self._of(channel)
-        self._recorder.post(happening.kind, happening.tick, safety=happening.safety, **happening.fields, **of_channel)
+        told = False
+        if happening.alarm is not None:
+            stops = happening.kind in ("trip", "guard-pause", "end")
+            raised = self.alarms.raise_alarm(
+                happening.alarm, channel.name, self._now.time_s, stops=stops, again=True, happening=happening
+            )
+            told = raised is not None
+        if not told:
+            self._recorder.post(
+                happening.kind,
+                happening.tick,
+                safety=happening.safety,
+                **happening.fields,
+                **({"device_time_s": self._now.device_time_s} if happening.alarm is not None else {}),
+                **self._of(channel),
+            )
+        channel.follow(happening, self._now.time_s)
+        self._end_by(channel, happening)
         if happening.kind == "trip":
             self.trips.append(happening.fields["name"])
         if channel.waits_for_a_person(happening) and not self.attended and channel.left is None:
-            channel.left = happening.alarm
-            advice = "nobody is there to resume: ending"
-            self._recorder.post("unattended", happening.tick, safety=True, advice=advice, **of_channel)
-            if self.treatment.on_channel_trip == OnTrip.CONTINUE:
-                self.loop.operator(OperatorCommand.STOP, 0.0, channel.number)
-            else:
-                self.loop.stop(StopFlag.RAMP_DOWN)
+            self._leave(channel, happening.alarm, happening.tick)
 
-    def _raise_soft(self, soft: SoftAlarm, *, safety: bool = False, **fields: Any) -> None:
-        """An alarm of the whole session, raised once."""
-        if soft not in self._soft:
-            self._soft.add(soft)
-            self._alarm(alarm_for_soft(soft), self.channels[0].tick, self.whole, safety=safety, **fields)
+    def _end_by(self, channel: ChannelRun, happening: Happening) -> None:
+        """What a happening ends."""
+        resumed = happening.kind == "operator" and happening.fields["command"] == OperatorCommand.RESUME.name
+        over = happening.kind == "phase" and happening.fields["phase"] in ENDED_PHASES
+        if happening.kind == "contact-back" or over:
+            self._end_soft(SoftAlarm.CONTACT_LOST, channel.name)
+        if happening.kind == "derating-over" or over:
+            self._end_soft(SoftAlarm.DERATED, channel.name)
+            self._end_soft(SoftAlarm.DERATED_LONG, channel.name)
+        if resumed or over:
+            self._end_soft(SoftAlarm.HELD_FOR_OTHERS, channel.name)
+        if happening.kind == "guard-pause-over":
+            for found in self.alarms.active:
+                if found.channel == channel.name and found.stopped and found.alarm.response == Action.PAUSE:
+                    self.alarms.end(found.alarm.key, found.channel, self._now.time_s)
 
-    def _alarm(self, alarm: Alarm, tick: int | None, shown: Progress, *, safety: bool = False, **fields: Any) -> None:
-        self._recorder.post(
-            "alarm",
-            tick,
-            safety=safety,
-            alarm=alarm.key,
-            priority=alarm.priority.name,
-            title=alarm.title,
-            advice=alarm.advice,
-            **fields,
-        )
-        shown.show(alarm)
+    def _leave(self, channel: ChannelRun, alarm: Alarm | None, tick: int | None) -> None:
+        """Nobody is there to resume the channel: it ends, and takes the others with it as the treatment says."""
+        channel.left = alarm
+        advice = "nobody is there to resume: ending"
+        self._recorder.post("unattended", tick, safety=True, advice=advice, **self._of(channel))
+        if self.treatment.on_channel_trip == OnTrip.CONTINUE:
+            self.loop.operator(OperatorCommand.STOP, 0.0, channel.number)
+        else:
+            self.loop.stop(StopFlag.RAMP_DOWN)
+
+    def _raise_soft(self, soft: SoftAlarm, channel: str = "", *, again: bool = False, **fields: Any) -> None:
+        """An alarm of the whole session, or of one channel; raised once while its cause is there, unless `again`."""
+        alarm = alarm_for_soft(soft)
+        self.alarms.raise_alarm(alarm, channel, self._now.time_s, stops=soft in STOPPING, again=again, **fields)
+
+    def _end_soft(self, soft: SoftAlarm, channel: str = "") -> None:
+        self.alarms.end(alarm_for_soft(soft).key, channel, self._now.time_s)
+
+    def _hold(self, soft: SoftAlarm, there: bool, **fields: Any) -> None:
+        """The cause of an alarm of the whole session is there, or is not."""
+        if there:
+            self._raise_soft(soft, **fields)
+        else:
+            self._end_soft(soft)
+
+    def _end_causes(self) -> None:
+        """Causes that no happening ends: a latched one is gone when no current flows and nothing bad is seen."""
+        rows = {int(row["channel"]): row for row in self.loop.newest()}
+        over = self.loop.status != "running"
+        for channel in self.channels:
+            row = rows.get(channel.number)
+            gone = over or (row is not None and channel.is_quiet(row, self._now.time_s))
+            for found in self.alarms.active:
+                if found.channel == channel.name and found.stopped and found.present and gone:
+                    self.alarms.end(found.alarm.key, found.channel, self._now.time_s)
 
     @property
     def alarmed(self) -> list[tuple[str, Progress]]:
@@ -553,15 +762,44 @@ class Session:
 
     def _watch_conditions(self) -> None:
         counters = self.loop.counters
-        if counters["ring_dropped"]:
-            self._raise_soft(SoftAlarm.RING_OVERFLOW, dropped=counters["ring_dropped"])
-        late = counters["late"] > max(10, LATE_ALARM_SHARE * counters["ticks"])
-        if late and not all(channel.ended for channel in self.channels):
-            self._raise_soft(SoftAlarm.LATE_COMMANDS, late=counters["late"])
+        dropped, late = counters["ring_dropped"], counters["late"]
+        self._hold(SoftAlarm.RING_OVERFLOW, self._grows(SoftAlarm.RING_OVERFLOW, dropped), dropped=dropped)
+        many = late > max(10, LATE_ALARM_SHARE * counters["ticks"])
+        if not (many and all(channel.ended for channel in self.channels)):
+            self._hold(SoftAlarm.LATE_COMMANDS, self._grows(SoftAlarm.LATE_COMMANDS, late) and many, late=late)
         for channel in self.channels:
             if channel.pause_is_left():
-                alarm = alarm_for_soft(SoftAlarm.PAUSE_LEFT)
-                self._alarm(alarm, channel.tick, channel.progress, **self._of(channel))
+                self._raise_soft(SoftAlarm.PAUSE_LEFT, channel.name, again=True)
+            elif not channel.progress.paused:
+                self._end_soft(SoftAlarm.PAUSE_LEFT, channel.name)
+            if channel.derated_long(self._now.time_s):
+                self._raise_soft(SoftAlarm.DERATED_LONG, channel.name)
+        self._watch_speaker()
+
+    def _grows(self, soft: SoftAlarm, count: int) -> bool:
+        """Whether a count has grown within the last QUIET_S."""
+        before, at_s = self._grown.get(soft, (0, float("-inf")))
+        if count != before:
+            at_s = self._now.time_s
+            self._grown[soft] = (count, at_s)
+        return self._now.time_s - at_s <= QUIET_S
+
+    def _watch_speaker(self) -> None:
+        """H50. Who cannot hear has to look: nothing starts where nobody does."""
+        row = self.channels[0].last
+        if row is None or self._over_s is not None:
+            return
+        if not int(row["status"]) & DeviceStatus.SPEAKER_FAULT:
+            self._end_soft(SoftAlarm.SPEAKER_FAULT)
+            return
+        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S
+        if again or self.alarms.find(alarm_for_soft(SoftAlarm.SPEAKER_FAULT).key) is None:
+            self._speaker_told_s = self._now.time_s
+            self._raise_soft(SoftAlarm.SPEAKER_FAULT, again=again)
+        begun = any(channel.progress.phase not in (Phase.SELF_TEST, Phase.CONTACT_CHECK) for channel in self.channels)
+        if not self.attended and not begun and self._not_begun is None:
+            self._not_begun = alarm_for_soft(SoftAlarm.SPEAKER_FAULT)
+            self.loop.stop(StopFlag.RAMP_DOWN)
 
     def _watch_record(self) -> None:
         recorder = self._recorder
@@ -569,8 +807,12 @@ class Session:
             raise recorder.failure
         self._visits_behind = self._visits_behind + 1 if recorder.passes == self._passes_seen else 0
         self._passes_seen = recorder.passes
-        if recorder.problem or self._visits_behind >= BEHIND_VISITS:
+        behind = bool(recorder.problem) or self._visits_behind >= BEHIND_VISITS
+        self._visits_well = 0 if behind or self._visits_behind else self._visits_well + 1
+        if behind:
             self._raise_soft(SoftAlarm.RECORD_BEHIND, problem=recorder.problem or "the disk does not answer")
+        elif self._visits_well >= BEHIND_VISITS:
+            self._end_soft(SoftAlarm.RECORD_BEHIND)
         if (
             self.loop.status == "running"
             and self._now_s() - recorder.written_at_s > STALL_MOST_S
@@ -578,7 +820,7 @@ class Session:
         ):
             # The reservation in the journal covers no more.
             self._unrecorded = True
-            self._raise_soft(SoftAlarm.RECORD_STOPPED, safety=True, problem=recorder.problem)
+            self._raise_soft(SoftAlarm.RECORD_STOPPED, problem=recorder.problem)
             self.stop()
 
     def _close_recorder(self, folder: SessionFolder) -> None:
@@ -597,6 +839,7 @@ class Session:
     def _receipt(self, counters: DeviceCounters | None) -> tuple[dict[str, Any], list[Ending]]:
         """What there is to say in the end, and how each channel ended; the last events are written with it."""
         found = self.loop.counters
+        self.alarms.finish(self._moment().time_s)
         charges = [channel.delivered(counters) for channel in self.channels]
         ends = [self._outcome(channel, charge) for channel, charge in zip(self.channels, charges, strict=True)]
         parts: list[dict[str, Any]] = [
@@ -617,6 +860,7 @@ class Session:
                 for name, progress in self.alarmed
                 for alarm in progress.alarms
             ],
+            "alarm_log": self.alarms.rows(),
             "loop": found,
             "device": vars(counters) if counters is not None else None,
         }
@@ -630,8 +874,7 @@ class Session:
         if not self._recorder.work():
             receipt["notes"] = [self._recorder.problem]
         endings = [
-            Ending(outcome, charge.net_c, charge.absolute_c)
-            for charge, (outcome, _) in zip(charges, ends, strict=True)
+            Ending(outcome, charge.net_c, charge.absolute_c) for charge, (outcome, _) in zip(charges, ends, strict=True)
         ]
         return receipt, endings
 
@@ -681,6 +924,8 @@ class Session:
             return "faulted", cause.line if cause is not None else "a trip latched"
         if reason in CONTACT_REASONS and cause is not None:
             return "aborted", cause.line
+        if self._not_begun is not None:
+            return "aborted", f"{self._not_begun.line}; nobody watches the screen, so nothing was started"
         if self._unrecorded:
             return "faulted", alarm_for_soft(SoftAlarm.RECORD_STOPPED).line
         if self._raised is not None:
@@ -707,14 +952,9 @@ class Session:
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
         self.trips.append("DEVICE_LOST")
-        advice = "its lease has switched the output off; check cable and power before another session"
-        self._recorder.post(
-            "device-lost",
-            self.channels[0].tick,
-            safety=True,
-            title=text,
-            advice=advice,
-            priority="HIGH",
-            action=Action.OFF.name,
-        )
-        return f"{text}: {advice}"
+        alarm = dataclasses.replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
+        fields = {"action": alarm.response.name} | alarm_fields(alarm)
+        happening = Happening(self._now.tick or 0, "device-lost", fields, True, alarm)
+        self.alarms.raise_alarm(alarm, "", self._now.time_s, stops=True, happening=happening)
+        self.whole.show(alarm)
+        return f"{text}: {alarm.advice}"

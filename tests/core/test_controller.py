@@ -13,6 +13,7 @@ from ionto_rt.codes import Action, EndReason, OperatorCommand, Phase, SampleFaul
 from ionto_rt.core.controller import Controller, empty_ticks
 from support import (
     LSB_A,
+    SILENT,
     TOKEN,
     Rig,
     changed,
@@ -83,7 +84,7 @@ SAMPLE_CHANGES = {
 INPUT_CHANGES = {
     "host_late_us": st.sampled_from([0, 1001, 5001, 10_001, 80_001, 2**32 - 1]),
     "host_time_us": st.integers(0, 1 << 62),
-    "heartbeat": st.integers(0, 3),
+    "heartbeat": st.sampled_from([SILENT] * 7 + [3]),
     "operator_command": st.sampled_from(list(OperatorCommand)) | st.integers(-(2**31), 2**31 - 1),
     "operator_value_a": st.floats() | st.floats(-5e-3, 5e-3),
     "operator_sequence": st.integers(0, 2**32 - 1),

@@ -5,13 +5,18 @@ Each test runs the whole tick with every other limit out of reach, so that what 
 
 import ctypes
 import math
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, OperatorCommand, Phase, Trip
+from ionto_rt.heartbeat import answer_of
 from support import (
     LSB_A,
     LSB_V,
+    SILENT,
     TOKEN,
     Rig,
     assert_safe_from_here,
@@ -362,24 +367,148 @@ def test_h29_what_the_device_did_is_followed_at_once(status: DeviceStatus, trip:
     assert_safe_from_here(made, trip, Action.OFF)
 
 
+CLOSED = DeviceStatus.RELAY_CLOSED
+
+
+@pytest.mark.parametrize(
+    ("bit", "trip", "action"),
+    [
+        (DeviceStatus.SUPPLY_LOW, Trip.SUPPLY_LOW, Action.RAMP_DOWN),
+        (DeviceStatus.LEAKAGE, Trip.LEAKAGE, Action.OFF),
+        (DeviceStatus.OVER_TEMPERATURE, Trip.TEMPERATURE, Action.RAMP_DOWN),
+        (DeviceStatus.SELF_TEST_FAILED, Trip.DEVICE_SELF_TEST, Action.OFF),
+    ],
+)
+def test_h39_h40_h44_h49_what_the_device_says_of_itself_acts_in_its_tick(
+    bit: DeviceStatus, trip: Trip, action: Action
+) -> None:
+    made = rig()
+    made.run(5, status=CLOSED | DeviceStatus.SUPPLY_WARNING | DeviceStatus.SPEAKER_FAULT)
+    assert calm(made)
+    made.tick(status=CLOSED | bit)
+    assert_safe_from_here(made, trip, action)
+
+
+def test_h39_a_supply_below_its_reserve_starts_nothing() -> None:
+    config, plan = planned()
+    made = Rig(config, plan.segments)
+    made.run(20, status=DeviceStatus.SUPPLY_WARNING)
+    assert made.trips() == [Trip.SUPPLY_LOW]
+    assert not any(row["close_relay"] for row in made.rows)
+
+
+def test_h49_a_device_that_failed_its_self_test_starts_nothing() -> None:
+    config, plan = planned()
+    made = Rig(config, plan.segments)
+    made.run(20, status=DeviceStatus.SELF_TEST_FAILED)
+    assert made.trips() == [Trip.DEVICE_SELF_TEST]
+    assert not any(row["close_relay"] for row in made.rows)
+
+
+def test_h45_one_sample_is_no_press_two_in_a_row_are() -> None:
+    made = rig()
+    for _ in range(5):
+        made.tick(status=CLOSED | DeviceStatus.PATIENT_STOP)
+        made.tick(status=CLOSED)
+    assert calm(made)
+    made.run(2, status=CLOSED | DeviceStatus.PATIENT_STOP)
+    assert (made.rows[-2]["trip"], made.rows[-1]["trip"]) == (Trip.NONE, Trip.PATIENT_STOP)
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+
+
+@pytest.mark.parametrize("pressed_after", [0, 300])
+def test_h45_the_patients_stop_is_down_in_its_time_from_wherever_the_current_is(pressed_after: int) -> None:
+    """Also out of a slower ramp down."""
+    made = rig(patient_stop_ticks=200, stop_slope_codes=1.0)
+    if pressed_after:
+        made.run(pressed_after, status=CLOSED | DeviceStatus.OVER_TEMPERATURE)
+    code = made.rows[-1]["output_code"]
+    assert code > 2000
+    held = CLOSED | DeviceStatus.PATIENT_STOP
+    made.run(1, status=held)
+    taken = made.until(lambda row: row["action"] == Action.OFF, 202, status=held)
+    falling = [row["output_code"] for row in made.rows[-taken:]]
+    assert 198 <= taken <= 201
+    assert all(before - after <= code / 200 + 1 for before, after in pairwise(falling))
+    assert made.trips()[-1] == (Trip.TEMPERATURE if pressed_after else Trip.PATIENT_STOP)
+
+
+def test_h45_a_second_press_switches_off() -> None:
+    made = rig(patient_stop_ticks=200)
+    held = CLOSED | DeviceStatus.PATIENT_STOP
+    made.run(50, status=held)
+    made.tick(status=CLOSED)
+    made.tick(status=held)
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    made.tick(status=held)
+    assert_safe_from_here(made, Trip.PATIENT_STOP, Action.OFF)
+
+
 def test_h30_heartbeat() -> None:
     made = rig(heartbeat_ticks=50)
-    made.tick(heartbeat=7)
-    made.run(49, heartbeat=7)
-    made.tick(heartbeat=8)
-    made.run(49, heartbeat=8)
+    made.run(49, heartbeat=SILENT)
+    made.tick()
+    made.run(49, heartbeat=SILENT)
     assert calm(made)
-    made.tick(heartbeat=8)
+    made.tick(heartbeat=SILENT)
     assert_safe_from_here(made, Trip.HEARTBEAT, Action.RAMP_DOWN)
 
 
 def test_h30_lost_samples_age_the_heartbeat_too() -> None:
     made = rig(heartbeat_ticks=50, gap_pause_ticks=1000, gap_stop_ticks=1000)
-    made.tick(heartbeat=7)
-    made.tick(heartbeat=7, lose=48)
+    made.tick(heartbeat=SILENT, lose=48)
     assert calm(made)
-    made.tick(heartbeat=7)
+    made.tick(heartbeat=SILENT)
     assert made.trips() == [Trip.HEARTBEAT]
+
+
+def test_h31_an_answer_renews_the_heartbeat_and_brings_another_challenge() -> None:
+    made = rig(heartbeat_ticks=50)
+    challenges = {made.challenge}
+    for _ in range(100):
+        made.run(30, heartbeat=SILENT)
+        made.tick()
+        challenges.add(made.challenge)
+    assert calm(made)
+    assert len(challenges) == 101
+
+
+@pytest.mark.parametrize("apart", [1, 0x80000000, 0xFFFFFFFF])
+def test_h31_a_heartbeat_that_does_not_answer_switches_off_at_once(apart: int) -> None:
+    made = rig(heartbeat_ticks=50)
+    made.run(10)
+    made.tick(heartbeat=answer_of(made.challenge) ^ apart)
+    assert_safe_from_here(made, Trip.WATCHDOG, Action.OFF)
+
+
+def test_h31_an_answer_is_good_once() -> None:
+    """What repeats answers that it has heard is found out as soon as it goes on to another one."""
+    made = rig(heartbeat_ticks=1000)
+    heard = [row["heartbeat"] for row in made.run(10)]
+    made.run(5, heartbeat=heard[-1])
+    assert calm(made)
+    made.tick(heartbeat=heard[0])
+    assert_safe_from_here(made, Trip.WATCHDOG, Action.OFF)
+
+
+def test_h31_a_counter_that_somebody_raises_is_no_heartbeat() -> None:
+    made = rig(heartbeat_ticks=1000)
+    made.tick(heartbeat=made.rows[-1]["heartbeat"] + 1)
+    assert_safe_from_here(made, Trip.WATCHDOG, Action.OFF)
+
+
+def test_h31_challenges_are_of_the_sessions_token() -> None:
+    config, plan = planned()
+    first = {Rig(config | {"token": token}, plan.segments).challenge for token in (1, 2, 0xFFFFFFFF)}
+    assert len(first) == 3
+
+
+ANSWER = function("guard", "heartbeat_answer", ctypes.c_uint32, ctypes.c_uint32)
+
+
+@given(challenge=st.integers(0, 2**32 - 1))
+def test_h31_the_answer_in_python_is_that_of_the_core(challenge: int) -> None:
+    assert answer_of(challenge) == ANSWER(challenge)
 
 
 def test_h31_every_command_answers_its_own_sample() -> None:
@@ -494,7 +623,7 @@ def test_every_byte_of_the_limits_is_under_the_checksum() -> None:
 
 def test_the_first_cause_is_kept() -> None:
     made = rig(heartbeat_ticks=50, over_ratio=1.0625, over_margin_a=0.0)
-    made.run(51, heartbeat=7)
+    made.run(50, heartbeat=SILENT)
     assert made.rows[-1]["action"] == Action.RAMP_DOWN
     made.run(2, redundant_code=32000)
     assert made.rows[-1]["action"] == Action.OFF, "a worse cause still switches off"
@@ -503,6 +632,34 @@ def test_the_first_cause_is_kept() -> None:
 
 def test_replay_of_a_trip_gives_the_same_bits() -> None:
     made = rig(heartbeat_ticks=50)
-    made.run(200, heartbeat=7)
+    made.run(200, heartbeat=SILENT)
     replayed = Rig(made.controller.config, made.controller.segments).controller.run(made.table())
     assert same_bits(replayed, made.table()) == ""
+
+
+@pytest.mark.parametrize("lose", [1, 3, 40])
+def test_a_ramp_down_takes_its_time_whatever_samples_are_lost(lose: int) -> None:
+    """Its slope is per sample period that passes, not per sample that comes."""
+    made = rig(session_ticks=SETTLED_TICKS, gap_stop_ticks=1 << 30, gap_pause_ticks=1 << 30)
+    made.tick()
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    begun, start = made.rows[-1]["index"], made.rows[-2]["output_code"]
+    while made.rows[-1]["action"] == Action.RAMP_DOWN:
+        row = made.tick(lose=lose)
+        fallen = (1 + row["index"] - begun) * made.guard["stop_slope_codes"]
+        assert row["output_code"] <= max(0.0, start - fallen) + 1.0
+    assert made.trips() == [Trip.SESSION_TIME]
+
+
+@pytest.mark.parametrize("name", ["output_zero_code", "output_code_min", "output_code_max"])
+def test_h54_off_is_off_whichever_limit_is_corrupt(name: str) -> None:
+    """A row that says OFF sends the code of zero current, though the limits say something else by now."""
+    for byte in range(4):
+        made = rig()
+        table = memory_of(made.controller, "guard")
+        table[getattr(struct("GuardLimits"), name).offset + byte] ^= 0xFF
+        made.until(lambda row: row["action"] == Action.OFF, 500)
+        made.run(20)
+        assert made.trips() == [Trip.LIMITS_CORRUPT]
+        assert [row["output_code"] for row in made.rows[-20:]] == [0] * 20
+        assert not any(row["close_relay"] for row in made.rows[-20:])

@@ -9,6 +9,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ionto_rt.codes import LOOP_SEQUENCE, EndReason, OnTrip, OperatorCommand, Pa
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.core.wire import FrameReader, encode_frame, pack_sample, unpack_command
+from ionto_rt.heartbeat import answer_of
 from support import TOKEN, changed, planned, same_bits, struct
 
 READ = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
@@ -244,13 +246,37 @@ def test_the_events_ring_has_the_rows_in_which_something_changed() -> None:
     assert same_bits(loop.drain_events(), rows[rows["events"] != 0]) == ""
 
 
-def test_the_heartbeat_is_what_the_orchestrator_last_said() -> None:
-    _, loop = scripted([frames([k]) for k in range(4)])
+def test_the_heartbeat_is_what_the_orchestrator_last_said_and_each_answer_brings_a_challenge() -> None:
+    _, loop = scripted([frames([k]) for k in range(6)])
+    said, challenges = [], [loop.challenge]
     for beats in (0, 1, 2, 0):
         for _ in range(beats):
             loop.beat()
+            said.append(answer_of(challenges[-1]))
         loop.run(1)
-    assert list(loop.drain()["heartbeat"]) == [0, 1, 3, 3]
+        challenges.append(loop.challenge)
+    loop.answer(answer_of(loop.challenge))
+    said.append(answer_of(challenges[-1]))
+    loop.run(1)
+    rows = loop.drain()
+    # Two beats on one challenge are one.
+    assert list(rows["heartbeat"]) == [0, said[0], said[1], said[1], said[3]]
+    assert list(rows["challenge"][:4]) == challenges[1:]
+    assert [before != after for before, after in pairwise(challenges)] == [False, True, True, False]
+    assert not rows["trip"].any()
+
+
+def test_h31_a_wrong_answer_switches_every_channel_off_and_a_good_one_is_good_for_all() -> None:
+    _, loop = scripted([several([k], 3) for k in range(10)], channels=3)
+    for _ in range(4):
+        loop.beat()
+        loop.run(1)
+    rows = loop.drain()
+    assert not rows["trip"].any()
+    assert all(len(set(rows["challenge"][k : k + 3])) == 1 for k in range(0, 12, 3))
+    loop.answer(loop.challenge)
+    loop.run(1)
+    assert list(loop.drain()["trip"]) == [Trip.WATCHDOG] * 3
 
 
 def test_on_a_virtual_clock_no_host_time_enters_the_tick() -> None:

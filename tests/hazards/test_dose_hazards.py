@@ -40,7 +40,7 @@ def test_h15_charge_cap(tmp_path: Path, response: Response) -> None:
     done = session(
         tmp_path,
         steps='[[steps]]\ncurrent = "0.5 mA"\ndose = "0.015 mA*min"\nramp = "0.7 s"\n',
-        options="noise=200",
+        options="noise=100",
         operator=OperatorLimits(dose_c=0.015 * 0.06),
         acts={2.5: Session.pause},
         attended=True,

@@ -63,6 +63,12 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     is_flag=True,
     help="Run on hardware though `doctor` calls this host unfit, with the slower deadlines; goes on record.",
 )
+@click.option("--bell/--no-bell", default=True, help="Let alarms ring the terminal's bell. [default: bell]")
+@click.option(
+    "--reset-lock",
+    is_flag=True,
+    help="Treat a site again that three stops by one cause have locked; says that you have looked at it.",
+)
 @limit_options
 def run_command(
     treatment: str,
@@ -72,12 +78,16 @@ def run_command(
     as_json: bool,
     cpu: int | None,
     accept_unfit: bool,
+    bell: bool,
+    reset_lock: bool,
     **limits: str | None,
 ) -> int:
     """Run the treatment in the file TREATMENT: self-test, contact check, the steps, and the receipt.
 
     On a terminal there is a live view, and keys act: p pauses, r resumes, + and - trim the current within the limits,
-    s ramps down, q switches off. Ctrl-C ramps down, a second one switches off at once; so does SIGTERM the first.
+    s ramps down, q switches off; a acknowledges alarms, m pauses their sound, x resets them. After a trip the view
+    stays, output off, until x has reset it or q leaves. Ctrl-C ramps down, a second one switches off at once; so does
+    SIGTERM the first.
     Otherwise phases and alarms go to stderr, and the receipt to stdout.
 
     In real time on hardware, a host that `ionto-rt doctor` calls unfit is refused.
@@ -113,7 +123,7 @@ def run_command(
             stop.handling(),
             _folder(place, stop),
             open_device(uri, defaults=defaults) as device,
-            make_view(quiet=as_json) as view,
+            make_view(quiet=as_json, bell=bell) as view,
         ):
             session = Session(
                 loaded,
@@ -126,6 +136,8 @@ def run_command(
                 attended=view.attended,
                 accept_unfit=accept_unfit,
                 cpu=cpu,
+                await_reset=view.attended,
+                reset_lock=reset_lock,
             )
             if speed == "real" and session.fitness.verdict == "unfit":
                 complain(f"this host is unfit ({session.fitness.worst_first[0].line}): slower deadlines; see `doctor`")

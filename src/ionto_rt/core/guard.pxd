@@ -48,6 +48,7 @@ cdef struct GuardLimits:
     double stop_slope_codes     # output codes per tick of a ramp down that the guard drives itself
     double area_pause_ratio     # H09: a contact area in alarm below this share of its baseline pauses ...
     double area_stop_ratio      # ... and below this one ramps down
+    uint32_t patient_stop_ticks  # H45: the ramp down that the patient's button asks for takes this long
     uint32_t checksum           # guard_checksum() of all fields before it
 
 cdef struct GuardState:
@@ -84,6 +85,13 @@ cdef struct GuardState:
     int32_t relay_closed
     int32_t established         # current has reached half of its setpoint since that was last zero
     double standing_a           # highest setpoint that the command in force may have been worked out for
+    uint32_t challenge          # H31: what the next heartbeat must answer
+    uint32_t challenges         # how many have been drawn before it
+    uint32_t stop_run           # H45: samples in a row with the button held
+    uint32_t stop_presses
+    double descent_codes        # slope that the patient has asked for; 0: the guard's own
+    int32_t begun               # 1: the relay has been closed
+    int32_t zero_code           # output code of zero current, as the limits had it when they were first verified
 
 cdef struct GuardInput:
     int32_t sample_good
@@ -110,7 +118,14 @@ cdef struct GuardInput:
     int32_t area_alarm          # AreaAlarm
     double area_ratio
     uint32_t applied_age_ticks  # sample periods since the sample that the command in force answered
+    uint32_t token              # of the session: challenges are drawn from it
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
+# The number of that count in a session's sequence of challenges, and what a heartbeat must be to answer one: two
+# permutations of 32 bits, so that no two challenges or answers in succession are alike.
+cdef uint32_t heartbeat_challenge(uint32_t token, uint32_t count) noexcept nogil
+cdef uint32_t heartbeat_answer(uint32_t challenge) noexcept nogil
+# The first challenge, on a state of zeros.
+cdef void guard_begin(GuardState* state, uint32_t token) noexcept nogil
 cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardInput* given,
                      Verdict* verdict) noexcept nogil

@@ -63,7 +63,8 @@ cdef struct LoopState:
     Command commands[32]
     int32_t virtual_clock       # 1: host time and lateness are left out of the tick, and nothing is timed
     int32_t stop                # sticky; only ever rises
-    uint32_t heartbeat
+    uint32_t heartbeat          # the orchestrator's last answer
+    uint32_t challenge          # that it must answer next
     int32_t status
     int32_t error
     uint32_t ending

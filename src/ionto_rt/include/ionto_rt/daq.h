@@ -54,7 +54,16 @@ enum {
     IONTO_STATUS_CHARGE_CAP = 16,   /* its own charge cap; latched */
     IONTO_STATUS_TIME_CAP = 32,     /* its own cap on the time of a session; latched */
     IONTO_STATUS_CLAMPED = 64,      /* the command in force was beyond the output limits and was clamped to them */
-    IONTO_STATUS_LATE = 128         /* the command in force acted later than one period after the sample it answers */
+    IONTO_STATUS_LATE = 128,        /* the command in force acted later than one period after the sample it answers */
+    /* From here on what a device has a sensor for; zero without one. Debounced and filtered: the host acts on
+     * PATIENT_STOP in two samples in a row, on the others in one. */
+    IONTO_STATUS_PATIENT_STOP = 256,        /* the patient's stop button is held down */
+    IONTO_STATUS_LEAKAGE = 512,             /* leakage beyond the device's limit: it has switched off; latched */
+    IONTO_STATUS_SUPPLY_WARNING = 1024,     /* supply below its reserve; it lasts for more than 3 minutes */
+    IONTO_STATUS_SUPPLY_LOW = 2048,         /* less than 3 minutes of supply left */
+    IONTO_STATUS_OVER_TEMPERATURE = 4096,   /* a pad above 41 C or the board above 55 C */
+    IONTO_STATUS_SELF_TEST_FAILED = 8192,   /* the power-on self-test failed: the device closes no relay */
+    IONTO_STATUS_SPEAKER_FAULT = 16384      /* the alarm's sound did not come back in the loop-back */
 };
 
 /* Bits of ionto_command.flags; others are zero. */

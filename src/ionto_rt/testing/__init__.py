@@ -1,0 +1,1 @@
+"""What an embedder can test a host of his own with."""
