@@ -90,7 +90,8 @@ def run_drawn(folder: Path, number: int, seed: int) -> Path | None:
         with open_device(uri) as device:
             of = Treatment.parse(text.encode(), f"faulted-{number}.toml")
             # A folder of its own: three stops for the same cause lock the next session of the same site.
-            session = Session(of, device, out_dir=folder / f"{number:04}", speed="max", watcher=act, attended=bool(number % 2))
+            out_dir, attended = folder / f"{number:04}", bool(number % 2)
+            session = Session(of, device, out_dir=out_dir, speed="max", watcher=act, attended=attended)
             session.run()
     except IontoError as error:
         print(f"seed {seed}, session {number}: {error}")
@@ -180,18 +181,18 @@ def main(what: str, *words: str) -> int:
     began = time.monotonic()
     wrong: list[str] = []
     sessions = 0
+    sources = [Path(word).resolve() for word in words[1 if what == "sessions" else 2 :]]
     if what == "sessions":
         folders = sorted(path.parent for path in Path(words[0]).rglob(SESSION))
-        sessions, wrong = len(folders), by_others(folders, [Path(word).resolve() for word in words[1:]])
+        sessions, wrong = len(folders), by_others(folders, sources)
     else:
-        sources = [Path(word).resolve() for word in words[2:]]
         with tempfile.TemporaryDirectory(prefix="ionto-replays-") as place:
             for some in every_session(Path(place), int(words[0]), int(words[1])):
                 sessions += len(some)
                 wrong += by_others(some, sources)
     for line in wrong[:40]:
         print(line)
-    print(f"{sessions} sessions, {len(words[2:]) + 1} builds, both of the library's paths: {len(wrong)} differences")
+    print(f"{sessions} sessions, {len(sources) + 1} builds, both of the library's paths: {len(wrong)} differences")
     print(f"{time.monotonic() - began:.0f} s")
     return bool(wrong or not sessions)
 

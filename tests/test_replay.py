@@ -22,11 +22,13 @@ from ionto_rt.record import RECEIPT, SESSION, TELEMETRY, Record, RecordError, Te
 from ionto_rt.replay import replay
 from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
+from ionto_rt.verify import verify
 from record_support import finished_channels, make_channels, ticked
 from replay_survey import by_others, faulted
 from test_source import TICK
 
 SEED = random.SystemRandom().randrange(1 << 32)
+FORMER = ROOT / "tests" / "former-session.tar.xz"
 
 INPUTS = {
     "index", "device_time_us", "applied_index", "host_late_us", "heartbeat", "host_time_us", "device_charge_codes",
@@ -262,6 +264,18 @@ def test_across_versions_the_first_tick_and_term_that_differ_are_named(recorded:
     result = replay(of_another_version(recorded, tmp_path, tracking_pole=pole * 1.01))
     assert result.difference is not None and result.difference.term in RESULTS
     assert result.text.startswith(f"different at tick {result.difference.tick}, {result.difference.term}: recorded ")
+
+
+def test_a_session_of_the_former_version_is_replayed_and_what_differs_is_named(tmp_path: Path) -> None:
+    """Recorded by a guard of fewer rows, in format 2, which did not name its core. This one wants more of its limits."""
+    shutil.unpack_archive(FORMER, tmp_path, filter="data")
+    (session,) = (path.parent for path in tmp_path.glob("*/session.json"))
+    result = replay(session)
+    assert result.core == "an earlier ionto_rt, which does not say which" and result.core in result.text
+    assert {"guard.patient_stop_ticks", "challenge"} <= set(result.unknown)
+    assert result.difference is not None
+    assert result.text.startswith(f"different at tick {result.difference.tick}, {result.difference.term}: recorded ")
+    assert verify(session).ok, verify(session).problems
 
 
 def test_faulted_sessions_replay_bit_for_bit_on_the_library_s_other_paths(tmp_path: Path) -> None:
