@@ -267,7 +267,7 @@ def test_across_versions_the_first_tick_and_term_that_differ_are_named(recorded:
 
 
 def test_a_session_of_the_former_version_is_replayed_and_what_differs_is_named(tmp_path: Path) -> None:
-    """Recorded by a guard of fewer rows, in format 2, which did not name its core. This one wants more of its limits."""
+    """Recorded by a guard of fewer rows, in format 2, which did not name its core. This one has more limits."""
     shutil.unpack_archive(FORMER, tmp_path, filter="data")
     (session,) = (path.parent for path in tmp_path.glob("*/session.json"))
     result = replay(session)

@@ -6,11 +6,10 @@ virtual clock the three take turns in one thread, so that nothing depends on the
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
+from ionto_rt.channel_run import CONTACT_REASONS, SEEN_S, ChannelRun, Delivered, Progress
 from ionto_rt.codes import (
     ALL_CHANNELS,
     Action,
@@ -80,7 +79,7 @@ __all__ = ["Progress", "Session", "Watcher"]
 Watcher = Callable[["Session"], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Moment:
     """A moment of the session: the sample's index, the session's time by ticks (s), the device's own clock (s)."""
 
@@ -243,6 +242,11 @@ class Session:
         """Silence all alarms for ten minutes, or until one of higher priority comes; False if none sounds."""
         return self.alarms.pause_audio(self._moment().time_s)
 
+    @property
+    def audio_left_s(self) -> float:
+        """Until the audio pause ends by itself; 0 without one."""
+        return self.alarms.audio_left_s(self._now.time_s)
+
     def end_audio_pause(self) -> None:
         """Let the alarms sound again."""
         self.alarms.end_audio_pause(self._moment().time_s)
@@ -286,6 +290,8 @@ class Session:
         for channel in self.channels:
             assert channel.limits.current_range is not None
             known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
+            if known is not None and self.device.hardware:
+                known.refuse_expired()
             skew_s = known.skew_s if known is not None else 0.0
             config = controller_config(
                 hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing
@@ -314,8 +320,7 @@ class Session:
                 self.device.push_limits(**device_limits(hello, [channel.limits for channel in self.channels], token))
                 self.device.arm(self.pacing, token)
             except BaseException:
-                journal.withdraw(folder.session_id)
-                folder.discard()
+                self._take_back(journal, folder)
                 raise
         except BaseException:
             journal.close()
@@ -384,9 +389,31 @@ class Session:
             files=self.files,
         )
 
+    def _recall_stops(self) -> dict[int, list[str]]:
+        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
+
+        Given are the channels whose lock the operator resets by this start, with its causes.
+        """
+        unlocked: dict[int, list[str]] = {}
+        if not self._capped:
+            return unlocked
+        subject = self.treatment.subject or ""
+        for channel in self.channels:
+            site = channel.treatment.site or ""
+            stops: list[Stop] = recent_stops(self.out_dir, subject, site, simulated=not self.device.hardware)
+            if self._reset_lock:
+                causes = locked_causes(stops)
+                stops = [stop for stop in stops if stop.cause not in causes]
+                if causes:
+                    unlocked[channel.number] = causes
+            refuse_locked(subject, site, stops)
+            for stop in stops:
+                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
+        return unlocked
+
     @property
     def _capped(self) -> bool:
-        """Whether a site's cap of a day holds. Nobody is behind a simulated patient who has no name."""
+        """Whether a site's cap of a day holds, and its lock. Nobody is behind a simulated patient who has no name."""
         return self.device.hardware or bool(self.treatment.subject)
 
     def _keep_within_day(self, journal: Journal) -> None:
@@ -406,26 +433,6 @@ class Session:
             channel.received_c = received_c
             if left_c >= channel.plan.prescribed_c:
                 channel.limits = channel.limits.within_day(left_c)
-
-    def _recall_stops(self) -> dict[int, list[str]]:
-        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
-
-        Given are the channels whose lock the operator resets by this start, with its causes.
-        """
-        unlocked: dict[int, list[str]] = {}
-        subject = self.treatment.subject or ""
-        for channel in self.channels:
-            site = channel.treatment.site or ""
-            stops: list[Stop] = recent_stops(self.out_dir, subject, site)
-            if self._reset_lock:
-                causes = locked_causes(stops)
-                stops = [stop for stop in stops if stop.cause not in causes]
-                if causes:
-                    unlocked[channel.number] = causes
-            refuse_locked(subject, site, stops)
-            for stop in stops:
-                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
-        return unlocked
 
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
         reservations = []
@@ -448,6 +455,17 @@ class Session:
             reservations,
             simulated=not self.device.hardware,
         )
+
+    @staticmethod
+    def _take_back(journal: Journal, folder: SessionFolder) -> None:
+        """Leave nothing behind of a session that could not begin; what a disk that refuses keeps, `recover` settles."""
+        try:
+            journal.withdraw(folder.session_id)
+        except RecordError:
+            with contextlib.suppress(RecordError, OSError):
+                folder.close()
+        else:
+            folder.discard()
 
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
@@ -642,7 +660,7 @@ class Session:
         if len(rows):
             newest = self._moment_of(rows[0])
             over_s = time.monotonic() - self._over_s if self._over_s is not None else 0.0
-            self._now = dataclasses.replace(newest, time_s=newest.time_s + over_s)
+            self._now = replace(newest, time_s=newest.time_s + over_s)
         return self._now
 
     def _log_alarm(self, transition: Transition) -> None:
@@ -792,7 +810,7 @@ class Session:
         if not int(row["status"]) & DeviceStatus.SPEAKER_FAULT:
             self._end_soft(SoftAlarm.SPEAKER_FAULT)
             return
-        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S
+        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S - SEEN_S
         if again or self.alarms.find(alarm_for_soft(SoftAlarm.SPEAKER_FAULT).key) is None:
             self._speaker_told_s = self._now.time_s
             self._raise_soft(SoftAlarm.SPEAKER_FAULT, again=again)
@@ -952,7 +970,7 @@ class Session:
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
         self.trips.append("DEVICE_LOST")
-        alarm = dataclasses.replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
+        alarm = replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
         fields = {"action": alarm.response.name} | alarm_fields(alarm)
         happening = Happening(self._now.tick or 0, "device-lost", fields, True, alarm)
         self.alarms.raise_alarm(alarm, "", self._now.time_s, stops=True, happening=happening)
