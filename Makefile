@@ -10,7 +10,8 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize stops clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts replays coverage sanitize stops clean install \
+	hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -67,6 +68,13 @@ cuts: $(VENV)/.test build ## the record cut at every byte of two batches and at 
 	$(BIN)/python tests/record_survey.py flips 10000
 	$(BIN)/python tests/record_survey.py flipped 10000
 	$(BIN)/python tests/record_survey.py cuts 10000
+
+replays: $(VENV)/.test build ## examples and 100 faulted sessions replayed by cores at -O0 and -O3, and without the library's FMA
+	$(call copy_tree,replays-O0)
+	$(call copy_tree,replays-O3)
+	cd build/replays-O0 && IONTO_RT_OPTIMIZE=-O0 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/replays-O3 && IONTO_RT_OPTIMIZE=-O3 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python tests/replay_survey.py replays 100 1 build/replays-O0/src build/replays-O3/src
 
 coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/coverage/htmlcov (slow)
 	$(call copy_tree,coverage)
