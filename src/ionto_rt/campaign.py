@@ -9,7 +9,7 @@ what came of them is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from ionto_rt.safety import resolve_channels
 from ionto_rt.treatment import Treatment
 
 if TYPE_CHECKING:
-    from ionto_rt.core.campaign import ActTuple, Simulated, Violation
+    from ionto_rt.core.campaign import ActTuple, Simulated
 
 SCENARIOS = 192
 MASK = (1 << 64) - 1

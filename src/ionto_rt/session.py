@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ionto_rt import black_box
 from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
@@ -31,6 +32,7 @@ from ionto_rt.codes import (
     Pacing,
     Phase,
     StopFlag,
+    Trip,
 )
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.loop import Loop
@@ -181,6 +183,8 @@ class Session:
         self._visits_behind = self._visits_well = 0
         self._asked_to_stop = False
         self._gone: str | None = None
+        self._boxed: set[int] = set()
+        self._boxes = 0
 
     @property
     def limits(self) -> Limits:
@@ -285,6 +289,8 @@ class Session:
         for channel in self.channels:
             assert channel.limits.current_range is not None
             known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
+            if known is not None and self.device.hardware:
+                known.refuse_expired()
             skew_s = known.skew_s if known is not None else 0.0
             config = controller_config(
                 hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing
@@ -313,8 +319,7 @@ class Session:
                 self.device.push_limits(**device_limits(hello, [channel.limits for channel in self.channels], token))
                 self.device.arm(self.pacing, token)
             except BaseException:
-                journal.withdraw(folder.session_id)
-                folder.discard()
+                self._take_back(journal, folder)
                 raise
         except BaseException:
             journal.close()
@@ -449,6 +454,17 @@ class Session:
             simulated=not self.device.hardware,
         )
 
+    @staticmethod
+    def _take_back(journal: Journal, folder: SessionFolder) -> None:
+        """Leave nothing behind of a session that could not begin; what a disk that refuses keeps, `recover` settles."""
+        try:
+            journal.withdraw(folder.session_id)
+        except RecordError:
+            with contextlib.suppress(RecordError, OSError):
+                folder.close()
+        else:
+            folder.discard()
+
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
         return self.loop.counters["ticks"] * self.device.hello.tick_s if self.virtual_clock else time.monotonic()
@@ -475,6 +491,7 @@ class Session:
         self._over_s = time.monotonic()
         counters = self.device.disarm(token)
         self._visit_safely()
+        self._keep_black_box(ended=True)
         self._common_end()
         if self._await_reset and self._failure is None:
             self._await_operator()
@@ -573,6 +590,7 @@ class Session:
             self._now = self._moment_of(row)
             for happening in channel.read(row):
                 self._note(channel, happening)
+        self._keep_black_box()
         if self.virtual_clock:
             self._recorder.work()
         self._moment()
@@ -589,6 +607,34 @@ class Session:
             self.watcher(self)
         # Behind all of it: the answer says that the whole round was made.
         self.loop.answer(answer_of(challenge))
+
+    def _keep_black_box(self, *, ended: bool = False) -> None:
+        """What went over the port before a trip and until the output was off goes into the record, once it is off."""
+        pinned = self.loop.black_box
+        gone = ended and self.loop.status in ("lost", "silent")
+        if pinned is None and not gone:
+            return
+        tripped = [row for row in self.loop.newest() if row["trip"]]
+        new = [row for row in tripped if int(row["channel"]) not in self._boxed]
+        off = bool(new) and not any(row["close_relay"] or row["status"] & DeviceStatus.RELAY_CLOSED for row in tripped)
+        if not (off or ended or (pinned is not None and pinned["full"])):
+            return
+        self._boxed |= {int(row["channel"]) for row in new}
+        self._boxes += 1
+        trips = [Trip(int(row["trip"])).name for row in new] + (["DEVICE_LOST"] if gone else [])
+        taken = self.loop.take_black_box()
+        hello = self.device.hello
+        data = black_box.encode(
+            taken,
+            session_id=self._recorder.folder.session_id,
+            trips=trips,
+            channels=hello.channels,
+            period_ns=round(hello.tick_s * 1e9),
+            sentinel=hello.sentinel_lsb_v > 0.0,
+        )
+        name = black_box.file_name(self._boxes)
+        facts = {key: taken[key] for key in ("entries", "left_out")}
+        self._recorder.keep(black_box.BLACK_BOX, self.channels[0].tick, name, data, trips=trips, **facts)
 
     def _look(self) -> None:
         rows = {int(row["channel"]): row for row in self.loop.newest()}
