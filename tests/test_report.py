@@ -1,10 +1,10 @@
 """The report: one page that needs nothing else, shows every peak, and takes no orders from a treatment file."""
 
 import math
+import re
 import subprocess
 import sys
 import tempfile
-import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
