@@ -522,9 +522,10 @@ cdef int32_t descend(GuardState* state, const GuardLimits* limits, uint32_t tick
         if state.descent_codes > slope:
             slope = state.descent_codes
     slope *= ticks
-    if state.output_code > zero + slope:
+    # A slope that is not above zero is a corrupt one.
+    if slope > 0.0 and state.output_code > zero + slope:
         state.output_code -= slope
-    elif state.output_code < zero - slope:
+    elif slope > 0.0 and state.output_code < zero - slope:
         state.output_code += slope
     else:
         state.output_code = zero
@@ -543,6 +544,9 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
         elif state.ticks == 0:
             state.zero_code = limits.output_zero_code
+    if limits.output_code_min > state.zero_code or limits.output_code_max < state.zero_code:
+        # Not to wait for the checksum: a range without zero would send its end at once.
+        trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
     if not given.finite or not isfinite(given.setpoint_a):
         trip(state, TRIP_NOT_FINITE, ACTION_OFF)
     if given.stop >= STOP_NOW:

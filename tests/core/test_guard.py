@@ -921,3 +921,27 @@ def test_h54_off_is_off_whichever_limit_is_corrupt(name: str) -> None:
         assert made.trips() == [Trip.LIMITS_CORRUPT]
         assert [row["output_code"] for row in made.rows[-20:]] == [0] * 20
         assert not any(row["close_relay"] for row in made.rows[-20:])
+
+
+@pytest.mark.parametrize("name", ["output_code_max", "output_code_min"])
+def test_h54_a_range_of_output_codes_without_zero_is_off_at_once(name: str) -> None:
+    """One flipped bit, and the guard's own bound would send the other end of the range."""
+    made = rig()
+    table = memory_of(made.controller, "guard")
+    table[getattr(struct("GuardLimits"), name).offset + 3] ^= 0x80
+    row = made.tick()
+    assert (row["trip"], row["action"], row["output_code"], row["close_relay"]) == (
+        Trip.LIMITS_CORRUPT,
+        Action.OFF,
+        0,
+        0,
+    )
+
+
+def test_h54_a_ramp_down_with_a_corrupt_slope_never_rises() -> None:
+    made = rig(session_ticks=SETTLED_TICKS)
+    made.run(20)
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    memory_of(made.controller, "guard")[struct("GuardLimits").stop_slope_codes.offset + 7] ^= 0x80
+    before = made.rows[-1]["output_code"]
+    assert made.tick()["output_code"] <= before
