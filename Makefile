@@ -10,8 +10,8 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts replays coverage sanitize stops clean install \
-	hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts replays coverage sanitize stops fuzz kill \
+	clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -91,6 +91,14 @@ sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour s
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
 		$(CURDIR)/$(BIN)/python -m pytest tests -m 'not slow'
 
+fuzz: $(VENV)/.fuzz build ## libFuzzer on the wire and a device, atheris on the Python readers; FUZZ='--seconds 60 TARGET…'
+	$(call copy_tree,fuzz)
+	cd build/fuzz && $(CURDIR)/$(BIN)/python fuzz/build.py
+	$(BIN)/python fuzz/run.py $(FUZZ)
+
+kill: $(VENV)/.test build ## 1,000 hosts killed and 200 stopped at random moments of short treatments (half an hour); KILL=… options
+	cd tests && $(CURDIR)/$(BIN)/python kill_survey.py $(KILL)
+
 stops: $(VENV)/.test build ## each of the four stops alone, in a build in which the others can be taken away
 	$(BIN)/python -m pytest tests/test_stops.py
 
@@ -138,6 +146,11 @@ $(VENV)/.run: pyproject.toml $(VENV)/.tools
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.test
 	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.test
+	@command -v clang >/dev/null || { echo 'missing: clang (install with: sudo apt-get install clang libclang-rt-dev)'; exit 1; }
+	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[fuzz]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.tools
