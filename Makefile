@@ -10,7 +10,7 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize stops clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -46,6 +46,15 @@ day: $(VENV)/.test build ## memory of a session of 24 h on the virtual clock (te
 alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py
 
+.PHONY: hazards safety
+hazards: $(VENV)/.test build ## inject every hazard of docs/safety.md; limits beside the worst times measured (minutes)
+	@mkdir -p build
+	@$(BIN)/python -m pytest tests/hazards -q --junitxml build/hazards.xml; tests=$$?; \
+	PYTHONPATH=src $(BIN)/python tests/hazard_table.py times build/hazards.xml && exit $$tests
+
+safety: $(VENV)/.run ## write the table of docs/safety.md from src/ionto_rt/hazards.toml
+	PYTHONPATH=src $(BIN)/python tests/hazard_table.py page docs/safety.md
+
 accuracy: $(VENV)/.bench build ## impedance estimators beside their Cramer-Rao bounds and an offline fit
 	$(BIN)/python bench/estimator.py
 	$(BIN)/python bench/quantisation.py
@@ -73,6 +82,9 @@ sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour s
 		UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
 		$(CURDIR)/$(BIN)/python -m pytest tests -m 'not slow'
+
+stops: $(VENV)/.test build ## each of the four stops alone, in a build in which the others can be taken away
+	$(BIN)/python -m pytest tests/test_stops.py
 
 clean: ## remove builds, caches and the environment; sessions stay
 	rm -rf build dist src/*.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -15,10 +15,13 @@ import numpy as np
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
 from ionto_rt.core.guard cimport GuardInput, guard_begin, guard_checksum, guard_step
 from ionto_rt.core.impedance cimport (
-    ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_step, impedance_tone,
+    ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_hum, impedance_step,
+    impedance_tone,
 )
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
-from ionto_rt.core.predictive cimport predictive_applied, predictive_reset, predictive_skip, predictive_step
+from ionto_rt.core.predictive cimport (
+    predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step,
+)
 from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
@@ -27,8 +30,8 @@ from ionto_rt.core.types cimport (
     EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
     FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
     PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE,
-    SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_NONE, Calibration, Command, Estimate, RegulatorTerms,
-    Sample, Setpoint, Tick, TickInput, Verdict,
+    SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration, Command, Estimate,
+    PlantModel, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
 )
 
 cdef enum:
@@ -171,6 +174,19 @@ cdef void step_sentinel(ControllerState* controller, int32_t sentinel_code, doub
     impedance_step(&controller.sentinel, &config, current_a, sentinel_v, lowest_setpoint(controller), tone_on)
 
 
+cdef void halve_gain(ControllerState* controller) noexcept nogil:
+    """H34, without a jump of the output. Of a model with half of the load's impedance any loop is slow, and stable."""
+    cdef PlantModel model = controller.predictive.model
+    controller.loop_gain *= 0.5
+    controller.tuned.kp *= 0.5
+    controller.tuned.ki *= 0.5
+    controller.tuned.kd *= 0.5
+    if model.gain > 0.0:
+        model.gain *= 2.0
+        model.gain_before *= 2.0
+        predictive_adopt(&controller.predictive, &controller.config.predictive, &model)
+
+
 cdef void controller_start(ControllerState* controller) noexcept nogil:
     cdef ControllerConfig* config = &controller.config
     memset(&controller.impedance, 0, sizeof(controller.impedance))
@@ -194,6 +210,8 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.phase = 0
     controller.history_at = 0
     controller.missing_ticks = 0
+    controller.hum_a = 0.0
+    controller.loop_gain = 1.0
     config.guard.checksum = guard_checksum(&config.guard)
     guard_begin(&controller.guard, config.token)
 
@@ -245,6 +263,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             step_sentinel(controller, sample.sentinel_code, current_a, sentinel_v, tone_on > 0)
 
         if controller.impedance.estimate.block != block_before:
+            controller.hum_a = impedance_hum(&controller.impedance, &config.impedance)
             contact_area_step(
                 &controller.contact_area, &config.contact_area, &controller.impedance.estimate.latest,
                 controller.impedance.bins[0] ^ controller.impedance.bins[1] << 16, controller.impedance.estimate.mean_a,
@@ -336,8 +355,15 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     guard.area_alarm = controller.contact_area.alarm
     guard.area_ratio = controller.contact_area.area_ratio
     guard.applied_age_ticks = sample.index - sample.applied_index
+    guard.index = sample.index
+    guard.applied_index = sample.applied_index
+    guard.applied_code = sample.applied_code
+    guard.limited = setpoint.limited
+    guard.hum_a = controller.hum_a
     guard.token = config.token
     guard_step(&controller.guard, &config.guard, &guard, &verdict)
+    if verdict.pause == TRIP_HUNTING and pause_before != TRIP_HUNTING:
+        halve_gain(controller)
     if verdict.action == ACTION_OFF:
         programme_fault(&controller.programme)
         setpoint.phase = controller.programme.phase
@@ -427,6 +453,8 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.area_ratio = controller.contact_area.area_ratio
     row.area_sigma = controller.contact_area.area_sigma
     row.area_alarm = controller.contact_area.alarm
+    row.hum_a = controller.hum_a
+    row.loop_gain = controller.loop_gain
     row.sentinel_code = sample.sentinel_code
     row.sentinel_v = sentinel_v
     row.active_series_ohm = controller.sentinel.estimate.series_ohm

@@ -2,17 +2,18 @@
 from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from ionto_rt.core.stops cimport STOP_GUARD, STOP_HEARTBEAT, STOP_IN_FORCE, STOP_PLAUSIBILITY
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
-    STATUS_CHARGE_CAP, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_OVER_TEMPERATURE,
-    STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING, STATUS_TIME_CAP, STOP_NOW,
-    TRIP_CHARGE_CAP,
-    TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK,
-    TRIP_DEVICE_SELF_TEST,
-    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
-    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OVER_CURRENT,
-    TRIP_READINGS_DISAGREE, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
-    TRIP_PATIENT_STOP, TRIP_SUPPLY_LOW, TRIP_TEMPERATURE, TRIP_WATCHDOG, Verdict,
+    STATUS_CHARGE_CAP, STATUS_CLAMPED, STATUS_COMPLIANCE, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
+    STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING,
+    STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY,
+    TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT, TRIP_HEARTBEAT,
+    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
+    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OUTPUT_MISMATCH,
+    TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY, TRIP_READINGS_DISAGREE,
+    TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, TRIP_SUPPLY_LOW,
+    TRIP_TEMPERATURE, TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
 )
 
 cdef enum:
@@ -20,6 +21,8 @@ cdef enum:
     CONTACT_TICKS = 4           # for an open lead the lowest of these last setpoints counts
     DEADLINE_WINDOW = 100
     CHECKSUM_TICKS = 500        # a second at the slowest rate; not one of the limits, which may be what is corrupt
+    SENT = 128                  # commands that an echo is compared with
+    RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
     SENSORS = (STATUS_LEAKAGE | STATUS_OVER_TEMPERATURE | STATUS_PATIENT_STOP | STATUS_SELF_TEST_FAILED
                | STATUS_SUPPLY_LOW | STATUS_SUPPLY_WARNING)
@@ -40,7 +43,20 @@ cdef inline bint apart(int64_t a, int64_t b, int64_t limit) noexcept nogil:
     return (<uint64_t>a - <uint64_t>b if a >= b else <uint64_t>b - <uint64_t>a) > <uint64_t>limit
 
 
+cdef inline int stop_of(int32_t cause) noexcept nogil:
+    """Which of the guard's three stops a row belongs to."""
+    if cause == TRIP_HEARTBEAT or cause == TRIP_WATCHDOG:
+        return STOP_HEARTBEAT
+    if (cause == TRIP_OVER_CURRENT or cause == TRIP_OVER_CURRENT_MEAN or cause == TRIP_UNDER_CURRENT
+            or cause == TRIP_POLARITY or cause == TRIP_OUTPUT_MISMATCH or cause == TRIP_READING_STUCK
+            or cause == TRIP_READINGS_DISAGREE or cause == TRIP_CHARGE_MISMATCH):
+        return STOP_PLAUSIBILITY
+    return STOP_GUARD
+
+
 cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
+    if not STOP_IN_FORCE(stop_of(cause)):
+        return
     if state.trip == TRIP_NONE:
         state.trip = cause
     if action > state.action:
@@ -48,6 +64,8 @@ cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
 
 
 cdef void pause(GuardState* state, int32_t cause, int32_t latched) noexcept nogil:
+    if not STOP_IN_FORCE(stop_of(cause)):
+        return
     if state.pause == TRIP_NONE:
         state.pause = cause
     if latched:
@@ -55,6 +73,11 @@ cdef void pause(GuardState* state, int32_t cause, int32_t latched) noexcept nogi
     state.good_run = 0
 
 
+cdef void pause_and_retry(GuardState* state, const GuardLimits* limits, int32_t cause) noexcept nogil:
+    """A pause that ends by itself so many times, and then waits for the operator."""
+    if state.pause == TRIP_NONE:
+        pause(state, cause, 1 if state.retried >= limits.retries else 0)
+        state.retried += 1
 cdef inline uint32_t mix(uint32_t x) noexcept nogil:
     """A permutation in which each bit depends on all."""
     x = (x ^ (x >> 16)) * <uint32_t>0x7FEB352D
@@ -176,15 +199,189 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
         trip(state, TRIP_INTERMITTENT_LEAD, ACTION_RAMP_DOWN)
 
 
+cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nogil:
+    """H02, H03, H13, H23: means over the tenth of a second that has just ended, and over the last second.
+
+    The two tones go through whole periods in a tenth. While the setpoint moves, that of the tenth before still counts:
+    it forgives the loop's delay, a command that stood, and how slowly skin lets a voltage source down.
+    """
+    cdef double n = state.density_fill, total = 0.0
+    cdef double most = state.set_sum if state.set_sum > state.set_before else state.set_before
+    cdef double least = state.set_sum if state.set_sum < state.set_before else state.set_before
+    cdef int k
+    state.density_block_a[state.density_blocks % 10] = state.density_sum / n
+    state.density_blocks += 1
+    if state.density_blocks >= 10:
+        for k in range(10):
+            total += state.density_block_a[k]
+        if total / 10.0 > limits.density_trip_a:
+            trip(state, TRIP_DENSITY, ACTION_RAMP_DOWN)
+    if fabs(state.disagree_sum / n) > limits.disagree_a:
+        trip(state, TRIP_READINGS_DISAGREE, ACTION_RAMP_DOWN)
+
+    total = limits.over_mean_ratio * most
+    if total < most + n * limits.over_mean_margin_a:
+        total = most + n * limits.over_mean_margin_a
+    # Where next to nothing is asked for, H01 judges alone.
+    if most >= n * limits.open_floor_a and fabs(state.along_sum) > total:
+        trip(state, TRIP_OVER_CURRENT_MEAN, ACTION_RAMP_DOWN)
+
+    if state.under_void or state.pause != TRIP_NONE or state.action >= ACTION_RAMP_DOWN:
+        state.under_blocks = 0
+    else:
+        total = limits.under_ratio * least
+        if total > least - n * limits.under_margin_a:
+            total = least - n * limits.under_margin_a
+        state.under_block[state.under_blocks % 10] = state.along_sum - total
+        state.under_blocks += 1
+        if state.under_blocks >= 10:
+            total = 0.0
+            for k in range(10):
+                total += state.under_block[k]
+            if total < 0.0:
+                pause_and_retry(state, limits, TRIP_UNDER_CURRENT)
+                state.under_blocks = 0
+    state.under_void = 0
+    state.set_before = state.set_sum
+    state.density_sum = state.disagree_sum = state.along_sum = state.set_sum = 0.0
+    state.density_fill = 0
+
+
+cdef void check_echo(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H20: the code that the device says it applied, against the one that was sent with that index.
+
+    By index, so that a command that is late, lost or never sent is none. A device that clamps to the limits it was
+    given may put out less than it was told, in the same direction, and says so. Where the command in force is older
+    than what is remembered, and was never seen before, there is nothing to compare it with.
+    """
+    cdef uint32_t slot = given.applied_index & (SENT - 1)
+    cdef int64_t told, said
+    if given.applied_index + <uint32_t>1 != state.echo_next:
+        if state.sent_next[slot] != given.applied_index + <uint32_t>1:
+            state.mismatch_run = 0
+            return
+        state.echo_next = state.sent_next[slot]
+        state.echo_code = state.sent_code[slot]
+    if given.applied_code != state.echo_code:
+        told = state.echo_code - <int64_t>limits.output_zero_code
+        said = given.applied_code - <int64_t>limits.output_zero_code
+        if not (given.status & STATUS_CLAMPED and (0 <= said <= told or told <= said <= 0)):
+            state.mismatch_run += given.ticks
+            if state.mismatch_run >= limits.mismatch_ticks:
+                trip(state, TRIP_OUTPUT_MISMATCH, ACTION_OFF)
+            return
+    state.mismatch_run = 0
+
+
+cdef void stand_still(GuardState* state, const GuardLimits* limits, FlatReading* reading,
+                      uint32_t ticks) noexcept nogil:
+    cdef double level = state.setpoints[(state.history_at - 1) & (HISTORY_TICKS - 1)]
+    if reading.run == 0:
+        reading.low = reading.high = level
+    reading.run += ticks
+    if level < reading.low:
+        reading.low = level
+    if level > reading.high:
+        reading.high = level
+    if reading.run >= limits.flat_ticks and reading.high - reading.low > limits.flat_move_a:
+        trip(state, TRIP_READING_STUCK, ACTION_OFF)
+
+
+cdef inline void check_flat(GuardState* state, const GuardLimits* limits, const GuardInput* given,
+                            bint legitimate) noexcept nogil:
+    """H22: a reading that repeats one code while tone or ramp move the setpoint. Without a tone, at a level that
+    stands, at the stage's limit, or without contact it may: nothing was told to move, or nothing can.
+    """
+    if given.current_code != state.flat[0].code or legitimate:
+        state.flat[0].code = given.current_code
+        state.flat[0].run = 0
+    else:
+        stand_still(state, limits, &state.flat[0], given.ticks)
+    if given.redundant_code != state.flat[1].code or legitimate:
+        state.flat[1].code = given.redundant_code
+        state.flat[1].run = 0
+    else:
+        stand_still(state, limits, &state.flat[1], given.ticks)
+
+
+cdef inline void check_ripple(GuardState* state, const GuardLimits* limits, const GuardInput* given, double along,
+                              double lowest, double highest) noexcept nogil:
+    """H34: what the current does beside every setpoint that it may belong to."""
+    cdef double apart, mean, square, limit
+    if lowest < limits.open_floor_a:
+        state.ripple_fill = state.ripple_run = 0
+        state.ripple_sum = state.ripple_square = 0.0
+        return
+    apart = along - highest if along > highest else along - lowest if along < lowest else 0.0
+    state.ripple_sum += apart
+    state.ripple_square += apart * apart
+    state.ripple_fill += 1
+    if state.ripple_fill < limits.ripple_ticks:
+        return
+    mean = state.ripple_sum / state.ripple_fill
+    square = state.ripple_square / state.ripple_fill - mean * mean
+    limit = limits.ripple_ratio * lowest
+    if limit < limits.ripple_margin_a:
+        limit = limits.ripple_margin_a
+    if square > limit * limit:
+        state.ripple_run += 1
+        # Of mains that began within the blocks the estimator has seen at least half an amplitude.
+        if state.ripple_run >= RIPPLE_RUN and given.hum_a * given.hum_a < 0.2 * square:
+            pause_and_retry(state, limits, TRIP_HUNTING)
+    else:
+        state.ripple_run = 0
+    state.ripple_fill = 0
+    state.ripple_sum = state.ripple_square = 0.0
+
+
+cdef void check_probe(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H17: in the contact check the current follows the output's changes. Through any load that is passive their
+    product is positive; where wires or a reading are swapped it is negative, beyond what noise can do.
+    """
+    cdef double output = <double>given.applied_code - state.probe_code
+    cdef double reading = <double>given.redundant_code - state.probe_reading
+    if state.probe_fill == 0:
+        state.probe_product = state.probe_output = state.probe_current = 0.0
+    else:
+        state.probe_product += output * reading
+        state.probe_output += output * output
+        state.probe_current += reading * reading
+    state.probe_code = given.applied_code
+    state.probe_reading = given.redundant_code
+    state.probe_fill += 1
+    if state.probe_fill > limits.probe_ticks:
+        # A reading that moves by less than four codes may be noise alone: no current, no direction.
+        if (state.probe_current > 16.0 * limits.probe_ticks and state.probe_product < 0.0
+                and state.probe_product * state.probe_product > 0.5 * state.probe_output * state.probe_current):
+            trip(state, TRIP_POLARITY, ACTION_OFF)
+        state.probe_fill = 1
+        state.probe_product = state.probe_output = state.probe_current = 0.0
+
+
+cdef inline void check_direction(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H52: the setpoint changes its direction through a hold at zero alone."""
+    cdef int32_t direction
+    if given.setpoint_a == 0.0:
+        state.zero_run += given.ticks
+        return
+    direction = 1 if given.setpoint_a > 0.0 else -1
+    if direction != state.direction:
+        if state.direction != 0 and state.zero_run < limits.hold_ticks:
+            trip(state, TRIP_REVERSAL, ACTION_RAMP_DOWN)
+        state.direction = direction
+    state.zero_run = 0
+
+
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H01, H05, H07, H08, H09, H13, H15, H23 and the device's own verdicts, from the redundant reading."""
+    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 and the device's own verdicts, from the
+    redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
     cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
     cdef double voltage = fabs((given.voltage_code - limits.voltage_offset_q16 / 65536.0) * limits.voltage_lsb_v)
-    cdef double highest = 0.0, lowest = fabs(newest), level, mean
+    cdef double highest = 0.0, lowest = fabs(newest), level, along
+    cdef bint limiting
     cdef int k
-    cdef uint32_t tenth
     for k in range(CONTACT_TICKS):
         level = state.setpoints[(state.history_at - <uint32_t>k) & (HISTORY_TICKS - 1)]
         if level * newest <= 0.0:
@@ -203,6 +400,9 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     if highest > limits.current_limit_a:
         highest = limits.current_limit_a
 
+    limiting = given.limited or given.status & STATUS_COMPLIANCE or voltage >= limits.limit_voltage_v
+    along = signed_current if newest >= 0.0 else -signed_current
+
     level = limits.over_ratio * highest
     if level < highest + limits.over_margin_a:
         level = highest + limits.over_margin_a
@@ -215,8 +415,16 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
     if lowest < limits.open_floor_a:
         state.established = 0
-    elif signed_current * newest >= 0.5 * lowest * fabs(newest):
+        state.reversed_run = 0
+    elif along >= 0.5 * lowest:
         state.established = 1
+        state.reversed_run = 0
+    elif along <= -0.5 * lowest:
+        state.reversed_run += given.ticks
+        if state.reversed_run >= limits.polarity_ticks:
+            trip(state, TRIP_POLARITY, ACTION_OFF)
+    else:
+        state.reversed_run = 0
     if (state.action < ACTION_RAMP_DOWN and lowest >= limits.open_floor_a and current < limits.open_ratio * lowest
             and (voltage >= limits.open_voltage_v or (limits.open_any_voltage and state.established))):
         if state.open_run == 0:
@@ -234,31 +442,26 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     else:
         state.short_run = 0
 
-    # Density over the last second, renewed each tenth.
-    tenth = limits.second_ticks // 10 if limits.second_ticks >= 10 else 1
     state.density_sum += current
-    state.density_fill += 1
-    if state.density_fill >= tenth:
-        state.density_block_a[state.density_blocks % 10] = state.density_sum / state.density_fill
-        state.density_blocks += 1
-        state.density_sum = 0.0
-        state.density_fill = 0
-        if state.density_blocks >= 10:
-            mean = 0.0
-            for k in range(10):
-                mean += state.density_block_a[k]
-            if mean / 10.0 > limits.density_trip_a:
-                trip(state, TRIP_DENSITY, ACTION_RAMP_DOWN)
-
     state.disagree_sum += (
         given.current_code - limits.current_offset_q16 / 65536.0
     ) * limits.current_lsb_a - signed_current
-    state.disagree_fill += 1
-    if state.disagree_fill >= tenth:
-        if fabs(state.disagree_sum / state.disagree_fill) > limits.disagree_a:
-            trip(state, TRIP_READINGS_DISAGREE, ACTION_RAMP_DOWN)
-        state.disagree_sum = 0.0
-        state.disagree_fill = 0
+    state.along_sum += along
+    level = state.setpoints[(state.history_at - 1) & (HISTORY_TICKS - 1)]
+    state.set_sum += level if newest >= 0.0 else -level
+    if limiting or lowest < limits.open_floor_a:
+        state.under_void = 1
+    state.density_fill += 1
+    if state.density_fill >= (limits.second_ticks // 10 if limits.second_ticks >= 10 else 1):
+        judge_tenth(state, limits)
+
+    check_echo(state, limits, given)
+    check_flat(state, limits, given, limiting or lowest < limits.open_floor_a)
+    check_ripple(state, limits, given, along, lowest, highest)
+    if given.probe_a > 0.0:
+        check_probe(state, limits, given)
+    else:
+        state.probe_fill = 0
 
     # An estimate stops current, but is never the only thing that does: the density row above counts on nominal area.
     if given.area_alarm == AREA_SMALLER:
@@ -269,6 +472,8 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
 
     if given.absolute_codes > limits.charge_cap_codes:
         trip(state, TRIP_CHARGE_CAP, ACTION_RAMP_DOWN)
+    if given.absolute_codes > limits.pad_charge_codes:
+        trip(state, TRIP_ELECTRODE_SPENT, ACTION_RAMP_DOWN)
     if apart(given.net_codes, given.device_net_codes, limits.charge_mismatch_codes):
         trip(state, TRIP_CHARGE_MISMATCH, ACTION_RAMP_DOWN)
 
@@ -290,9 +495,14 @@ cdef void check_gaps(GuardState* state, const GuardLimits* limits, const GuardIn
 
 
 cdef void end_pause(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    if given.operator_command == OPERATOR_RESUME:
+        state.retried = 0
     if state.pause == TRIP_NONE:
         return
-    state.good_run += given.ticks
+    if (state.pause == TRIP_UNDER_CURRENT or state.pause == TRIP_HUNTING) and given.setpoint_a != 0.0:
+        state.good_run = 0      # a retry begins from rest
+    else:
+        state.good_run += given.ticks
     if given.operator_command == OPERATOR_RESUME or (not state.pause_latched and state.good_run >= limits.second_ticks):
         state.pause = TRIP_NONE
         state.pause_latched = 0
@@ -348,6 +558,7 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     if given.sample_good:
         check_sample(state, limits, given)
         check_status(state, given)
+    check_direction(state, limits, given)
 
     verdict.close_relay = given.close_relay
     if state.action == ACTION_RAMP_DOWN:
@@ -368,6 +579,12 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     if state.action < ACTION_RAMP_DOWN:
         state.history_at = (state.history_at + 1) & (HISTORY_TICKS - 1)
         state.setpoints[state.history_at] = given.setpoint_a
+    if not state.sent_any or <int32_t>(given.index - state.sent_newest) > 0:
+        # Of two answers to one index the device takes the first.
+        state.sent_any = 1
+        state.sent_newest = given.index
+        state.sent_next[given.index & (SENT - 1)] = given.index + <uint32_t>1
+        state.sent_code[given.index & (SENT - 1)] = code
     state.last_code = code
     state.relay_closed = verdict.close_relay
     state.begun |= verdict.close_relay

@@ -829,6 +829,20 @@ cdef void impedance_step(ImpedanceState* state, const ImpedanceConfig* config, d
                 state.sine[k] = 0.0
 
 
+cdef double impedance_hum(const ImpedanceState* state, const ImpedanceConfig* config) noexcept nogil:
+    cdef double half = 0.5 * config.block_ticks
+    cdef double spread = (4.0 * half * half - 1.0) / (24.0 * half), slope = state.sum_it, power = 0.0
+    cdef int k
+    for k in range(WAVES):
+        spread -= (square(state.t_cosine[k]) + square(state.t_sine[k])) / half
+        slope -= (state.t_cosine[k] * state.sum_ic[k] + state.t_sine[k] * state.sum_is[k]) / half
+    slope /= spread
+    for k in range(FIFTY, WAVES):
+        power += square((state.sum_ic[k] - slope * state.t_cosine[k]) / half)
+        power += square((state.sum_is[k] - slope * state.t_sine[k]) / half)
+    return sqrt(0.5 * power)
+
+
 cdef void impedance_break(ImpedanceState* state, const ImpedanceConfig* config, uint32_t ticks) noexcept nogil:
     if state.bins[LOW] == 0:
         impedance_choose_tones(state, config, config.corner_hz)

@@ -12,6 +12,7 @@ phase of the rest stays.
 """
 import os
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.errno cimport EINTR, EINVAL, ETIMEDOUT, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
@@ -23,6 +24,10 @@ from posix.unistd cimport close as c_close, dup2
 
 import numpy as np
 
+from ionto_rt.core.black_box cimport (
+    BOX_COMMANDS, BOX_RECEIVED, BOX_SAMPLES, BOX_SENT, BlackBox, BoxEntry, box_add, box_close, box_first, box_load,
+    box_load_u64, box_open, box_pin, box_store,
+)
 from ionto_rt.core.clock cimport clock_now_ns, histogram_add, histogram_percentile, lateness_us
 from ionto_rt.core.controller cimport ControllerState, controller_tick
 from ionto_rt.core.guard cimport heartbeat_answer
@@ -32,9 +37,10 @@ from ionto_rt.core.ring cimport (
     Ring, ring_close, ring_commit, ring_newest, ring_open, ring_push, ring_slot, ring_take,
 )
 from ionto_rt.core.types cimport (
-    ALL_CHANNELS, DAQ_VERSION, END_COMPLETE, END_NONE, END_OPERATOR, LOOP_SEQUENCE, MAX_CHANNELS, ON_TRIP_CONTINUE,
+    ALL_CHANNELS, DAQ_VERSION, END_COMPLETE, END_NONE, END_OPERATOR, EVENT_TRIP, LOOP_SEQUENCE, MAX_CHANNELS,
+    ON_TRIP_CONTINUE,
     ON_TRIP_PAUSE, OPERATOR_NONE, OPERATOR_PAUSE, PACING_HOST, PORT_VERSION, SAMPLE_GOOD, STOP_RAMP_DOWN, TRIP_NONE,
-    Daq, Port, Sample, Tick, TickInput,
+    Command, Daq, Port, Sample, Tick, TickInput,
 )
 from ionto_rt.core.wire cimport (
     FRAME_ERROR, FRAME_SAMPLE, MAX_FRAME, MAX_PAYLOAD, wire_encode, wire_get_sample, wire_get_sentinel,
@@ -167,6 +173,8 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
         if channel == 0:
             loop.lost += row.lost_ticks
         if row.events:
+            if row.events & EVENT_TRIP:
+                box_pin(&loop.box, loop.ticks)
             ring_push(&loop.events, row)
         if row != &loop.spare:
             ring_commit(&loop.telemetry)
@@ -214,11 +222,14 @@ cdef void send_commands(LoopState* loop) noexcept nogil:
     if loop.daq.send != NULL:
         encoded_ns = began_ns
         written = loop.daq.send(loop.daq.context, loop.commands)
+        box_add(&loop.box, BOX_COMMANDS, loop.commands, loop.device_channels * sizeof(Command), <int32_t>written,
+                encoded_ns, loop.ticks)
     else:
         length = wire_put_command(loop.commands, loop.device_channels, payload)
         length = wire_encode(payload, length, frame)
         encoded_ns = timed_ns(loop)
         written = loop.port.write(loop.port.context, frame, length)
+        box_add(&loop.box, BOX_SENT, frame, length, <int32_t>written, encoded_ns, loop.ticks)
     loop.timing.phase_ns[LOOP_PHASE_ENCODE] = encoded_ns - began_ns
     loop.timing.phase_ns[LOOP_PHASE_WRITE] = timed_ns(loop) - encoded_ns
     if written < 0 and written != -ETIMEDOUT:
@@ -271,8 +282,8 @@ cdef bint next_frame(LoopState* loop) noexcept nogil:
     return False
 
 
-cdef bint queued(LoopState* loop) noexcept nogil:
-    """The next sample period out of what one read brought; loop.samples_at says where."""
+cdef bint queued(LoopState* loop, uint64_t read_ns) noexcept nogil:
+    """The next sample period out of what was read at read_ns; loop.samples_at says where."""
     if loop.daq.receive == NULL:
         loop.samples_at = 0
         return next_frame(loop)
@@ -280,6 +291,8 @@ cdef bint queued(LoopState* loop) noexcept nogil:
         return False
     loop.samples_at = loop.parsed * loop.device_channels
     loop.parsed += 1
+    box_add(&loop.box, BOX_SAMPLES, loop.samples + loop.samples_at, loop.device_channels * sizeof(Sample),
+            <int32_t>loop.device_channels, read_ns, loop.ticks)
     return True
 
 
@@ -303,8 +316,12 @@ cdef bint await_samples(LoopState* loop, uint64_t* read_ns) noexcept nogil:
             return False
         loop.pending = <uint32_t>count
         loop.parsed = 0
-    read_ns[0] = timed_ns(loop)
-    if queued(loop):
+        read_ns[0] = timed_ns(loop)
+        if count > 0 and loop.daq.receive == NULL:
+            box_add(&loop.box, BOX_RECEIVED, loop.bytes, <size_t>count, <int32_t>count, read_ns[0], loop.ticks)
+    else:
+        read_ns[0] = timed_ns(loop)
+    if queued(loop, read_ns[0]):
         loop.silent_since_ns = 0
         return True
     now_ns = clock_now_ns()
@@ -337,7 +354,7 @@ cdef void run_device_paced(LoopState* loop, uint64_t last) noexcept nogil:
                 loop.timing.phase_ns[LOOP_PHASE_DECODE] += decoded_ns - from_ns
                 from_ns = clock_now_ns()
                 loop.timing.phase_ns[LOOP_PHASE_TICK] += from_ns - decoded_ns
-            more = loop.ticks < last and queued(loop)
+            more = loop.ticks < last and queued(loop, read_ns)
         send_commands(loop)
         close_answer(loop, read_ns)
         if loop.status == LOOP_RUNNING and loop.ending > ENDING_TICKS:
@@ -445,6 +462,21 @@ cdef int lock_code() except -1:
     return failed
 
 
+cdef struct BoxHead:
+    uint64_t host_ns
+    uint64_t tick
+    uint32_t length
+    int32_t outcome
+    int32_t kind
+    int32_t unused
+
+
+cdef enum:
+    # The longest frames of a sample and of a command together, of one channel and for each further one.
+    MOST_FRAMES_OF_ONE = 72
+    MOST_FRAMES_OF_FURTHER = 48
+
+BLACK_BOX_S = 2.0
 PHASES = ("wait", "decode", "tick", "encode", "write")
 STATUSES = ("running", "ended", "silent", "lost", "refused")
 
@@ -477,6 +509,7 @@ cdef class Loop:
             ring_close(&self.state.telemetry)
             ring_close(&self.state.events)
             ring_close(&self.state.operators)
+            box_close(&self.state.box)
             free(self.state)
 
     def __init__(self, controllers, port, *, bint virtual_clock, uint64_t ring_rows=16384, double silence_s=0.5,
@@ -512,9 +545,17 @@ cdef class Loop:
             ring_open(&self.state.telemetry, sizeof(Tick), ring_rows),
             ring_open(&self.state.events, sizeof(Tick), 1024 * self.state.channels),
             ring_open(&self.state.operators, sizeof(OperatorRequest), OPERATOR_QUEUE),
+            self.open_box(),
         ):
             if failed:
                 raise OSError(-failed, os.strerror(-failed))
+
+    cdef int open_box(self) noexcept:
+        cdef uint64_t channels = self.state.device_channels
+        cdef uint64_t window = <uint64_t>(BLACK_BOX_S / self.state.controllers[0].config.calibration.tick_s + 0.5)
+        cdef uint64_t of_frames = MOST_FRAMES_OF_ONE + MOST_FRAMES_OF_FURTHER * (channels - 1)
+        cdef uint64_t of_structs = channels * (sizeof(Sample) + sizeof(Command))
+        return box_open(&self.state.box, window, of_frames if self.state.daq.receive == NULL else of_structs)
 
     cdef int attach(self, port) except -1:
         cdef Port* given
@@ -544,7 +585,9 @@ cdef class Loop:
         """Lock rings, states and the loop's code into memory: "locked", or why not. Never required."""
         cdef int failed = 0
         cdef uint32_t channel
-        if (mlock(self.state.telemetry.rows, self.state.telemetry.row_bytes * self.state.telemetry.capacity)
+        cdef BlackBox* box = &self.state.box
+        if (mlock(box.entries, box.capacity * sizeof(BoxEntry)) or mlock(box.bytes, box.room)
+                or mlock(self.state.telemetry.rows, self.state.telemetry.row_bytes * self.state.telemetry.capacity)
                 or mlock(self.state.events.rows, self.state.events.row_bytes * self.state.events.capacity)):
             failed = errno
         for channel in range(self.state.channels):
@@ -584,6 +627,55 @@ cdef class Loop:
             if nowhere >= 0:
                 dup2(nowhere, self.state.descriptor.fd)
                 c_close(nowhere)
+
+    @property
+    def black_box(self) -> dict | None:
+        """Of the first trip since `take_black_box`: its tick (sample periods ticked before it), and whether the rings
+        are full of what came after it. None without one.
+        """
+        cdef BlackBox* box = &self.state.box
+        if not box_load(&box.pinned):
+            return None
+        return {"trip_tick": box.trip_tick, "full": box_load_u64(&box.left_out) > 0}
+
+    def take_black_box(self) -> dict:
+        """All that went over the port from 2 s before the first trip on, which is then let go; what of it found no room
+        is counted in `left_out`.
+
+        Without a trip the last 2 s; then the loop must not run. `records` are bytes, each a BoxHead (host_ns, tick,
+        length, outcome, kind; docs/black-box.md) and its data.
+        """
+        cdef BlackBox* box = &self.state.box
+        cdef bint pinned = box_load(&box.pinned)
+        cdef uint64_t head = box_load_u64(&box.head), first, number, size = 0
+        cdef BoxEntry* entry
+        cdef BoxHead kept
+        cdef uint8_t* at
+        first = box.pinned_from if pinned else box_first(box, self.state.ticks)
+        for number in range(first, head):
+            size += sizeof(BoxHead) + box.entries[number & (box.capacity - 1)].length
+        records = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+        at = <uint8_t*>PyBytes_AS_STRING(records)
+        with nogil:
+            for number in range(first, head):
+                entry = box.entries + (number & (box.capacity - 1))
+                kept.host_ns = entry.host_ns - self.state.started_ns if entry.host_ns else 0
+                kept.tick = entry.tick
+                kept.length = entry.length
+                kept.outcome = entry.outcome
+                kept.kind = entry.kind
+                kept.unused = 0
+                memcpy(at, &kept, sizeof(BoxHead))
+                memcpy(at + sizeof(BoxHead), box.bytes + (entry.at & (box.room - 1)), entry.length)
+                at += sizeof(BoxHead) + entry.length
+        found = {
+            "trip_tick": box.trip_tick if pinned else None, "entries": head - first,
+            "left_out": box_load_u64(&box.left_out) if pinned else 0, "window_ticks": box.window_ticks,
+            "records": records,
+        }
+        if pinned:
+            box_store(&box.pinned, 0)
+        return found
 
     @property
     def status(self) -> str:

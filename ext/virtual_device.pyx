@@ -46,6 +46,7 @@ from ionto_rt.core.skin cimport (
     skin_series_ohm,
     skin_use_up,
 )
+from ionto_rt.core.stops cimport STOP_DEVICE, STOP_IN_FORCE
 from ionto_rt.core.types cimport (
     COMMAND_CLOSE_RELAY,
     FRONT_END_CURRENT_SOURCE,
@@ -814,6 +815,8 @@ cdef void expire(VirtualDeviceState* device) noexcept nogil:
 cdef inline bint capped(VirtualDeviceState* device) noexcept nogil:
     """Whether a cap of charge or time has tripped the device at this boundary."""
     cdef uint32_t c
+    if not STOP_IN_FORCE(STOP_DEVICE):
+        return False
     for c in range(device.channels):
         if device.channel[c].absolute_codes >= device.channel[c].charge_cap_codes:
             trip(device, STATUS_CHARGE_CAP)
@@ -866,7 +869,7 @@ cdef inline void cross_boundary(VirtualDeviceState* device) noexcept nogil:
         return
     if device.pending:
         act(device)
-    elif device.lease_left:
+    elif device.lease_left and STOP_IN_FORCE(STOP_DEVICE):
         device.lease_left -= 1
         if device.lease_left == 0:
             expire(device)
@@ -1046,6 +1049,8 @@ cdef void take_limits(VirtualDeviceState* device, const uint8_t* payload) noexce
         channel.output_code_max = <int32_t>get_u32(at + 8)
         channel.charge_cap_codes = <int64_t>get_u64(at + 12)
         channel.comparator_a = channel.current_cap_code * (1e-15 * one.current_lsb_fa)
+        if not STOP_IN_FORCE(STOP_DEVICE):
+            channel.comparator_a = 1e9
         put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c, <uint32_t>channel.current_cap_code)
         put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 4, <uint32_t>channel.output_code_min)
         put_u32(back + LIMITS_FIXED_BYTES + LIMITS_CHANNEL_BYTES * c + 8, <uint32_t>channel.output_code_max)

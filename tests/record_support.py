@@ -229,7 +229,7 @@ def ticked(channels: int, ticks: int = 0) -> Channels:
         given = np.concatenate([rows, np.repeat(rows[-1:], length - len(rows))])
         given["channel"] = channel
         given["index"] = np.arange(length)
-        given["applied_index"] = np.maximum(np.arange(length) - 1, 0)
+        given["applied_index"][len(rows) :] = np.arange(len(rows) - 2, length - 2)
         given["device_time_us"] = np.arange(length) * 1000
         result = Controller(known["controller"], known["segments"]).run(given)
         for name in table.dtype.names or ():

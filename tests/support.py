@@ -211,8 +211,8 @@ class Rig:
         calibration = self.calibration
         self.index = (self.index + 1 + lose) & 0xFFFFFFFF
         before = self.commands[-2] if len(self.commands) > 1 else {"code": 0, "flags": 0, "index": 0xFFFFFFFF}
-        applied = before["code"] if before["flags"] else 0
-        current_a = applied * calibration["output_lsb"]
+        applied = before["code"]
+        current_a = applied * calibration["output_lsb"] if before["flags"] else 0.0
         code = round(current_a / calibration["current_lsb_a"])
         found = {
             "index": self.index,

@@ -87,4 +87,5 @@ def test_the_treatment_in_the_readme_is_the_example() -> None:
 def test_the_readme_names_the_files_of_a_record() -> None:
     record = pytest.importorskip("ionto_rt.record")
     table = set(re.findall(r"^\| `([\w.]+\.\w+)` \|", (ROOT / "README.md").read_text(), re.M))
-    assert table == {record.TREATMENT, record.SESSION, record.TELEMETRY, record.EVENTS, record.RECEIPT, record.LATENCY}
+    names = ("TREATMENT", "SESSION", "TELEMETRY", "TELEMETRY_CHAIN", "EVENTS", "MANIFEST", "RECEIPT", "LATENCY")
+    assert table == {getattr(record, name) for name in names}

@@ -2,8 +2,10 @@
 
 import importlib
 import itertools
+import json
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import hazard_table as hazard_table_page
 import ionto_rt.hazards
 from ionto_rt.alarms import SoftAlarm, alarm_for_pause, alarm_for_trip
 from ionto_rt.codes import EndReason, Phase, Trip
@@ -197,3 +200,51 @@ def test_a_threshold_is_the_one_in_force(row: Hazard, name: str, as_it_is: dict[
             found = in_force(modules)
         changed |= {key for key in as_it_is | found if as_it_is.get(key) != found.get(key)}
     assert changed
+
+
+def test_the_page_shows_the_table_as_it_is() -> None:
+    page = (ROOT / "docs/safety.md").read_text()
+    shown = page.partition(hazard_table_page.BEGIN)[2].partition(hazard_table_page.END)[0]
+    assert shown.splitlines() == hazard_table_page.page_lines(), "make safety"
+
+
+@pytest.fixture(scope="module")
+def collected() -> set[str]:
+    """The tests that pytest finds in the folder, without their parameters."""
+    command = [sys.executable, "-m", "pytest", "tests/hazards", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {line.partition("[")[0] for line in listing.splitlines() if "::" in line}
+
+
+PENDING = {
+    *("H02", "H03", "H06", "H10", "H11", "H12", "H13", "H17", "H20", "H22", "H31", "H34", "H39", "H40", "H41"),
+    *("H42", "H43", "H44", "H45", "H46", "H47", "H48", "H49", "H50", "H52", "H53"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=IDS)
+def test_a_row_is_injected_by_a_test_that_is_named_after_it(row: Hazard, collected: set[str]) -> None:
+    if row.id in PENDING and row.test not in collected:
+        pytest.skip("its test is on its way")
+    assert row.test in collected
+    assert row.test.rpartition("::")[2].startswith(f"test_{row.id.lower()}_")
+
+
+def test_times_of_the_injecting_tests_are_set_beside_their_limits(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    said = {"hazard": "H05", "through": "device", "real_time": False, "unit": "s", "limit": 0.005}
+
+    def case(value: float, inside: str = "") -> str:
+        text = json.dumps(said | {"value": value}).replace('"', "&quot;")
+        return f'<testcase><properties><property name="response" value="{text}"/></properties>{inside}</testcase>'
+
+    def line(*cases: str) -> str:
+        report.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+        lines, whole = hazard_table_page.times_lines(report)
+        assert not whole, "the other rows were not measured"
+        return next(line for line in lines if line.startswith("H05"))
+
+    assert re.search(r"virtual +5 ms +4.5 ms +2 +medium +yes +pass$", line(case(0.004), case(0.0045)))
+    assert line(case(0.0051)).endswith("FAIL")
+    assert line(case(0.004, "<failure/>")).endswith("FAIL")
+    assert "not measured" in line()

@@ -1,14 +1,17 @@
 """The journal: what a site has received today, reservations included, whoever died when."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -443,3 +446,80 @@ def test_a_site_rests_by_the_clock_that_nobody_sets(tmp_path: Path) -> None:
         journal.begin("c", "c", "S", [cap(prescribed_c=1.0, rest_s=1800.0), cap(prescribed_c=0.5, rest_s=1800.0)])
         with pytest.raises(JournalError, match=r"0\.0 min since the last current"):
             journal.begin("d", "d", "S", [cap(prescribed_c=0.1, rest_s=1800.0)])
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(100)])
+def test_h37_an_empty_journal_beside_sessions_is_not_taken_for_a_new_one(tmp_path: Path, content: bytes) -> None:
+    make_session(tmp_path).close()
+    (tmp_path / JOURNAL).write_bytes(content)
+    with pytest.raises(JournalError, match=r"--rebuild$"):
+        Journal(tmp_path)
+    assert rebuild(tmp_path).sessions == 1
+
+
+def damaged_copies(source: Path, folder: Path, seed: int, count: int) -> Iterator[tuple[str, Path]]:
+    """Copies of a sessions' folder in each of which some bytes of the journal's files are others."""
+    random = Random(seed)
+    for number in range(count):
+        copy = folder / str(number)
+        shutil.copytree(source, copy)
+        path = random.choice(sorted(copy.glob(f"{JOURNAL}*")))
+        data = bytearray(path.read_bytes())
+        kind = random.choice(["a bit", "a byte", "a hole", "cut"])
+        at = random.randrange(len(data))
+        if kind == "a bit":
+            data[at] ^= 1 << random.randrange(8)
+        elif kind == "a byte":
+            data[at] = random.randrange(256)
+        elif kind == "a hole":
+            data[at : at + 512] = bytes(len(data[at : at + 512]))
+        else:
+            del data[at:]
+        path.write_bytes(data)
+        yield f"{kind} of {path.name} at {at}", copy
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["in the file", "in its log"])
+def test_h37_a_journal_damaged_anywhere_is_refused_or_tells_the_truth(tmp_path: Path, logged: bool) -> None:
+    """What counts against a day never comes out less: the file is refused by name, or a session that a damaged log has
+    lost is missed, or nothing that matters was hit. Rebuilt it counts at least as much again.
+    """
+    source, seed, rows = tmp_path / "source", 20261126, steady_rows(100)
+    journal = Journal(source)
+    try:
+        for number in range(6):
+            folder = make_session(source, rows)
+            entry = Reservation(f"site {number % 3}", 2.4, 0.14)
+            journal.begin(folder.session_id, folder.path, "S-07", [entry])
+            journal.extend(folder.session_id, [(0.5, 0.7)])
+            receipt = folder.finish(receipt_of(rows, delivered_abs_c=1.0))
+            journal.finish(folder.session_id, [Ending(receipt["outcome"], 1.0, 1.0)])
+        if not logged:
+            journal.close()
+        refused = missed = true = 0
+        for what, copy in damaged_copies(source, tmp_path / "damaged", seed, 200):
+            for rest in copy.glob("*-shm"):
+                rest.unlink()
+            try:
+                with Journal(copy) as found:
+                    received = [found.received_today("S-07", f"site {number}") for number in range(3)]
+                    try:
+                        found.begin("next", "next", "S-07", [cap("site 0", 1.0, 100.0)])
+                    except JournalError as error:
+                        assert "does not know the session" in str(error) and str(error).endswith("--rebuild"), what
+                        missed += 1
+                        continue
+                assert min(received) >= 2.0, what
+                true += 1
+            except JournalError as error:
+                assert str(copy / JOURNAL) in str(error) and str(error).endswith("--rebuild"), (what, str(error))
+                refused += 1
+                if refused % 10 == 1:
+                    assert rebuild(copy).sessions == 6
+                    with Journal(copy) as again:
+                        assert again.received_today("S-07", "left knee") >= 6.0
+    finally:
+        journal.close()
+    print(f"seed {seed}: {refused} refused, {missed} missed a session, {true} unharmed")
+    assert refused + missed > 20 and true > 0 and (missed > 0) == logged

@@ -304,6 +304,7 @@ class Screen:
         )  # fmt: skip
         self.near = near
         self.seen = ""
+        self.rings = 0
 
     def see(self, text: str, timeout_s: float = 20.0) -> None:
         """Wait until `text` is written after what was last waited for."""
@@ -311,8 +312,15 @@ class Screen:
         while text not in self.seen:
             left = until - time.monotonic()
             assert left > 0 and select.select([self.far], [], [], left)[0], f"no {text!r} in {self.seen[-3000:]!r}"
-            self.seen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self.far, 65536).decode("utf-8", "replace"))
+            told = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self.far, 65536).decode("utf-8", "replace"))
+            self.rings += told.count("\a")
+            self.seen += told
         self.seen = self.seen.partition(text)[2]
+
+    def hear(self, rings: int) -> None:
+        """Wait until the bell has rung so often in all."""
+        while self.rings < rings:
+            self.see("\a")
 
     def press(self, keys: bytes) -> None:
         os.write(self.far, keys)
@@ -370,6 +378,46 @@ def test_off_at_once_and_the_first_ctrl_c(tmp_path: Path, keys: bytes, said: str
     (folder,) = sessions(tmp_path / "sessions")
     receipt = Record.open(folder).receipt
     assert receipt is not None and receipt["trips"] == trips
+
+
+def test_after_a_trip_the_view_stays_and_the_bell_rings_until_the_operator_has_reset(tmp_path: Path) -> None:
+    with screen(tmp_path, "run", EXAMPLE, "--speed", "max", "--device", "virtual:?fault=open@15") as seen:
+        seen.see("MEDIUM Lead or pad open")
+        seen.hear(3)
+        seen.press(b"r")
+        seen.see("not resumed, reset first: Lead or pad open")
+        seen.press(b"m")
+        seen.see("audio paused for ten minutes")
+        seen.see("AUDIO PAUSED 9:5")
+        seen.press(b"a")
+        seen.see("acknowledged, silent: Lead or pad open")
+        seen.see("(acknowledged, cause gone, x resets)")
+        assert seen.process.poll() is None
+        seen.press(b"x")
+        seen.see("faulted: Lead or pad open")
+        assert seen.process.wait(10) == 1
+    (folder,) = sessions(tmp_path / "sessions")
+    record = Record.open(folder)
+    kinds = [event.kind for event in record.events().events if "transition" in event.fields]
+    of_trip = ["trip", "alarm-cause-gone", "audio-paused", "alarm-acknowledged", "alarm-reset", "audio-on"]
+    assert [kind for kind in kinds if kind in of_trip] == of_trip
+    assert record.receipt is not None
+    row = record.receipt["alarm_log"][-1]
+    assert row["alarm"] == "open-lead" and row["raised_s"] < row["acknowledged_s"] < row["reset_s"] == row["ended_s"]
+
+
+def test_without_a_bell_the_view_says_so_and_q_leaves(tmp_path: Path) -> None:
+    with screen(tmp_path, "run", EXAMPLE, "--speed", "max", "--no-bell", "--device", "virtual:?fault=open@15") as seen:
+        seen.see("BELL OFF")
+        seen.see("MEDIUM Lead or pad open")
+        seen.see("cause gone, x resets")
+        seen.press(b"q")
+        seen.see("faulted: Lead or pad open")
+        assert seen.process.wait(10) == 1
+        assert not seen.rings
+    (folder,) = sessions(tmp_path / "sessions")
+    receipt = Record.open(folder).receipt
+    assert receipt is not None and receipt["alarm_log"][-1]["ended_s"] is None, "nobody has reset it"
 
 
 def test_a_terminal_that_goes_away_ramps_down(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ class CalibrationInForce:
     values: RangeCalibration
     skew_s: float
     warnings: tuple[str, ...]
+    expired: str = ""
+    """Why it is not to be gone by any more, or empty (H37)."""
+
+    def refuse_expired(self) -> None:
+        """RefusedError if it has expired."""
+        if self.expired:
+            remedy = "run `ionto-rt calibrate` again, or move the file away"
+            raise RefusedError(self.expired, file=self.path, key="measured_utc", remedy=remedy)
 
     def as_record(self) -> dict[str, Any]:
         """For `session.json`."""
@@ -135,10 +143,16 @@ def calibration_in_force(
     if firmware != hello.firmware_version:
         warnings.append(f"of firmware {firmware}, the device has {hello.firmware_version}: the skew is not used")
     age = (now or datetime.now(UTC)) - datetime.fromisoformat(values.measured_utc)
+    expired = ""
     if age > MOST_AGE:
-        warnings.append(f"{age.days} days old, more than {MOST_AGE.days}: calibrate again")
+        expired = f"{age.days} days old, more than {MOST_AGE.days}"
+    elif age < -timedelta(days=1):
+        expired = f"is dated after today, by {-age.days} days: the clock of this host has been set, or the file"
+    if expired:
+        warnings.append(f"{expired}: calibrate again")
     skew_s = values.skew_s if firmware == hello.firmware_version else 0.0
-    return CalibrationInForce(path, hashlib.sha256(path.read_bytes()).hexdigest(), values, skew_s, tuple(warnings))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return CalibrationInForce(path, digest, values, skew_s, tuple(warnings), expired)
 
 
 def measured_now() -> str:

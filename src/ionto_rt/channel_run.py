@@ -23,6 +23,9 @@ from ionto_rt.treatment import ChannelTreatment
 
 Rows = npt.NDArray[np.void]
 
+SEEN_S = 0.2
+"""What a condition may be older than it is known to be, as it is looked at once in a tenth of a second. Reminders come
+earlier by it, so that they are never late."""
 QUIET_S = 1.0
 """What samples have to be whole for until those that were lost count as over."""
 FRESH_S = 0.5
@@ -289,7 +292,7 @@ class ChannelRun:
             self._paused_at_s = None
             return False
         self._paused_at_s = shown.elapsed_s if self._paused_at_s is None else self._paused_at_s
-        if shown.elapsed_s - self._paused_at_s <= PAUSE_LEFT_S:
+        if shown.elapsed_s - self._paused_at_s <= PAUSE_LEFT_S - SEEN_S:
             return False
         self._paused_at_s = shown.elapsed_s
         return True

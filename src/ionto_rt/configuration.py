@@ -13,7 +13,15 @@ from ionto_rt.core.constant_current import SERIES_LEAST_OHM, configure
 from ionto_rt.device import Hello
 from ionto_rt.hazards import threshold
 from ionto_rt.plan import Plan
-from ionto_rt.safety import GUARD_FULL_SCALE_RATIO, GUARD_RATIO, Limits
+from ionto_rt.safety import (
+    GUARD_CHARGE_MARGIN_C,
+    GUARD_CHARGE_MARGIN_RATIO,
+    GUARD_CHARGE_RATIO,
+    GUARD_FULL_SCALE_RATIO,
+    GUARD_RATIO,
+    RANGE_LEAST_PART,
+    Limits,
+)
 
 TONE_MAX_A = 19e-6
 """Peak of each of the two probe tones: the smaller one measured on people, 38 uA p-p (Khadka 2015)."""
@@ -55,6 +63,9 @@ AREA_STEP = 0.16
 AREA_FALSE_ALARM_S = 1.08e5
 """One false alarm in 30 h by the threshold; docs/estimator.md has the measured rate."""
 AREA_BASELINE_S = 10.0
+PROBE_POLARITY_TICKS = 32
+"""H17: at least so many changes of the output are compared. Products of independent noise reach -0.7 of their geometric
+mean in one of 10^5 such blocks, and noise alone is not judged at all."""
 RING_S = 8.0
 """Telemetry that the loop's ring holds: the record may stand still for that long."""
 LEASE_S = threshold("H21", "lease_s")
@@ -214,6 +225,12 @@ def controller_config(
     )
     codes_per_coulomb = 65536.0 / (lsb_a * tick_s)
     full_output = highest_a if current_source else compliance_v
+    least_a = calibration["full_scale_a"] / RANGE_LEAST_PART
+    pad_charge_c = max(
+        threshold("H43", "pad_charge_ratio") * limits.pad_charge_c,
+        GUARD_CHARGE_RATIO * plan.prescribed_c
+        + min(GUARD_CHARGE_MARGIN_C, GUARD_CHARGE_MARGIN_RATIO * plan.prescribed_c),
+    )
     guard = {
         "tick_s": tick_s,
         "redundant_lsb_a": calibration["redundant_lsb_a"],
@@ -260,6 +277,22 @@ def controller_config(
         "clock_window_us": round(threshold("H53", "clock_window_s") * 1e6),
         "clock_ppm": round(threshold("H53", "clock_ratio") * 1e6),
         "stop_slope_codes": full_output / calibration["output_lsb"] * tick_s * STOP_A_PER_S / highest_a,
+        "over_mean_ratio": threshold("H02", "over_mean_ratio"),
+        "over_mean_margin_a": (threshold("H02", "over_mean_ratio") - 1.0) * least_a,
+        "under_ratio": threshold("H03", "under_ratio"),
+        "under_margin_a": (1.0 - threshold("H03", "under_ratio")) * least_a,
+        "limit_voltage_v": 0.95 * compliance_v,
+        "flat_move_a": threshold("H22", "moved_codes") * max(lsb_a, calibration["redundant_lsb_a"]),
+        "ripple_ratio": threshold("H34", "ripple_ratio"),
+        "ripple_margin_a": threshold("H34", "ripple_codes") * calibration["redundant_lsb_a"],
+        "pad_charge_codes": round(pad_charge_c * codes_per_coulomb),
+        "retries": round(threshold("H03", "retries_count")),
+        "polarity_ticks": ticks_of(threshold("H17", "reversed_s"), tick_s),
+        "probe_ticks": max(PROBE_POLARITY_TICKS, ticks_of(threshold("H17", "probe_s"), tick_s)),
+        "mismatch_ticks": 1,
+        "flat_ticks": ticks_of(threshold("H22", "flat_s"), tick_s),
+        "ripple_ticks": ticks_of(threshold("H34", "ripple_s"), tick_s),
+        "hold_ticks": ticks_of(threshold("H52", "hold_s"), tick_s),
         "area_pause_ratio": threshold("H09", "area_pause_ratio"),
         "patient_stop_ticks": ticks_of(threshold("H45", "patient_stop_s"), tick_s),
         "area_stop_ratio": threshold("H09", "area_stop_ratio"),

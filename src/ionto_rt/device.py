@@ -574,7 +574,9 @@ class Device:
             for _ in range(3):
                 answer = self._ask(_ARM.pack(DISARM, 0, 0, token), DISARMED)
                 if answer is not None and len(answer) >= _COUNTERS.size:
-                    return _counters(answer, self.hello.channels)
+                    counted = _counters(answer, self.hello.channels)
+                    # Another session's count, or another device's, is none.
+                    return counted if counted.token == token else None
         return None
 
     def close(self) -> None:

@@ -20,9 +20,10 @@ A commit is on disk when it returns (write-ahead log, synchronous FULL: 0.2 ms e
 """
 
 import functools
+import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -63,9 +64,12 @@ CREATE TABLE sessions (
     last_utc         TEXT NOT NULL,
     last_boot_id     TEXT NOT NULL DEFAULT '',
     last_boot_s      REAL NOT NULL DEFAULT 0,
+    seal             TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (session_id, channel)
 ) STRICT;
 CREATE INDEX sessions_by_site ON sessions (subject, site, last_day);
+CREATE TABLE total (one INTEGER PRIMARY KEY CHECK (one = 1), channels INTEGER NOT NULL) STRICT;
+INSERT INTO total VALUES (1, 0);
 """
 # An open session counts with its reservation, an ended one with what it delivered.
 _CHARGE = "CASE WHEN outcome IS NULL THEN max(reserved_until_c, delivered_abs_c) ELSE delivered_abs_c END"
@@ -182,6 +186,28 @@ class Ending:
     measured: bool = True
 
 
+_COLUMNS = ", ".join(JournalRow.__dataclass_fields__)
+
+
+def _insert(db: sqlite3.Connection, row: Mapping[str, Any]) -> None:
+    marks = ", ".join(f":{name}" for name in row)
+    db.execute(f"INSERT INTO sessions ({', '.join(row)}) VALUES ({marks})", row)
+
+
+def _seal_of(facts: Sequence[Any]) -> str:
+    """What a row must hold for these values: SQLite keeps what a disk makes of them."""
+    return hashlib.sha256(repr(tuple(facts)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _seal(db: sqlite3.Connection) -> None:
+    """Seal the rows that were made or changed in this transaction, and count all."""
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'total'").fetchone():
+        return
+    for number, *facts in db.execute(f"SELECT rowid, {_COLUMNS} FROM sessions WHERE seal = ''").fetchall():
+        db.execute("UPDATE sessions SET seal = ? WHERE rowid = ?", (_seal_of(facts), number))
+    db.execute("UPDATE total SET channels = (SELECT count(*) FROM sessions)")
+
+
 def _journal_row(values: tuple[Any, ...]) -> JournalRow:
     facts = dict(zip(JournalRow.__dataclass_fields__, values, strict=True))
     return JournalRow(**facts | {name: bool(facts[name]) for name in ("measured", "simulated")})
@@ -211,7 +237,11 @@ class Journal:
             self._db = _connect(self.path)
             try:
                 with self._transaction():
+                    # What SQLite takes for an empty file may have been a journal.
                     if self._db.execute("PRAGMA user_version").fetchone() == (0,) and not self._tables():
+                        if session_folders(out_dir):
+                            problem = f"empty, though {out_dir} holds sessions"
+                            raise JournalError(f"{self.path}: {problem}; {_remedy(out_dir)}")
                         _make_tables(self._db)
                 (version,) = self._db.execute("PRAGMA user_version").fetchone()
                 (application,) = self._db.execute("PRAGMA application_id").fetchone()
@@ -220,9 +250,13 @@ class Journal:
                         f"{self.path}: not a journal of this version (version {version}, known {SCHEMA_VERSION}); "
                         + _remedy(out_dir)
                     )
-                found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+                found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
                 if found != "ok":
                     raise JournalError(f"{self.path}: damaged ({' '.join(found.split())}); {_remedy(out_dir)}")
+                known = len(self._rows(""))
+                (total,) = self._db.execute("SELECT channels FROM total").fetchone() or (0,)
+                if known != total:
+                    raise JournalError(f"{self.path}: damaged ({known} rows of {total}); {_remedy(out_dir)}")
             except BaseException:
                 self._db.close()
                 raise
@@ -236,6 +270,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                _seal(self._db)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -261,6 +296,8 @@ class Journal:
         moment = self._clock()
         now, day = utc_text(moment.utc), local_day(moment.utc)
         with self._transaction():
+            if any(channel.cap_c is not None for channel in channels):
+                self._miss_nothing(Path(folder).name)
             for channel in channels:
                 self._hold_cap(subject, channel, channels, simulated, moment)
             for number, channel in enumerate(channels):
@@ -312,6 +349,13 @@ class Journal:
         if channel.received_c is not None and received_c > channel.received_c:
             raise JournalError(f"{where}another session has begun there at this moment; run again")
 
+    def _miss_nothing(self, but: str) -> None:
+        """Each session's folder must be known here: what a damaged log or a copied folder left out is charge too."""
+        known = {folder for (folder,) in self._db.execute("SELECT folder FROM sessions")}
+        for folder in session_folders(self.out_dir):
+            if folder.name not in known and folder.name != but and not is_running(folder):
+                raise JournalError(f"{self.path}: does not know the session {folder.name}; {_remedy(self.out_dir)}")
+
     def received_today(self, subject: str, site: str, *, simulated: bool = False) -> float:
         """Absolute charge (C) that counts against today's cap of a subject's site: what ended sessions gave it, and of
         the others the most that they may.
@@ -357,6 +401,13 @@ class Journal:
             self._end(session_id, endings)
             return True
 
+    def enter(self, folder: Path) -> None:
+        """Enter a session that is not here, as its folder tells of it; nothing happens to one that is."""
+        with self._transaction():
+            if not self.get(folder.name):
+                for row in _rows_of(folder):
+                    _insert(self._db, row)
+
     def withdraw(self, session_id: str) -> None:
         """Take back a session in which no current has flowed; nothing happens if it is not in the journal."""
         with self._transaction():
@@ -374,13 +425,16 @@ class Journal:
 
     def _change(self, session_id: str, assignments: str, values: Sequence[tuple[Any, ...]]) -> None:
         """Change the open channels of a session, all of them, with the values of each."""
+        self._rows("WHERE session_id = ?", (session_id,))
         changed = sum(
             self._db.execute(
-                f"UPDATE sessions SET {assignments} WHERE session_id = ? AND channel = ? AND outcome IS NULL",
+                f"UPDATE sessions SET {assignments}, seal = ''"
+                " WHERE session_id = ? AND channel = ? AND outcome IS NULL",
                 (*value, session_id, channel),
             ).rowcount
             for channel, value in enumerate(values)
         )
+        _seal(self._db)
         (left,) = self._db.execute("SELECT count(*) FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         if changed != len(values) or left != changed:
             raise JournalError(
@@ -400,12 +454,16 @@ class Journal:
         return self._rows("WHERE session_id = ?", (session_id,))
 
     def _rows(self, condition: str, values: tuple[Any, ...] = ()) -> list[JournalRow]:
-        names = ", ".join(JournalRow.__dataclass_fields__)
         with _named_errors(self.path):
             found = self._db.execute(
-                f"SELECT {names} FROM sessions {condition} ORDER BY begun_utc, session_id, channel", values
+                f"SELECT {_COLUMNS}, seal FROM sessions {condition} ORDER BY begun_utc, session_id, channel", values
             )
-            return [_journal_row(row) for row in found]
+            rows = []
+            for *facts, seal in found:
+                if seal != _seal_of(facts):
+                    raise JournalError(f"{self.path}: damaged (a row of {facts[0]}); {_remedy(self.out_dir)}")
+                rows.append(_journal_row(tuple(facts)))
+            return rows
 
     def charge_today(self, subject: str, site: str, day: date | str | None = None) -> float:
         """Absolute charge (C) of a subject's site on a calendar day (today where this host is, if None).
@@ -463,14 +521,16 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        # Text that is none is an error of Python's, and has no code.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
             raise JournalError(
                 f"{path}: held by another process for more than {BUSY_S:.0f} s; end it, or wait"
             ) from None
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL):
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL):
             raise JournalError(f"{path}: cannot be written ({error}); check permissions and disk space") from None
         raise JournalError(f"{path}: unusable ({error}); {_remedy(path.parent)}") from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise JournalError(f"{path}: unusable ({error}); {_remedy(path.parent)}") from None
 
 
@@ -597,8 +657,8 @@ def rebuild(out_dir: Path) -> Rebuilt:
                 db.execute("BEGIN IMMEDIATE")
                 _make_tables(db)
                 for row in (row for session in sessions for row in session):
-                    marks = ", ".join(f":{name}" for name in row)
-                    db.execute(f"INSERT INTO sessions ({', '.join(row)}) VALUES ({marks})", row)
+                    _insert(db, row)
+                _seal(db)
                 db.execute("COMMIT")
             kept = None
             if path.exists():

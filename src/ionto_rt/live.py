@@ -438,8 +438,7 @@ class LiveView:
 
     def _copy(self, session: "Session") -> None:
         listed = self._listed(session)
-        left_s = session.alarms.audio_left_s(session.progress.elapsed_s)
-        audio = Audio(left_s, self.bell, session.alarms.sounding)
+        audio = Audio(session.audio_left_s, self.bell, session.alarms.sounding)
         said = self.dial.said if time.monotonic() - self.dial.said_at < SAID_S else ""
         self._frames = [
             Frame(

@@ -5,6 +5,7 @@ consumer. A disk that stalls stops this thread and nothing else: the ring holds 
 is counted by the loop. On a virtual clock the session calls `work` between two turns of the loop, in its own thread.
 """
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from ionto_rt.configuration import RING_S
 from ionto_rt.core.loop import Loop
 from ionto_rt.errors import IontoError
 from ionto_rt.journal import Journal
-from ionto_rt.record import RENEW_S, SessionFolder, TelemetryWriter, reserve_ahead_c
+from ionto_rt.record import RENEW_S, SessionFolder, TelemetryWriter, reserve_ahead_c, write_atomic
 
 PASS_S = 0.1
 """Between two passes of the thread: a batch of the record."""
@@ -48,6 +49,7 @@ class _Posted:
     safety: bool
     at: datetime
     fields: dict[str, Any] = field(default_factory=dict)
+    data: bytes | None = None
 
 
 class Recorder:
@@ -106,6 +108,12 @@ class Recorder:
         self._posted.append(_Posted(kind, tick, safety, datetime.now(UTC), fields))
         if safety:
             self._wake.set()
+
+    def keep(self, kind: str, tick: int | None, name: str, data: bytes, **fields: Any) -> None:
+        """A file of its own in the session's folder, whole or not at all, and the event that vouches for it."""
+        facts = {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        self._posted.append(_Posted(kind, tick, True, datetime.now(UTC), facts | fields, data))
+        self._wake.set()
 
     def start(self) -> None:
         """Begin to work in a thread of its own. A daemon: a disk that never answers must not hold the process."""
@@ -169,6 +177,8 @@ class Recorder:
     def _write_events(self) -> None:
         while self._posted:
             event = self._posted[0]
+            if event.data is not None:
+                write_atomic(self.folder.path / event.fields["file"], event.data, self.folder.files)
             self.folder.events.write(event.kind, event.tick, event.safety, at=event.at, **event.fields)
             self._posted.popleft()
         if self.dropped != self._dropped_told:

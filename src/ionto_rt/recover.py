@@ -264,7 +264,8 @@ def _close_in_journal(record: Record, receipt: dict[str, Any]) -> list[str]:
     try:
         endings = [_ending(channel.receipt or receipt) for channel in record.channels]
         with Journal(folder.parent) as journal:
-            journal.recovered(folder.name, endings)
+            if not journal.recovered(folder.name, endings):
+                journal.enter(folder)
     except (RecordError, KeyError, TypeError, ValueError) as error:
         return [f"journal not updated: {error}"]
     return []

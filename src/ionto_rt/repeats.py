@@ -29,15 +29,17 @@ class Stop:
     ago_s: float
 
 
-def recent_stops(out_dir: Path, subject: str, site: str, now: datetime | None = None) -> list[Stop]:
+def recent_stops(
+    out_dir: Path, subject: str, site: str, *, simulated: bool = False, now: datetime | None = None
+) -> list[Stop]:
     """Stops of the last REPEAT_WINDOW_S at a subject's site, oldest first, that no operator has reset since.
 
-    A site without a name is one of its own, like everywhere in the journal.
+    A site without a name is one of its own, and simulated patients are apart, like everywhere in the journal.
     """
     moment = now or datetime.now(UTC)
     found: list[tuple[datetime, Event]] = []
     for folder in session_folders(out_dir):
-        found += _events_of(folder, subject, site, moment)
+        found += _events_of(folder, subject, site, simulated, moment)
     stops: list[Stop] = []
     for at, event in sorted(found, key=lambda item: item[0]):
         if event.kind == LOCK_RESET:
@@ -69,7 +71,7 @@ def refuse_locked(subject: str, site: str, stops: Sequence[Stop]) -> None:
         )
 
 
-def _events_of(folder: Path, subject: str, site: str, now: datetime) -> list[tuple[datetime, Event]]:
+def _events_of(folder: Path, subject: str, site: str, simulated: bool, now: datetime) -> list[tuple[datetime, Event]]:
     """Stops, and resets of a lock, of one session at the site."""
     path = folder / EVENTS
     try:
@@ -81,7 +83,7 @@ def _events_of(folder: Path, subject: str, site: str, now: datetime) -> list[tup
             return []
         record = Record.open(folder)
         sites = [channel.site for channel in record.channels]
-        if record.session.get("subject", "") != subject or site not in sites:
+        if (record.session.get("subject", ""), record.simulated) != (subject, simulated) or site not in sites:
             return []
     except (OSError, RecordError):
         return []

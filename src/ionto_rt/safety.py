@@ -140,7 +140,8 @@ class Limits:
     """The limits of one session, and what else of catalogue and device the plan needs.
 
     Attributes: `rows` the table; `drug` the catalogue's entry; `catalogue_sha256`; `polarity` +1 or -1; `area_m2` of
-    the active electrode; `device` and the `current_range` chosen (None without a device).
+    the active electrode; `device` and the `current_range` chosen (None without a device); `pad_charge_c` what the
+    smaller of both pads is rated for.
     """
 
     rows: tuple[LimitRow, ...]
@@ -152,6 +153,7 @@ class Limits:
     return_area_m2: float
     device: DeviceCapabilities | None
     current_range: CurrentRange | None
+    pad_charge_c: float
 
     def row(self, quantity: str) -> LimitRow:
         """The row called `quantity`: current, density, dose, day dose, voltage, session time, ramp rate or step."""
@@ -465,6 +467,7 @@ def resolve_limits(
         return_area_m2=other.area_m2,
         device=device,
         current_range=current_range,
+        pad_charge_c=min(active_pad.charge_rating_c, return_pad.charge_rating_c),
     )
 
 

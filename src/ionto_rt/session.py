@@ -6,22 +6,22 @@ virtual clock the three take turns in one thread, so that nothing depends on the
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ionto_rt import black_box
 from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.channel_run import CONTACT_REASONS, ChannelRun, Delivered, Progress
+from ionto_rt.channel_run import CONTACT_REASONS, SEEN_S, ChannelRun, Delivered, Progress
 from ionto_rt.codes import (
     ALL_CHANNELS,
     Action,
@@ -32,6 +32,7 @@ from ionto_rt.codes import (
     Pacing,
     Phase,
     StopFlag,
+    Trip,
 )
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
 from ionto_rt.core.loop import Loop
@@ -77,7 +78,7 @@ __all__ = ["Progress", "Session", "Watcher"]
 Watcher = Callable[["Session"], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Moment:
     """A moment of the session: the sample's index, the session's time by ticks (s), the device's own clock (s)."""
 
@@ -182,6 +183,8 @@ class Session:
         self._visits_behind = self._visits_well = 0
         self._asked_to_stop = False
         self._gone: str | None = None
+        self._boxed: set[int] = set()
+        self._boxes = 0
 
     @property
     def limits(self) -> Limits:
@@ -238,6 +241,11 @@ class Session:
         """Silence all alarms for ten minutes, or until one of higher priority comes; False if none sounds."""
         return self.alarms.pause_audio(self._moment().time_s)
 
+    @property
+    def audio_left_s(self) -> float:
+        """Until the audio pause ends by itself; 0 without one."""
+        return self.alarms.audio_left_s(self._now.time_s)
+
     def end_audio_pause(self) -> None:
         """Let the alarms sound again."""
         self.alarms.end_audio_pause(self._moment().time_s)
@@ -281,6 +289,8 @@ class Session:
         for channel in self.channels:
             assert channel.limits.current_range is not None
             known = calibration_in_force(self.out_dir, hello, channel.limits.current_range.index)
+            if known is not None and self.device.hardware:
+                known.refuse_expired()
             skew_s = known.skew_s if known is not None else 0.0
             config = controller_config(
                 hello, channel.limits, channel.plan, profile, token, skew_s=skew_s, pacing=self.pacing
@@ -309,8 +319,7 @@ class Session:
                 self.device.push_limits(**device_limits(hello, [channel.limits for channel in self.channels], token))
                 self.device.arm(self.pacing, token)
             except BaseException:
-                journal.withdraw(folder.session_id)
-                folder.discard()
+                self._take_back(journal, folder)
                 raise
         except BaseException:
             journal.close()
@@ -378,9 +387,31 @@ class Session:
             files=self.files,
         )
 
+    def _recall_stops(self) -> dict[int, list[str]]:
+        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
+
+        Given are the channels whose lock the operator resets by this start, with its causes.
+        """
+        unlocked: dict[int, list[str]] = {}
+        if not self._capped:
+            return unlocked
+        subject = self.treatment.subject or ""
+        for channel in self.channels:
+            site = channel.treatment.site or ""
+            stops: list[Stop] = recent_stops(self.out_dir, subject, site, simulated=not self.device.hardware)
+            if self._reset_lock:
+                causes = locked_causes(stops)
+                stops = [stop for stop in stops if stop.cause not in causes]
+                if causes:
+                    unlocked[channel.number] = causes
+            refuse_locked(subject, site, stops)
+            for stop in stops:
+                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
+        return unlocked
+
     @property
     def _capped(self) -> bool:
-        """Whether a site's cap of a day holds. Nobody is behind a simulated patient who has no name."""
+        """Whether a site's cap of a day holds, and its lock. Nobody is behind a simulated patient who has no name."""
         return self.device.hardware or bool(self.treatment.subject)
 
     def _keep_within_day(self, journal: Journal) -> None:
@@ -400,26 +431,6 @@ class Session:
             channel.received_c = received_c
             if left_c >= channel.plan.prescribed_c:
                 channel.limits = channel.limits.within_day(left_c)
-
-    def _recall_stops(self) -> dict[int, list[str]]:
-        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
-
-        Given are the channels whose lock the operator resets by this start, with its causes.
-        """
-        unlocked: dict[int, list[str]] = {}
-        subject = self.treatment.subject or ""
-        for channel in self.channels:
-            site = channel.treatment.site or ""
-            stops: list[Stop] = recent_stops(self.out_dir, subject, site)
-            if self._reset_lock:
-                causes = locked_causes(stops)
-                stops = [stop for stop in stops if stop.cause not in causes]
-                if causes:
-                    unlocked[channel.number] = causes
-            refuse_locked(subject, site, stops)
-            for stop in stops:
-                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
-        return unlocked
 
     def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
         reservations = []
@@ -442,6 +453,17 @@ class Session:
             reservations,
             simulated=not self.device.hardware,
         )
+
+    @staticmethod
+    def _take_back(journal: Journal, folder: SessionFolder) -> None:
+        """Leave nothing behind of a session that could not begin; what a disk that refuses keeps, `recover` settles."""
+        try:
+            journal.withdraw(folder.session_id)
+        except RecordError:
+            with contextlib.suppress(RecordError, OSError):
+                folder.close()
+        else:
+            folder.discard()
 
     def _now_s(self) -> float:
         """The clock by which the record may be late: on a virtual clock nothing is late but by ticks."""
@@ -469,6 +491,7 @@ class Session:
         self._over_s = time.monotonic()
         counters = self.device.disarm(token)
         self._visit_safely()
+        self._keep_black_box(ended=True)
         self._common_end()
         if self._await_reset and self._failure is None:
             self._await_operator()
@@ -567,6 +590,7 @@ class Session:
             self._now = self._moment_of(row)
             for happening in channel.read(row):
                 self._note(channel, happening)
+        self._keep_black_box()
         if self.virtual_clock:
             self._recorder.work()
         self._moment()
@@ -583,6 +607,34 @@ class Session:
             self.watcher(self)
         # Behind all of it: the answer says that the whole round was made.
         self.loop.answer(answer_of(challenge))
+
+    def _keep_black_box(self, *, ended: bool = False) -> None:
+        """What went over the port before a trip and until the output was off goes into the record, once it is off."""
+        pinned = self.loop.black_box
+        gone = ended and self.loop.status in ("lost", "silent")
+        if pinned is None and not gone:
+            return
+        tripped = [row for row in self.loop.newest() if row["trip"]]
+        new = [row for row in tripped if int(row["channel"]) not in self._boxed]
+        off = bool(new) and not any(row["close_relay"] or row["status"] & DeviceStatus.RELAY_CLOSED for row in tripped)
+        if not (off or ended or (pinned is not None and pinned["full"])):
+            return
+        self._boxed |= {int(row["channel"]) for row in new}
+        self._boxes += 1
+        trips = [Trip(int(row["trip"])).name for row in new] + (["DEVICE_LOST"] if gone else [])
+        taken = self.loop.take_black_box()
+        hello = self.device.hello
+        data = black_box.encode(
+            taken,
+            session_id=self._recorder.folder.session_id,
+            trips=trips,
+            channels=hello.channels,
+            period_ns=round(hello.tick_s * 1e9),
+            sentinel=hello.sentinel_lsb_v > 0.0,
+        )
+        name = black_box.file_name(self._boxes)
+        facts = {key: taken[key] for key in ("entries", "left_out")}
+        self._recorder.keep(black_box.BLACK_BOX, self.channels[0].tick, name, data, trips=trips, **facts)
 
     def _look(self) -> None:
         rows = {int(row["channel"]): row for row in self.loop.newest()}
@@ -606,7 +658,7 @@ class Session:
         if len(rows):
             newest = self._moment_of(rows[0])
             over_s = time.monotonic() - self._over_s if self._over_s is not None else 0.0
-            self._now = dataclasses.replace(newest, time_s=newest.time_s + over_s)
+            self._now = replace(newest, time_s=newest.time_s + over_s)
         return self._now
 
     def _log_alarm(self, transition: Transition) -> None:
@@ -756,7 +808,7 @@ class Session:
         if not int(row["status"]) & DeviceStatus.SPEAKER_FAULT:
             self._end_soft(SoftAlarm.SPEAKER_FAULT)
             return
-        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S
+        again = self._now.time_s - self._speaker_told_s >= SPEAKER_CHECK_S - SEEN_S
         if again or self.alarms.find(alarm_for_soft(SoftAlarm.SPEAKER_FAULT).key) is None:
             self._speaker_told_s = self._now.time_s
             self._raise_soft(SoftAlarm.SPEAKER_FAULT, again=again)
@@ -916,7 +968,7 @@ class Session:
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
         self.trips.append("DEVICE_LOST")
-        alarm = dataclasses.replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
+        alarm = replace(alarm_for_soft(SoftAlarm.DEVICE_LOST), title=text)
         fields = {"action": alarm.response.name} | alarm_fields(alarm)
         happening = Happening(self._now.tick or 0, "device-lost", fields, True, alarm)
         self.alarms.raise_alarm(alarm, "", self._now.time_s, stops=True, happening=happening)

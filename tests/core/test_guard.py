@@ -6,6 +6,7 @@ Each test runs the whole tick with every other limit out of reach, so that what 
 import ctypes
 import math
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,15 @@ OUT_OF_REACH = {
     "overrun_us": 1 << 31,
     "heartbeat_ticks": 1 << 31,
     "clock_window_us": 1 << 31,
+    "over_mean_margin_a": 1.0,
+    "under_margin_a": 1.0,
+    "flat_move_a": 1.0,
+    "ripple_margin_a": 1.0,
+    "pad_charge_codes": FAR,
+    "polarity_ticks": 1 << 31,
+    "probe_ticks": 1 << 31,
+    "mismatch_ticks": 1 << 31,
+    "hold_ticks": 0,
 }
 
 
@@ -637,6 +647,254 @@ def test_replay_of_a_trip_gives_the_same_bits() -> None:
     assert same_bits(replayed, made.table()) == ""
 
 
+def aligned(made: Rig, tenth: int) -> None:
+    """On to where a tenth of a second begins."""
+    made.run(-len(made.rows) % tenth)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_h02_a_mean_over_a_tenth_of_a_second_above_the_setpoint(sign: int) -> None:
+    """5 % here are 1/16, exactly; at it for seconds nothing, one code in one reading of the tenth beyond it trips."""
+    made = rig(over_mean_ratio=1.0625, over_mean_margin_a=0.0, second_ticks=1000)
+    aligned(made, 100)
+    made.run(2000, redundant_code=sign * 8704)
+    assert calm(made)
+    made.run(99, redundant_code=sign * 8704)
+    made.tick(redundant_code=sign * 8705)
+    assert_safe_from_here(made, Trip.OVER_CURRENT_MEAN, Action.RAMP_DOWN)
+
+
+def test_h02_has_a_margin_at_small_levels_and_leaves_zero_to_h01() -> None:
+    made = rig(over_mean_ratio=1.0, over_mean_margin_a=64 * LSB_A, second_ticks=1000)
+    aligned(made, 100)
+    made.run(1000, redundant_code=LEVEL + 64)
+    assert calm(made)
+    made.run(100, redundant_code=LEVEL + 65)
+    assert made.trips() == [Trip.OVER_CURRENT_MEAN]
+    rest = rig(over_mean_ratio=1.0, over_mean_margin_a=LSB_A)
+    rest.tick(operator_command=OperatorCommand.PAUSE, operator_sequence=1)
+    rest.until(lambda row: row["setpoint_a"] == 0.0, 60_000)
+    rest.run(400, redundant_code=8)
+    assert calm(rest)
+
+
+def test_h02_a_ramp_is_judged_by_its_own_setpoints() -> None:
+    """The current of a healthy loop is two ticks behind a ramp, in both directions, and the mean sees none of it but
+    the rounding of its output."""
+    limits = {"over_mean_ratio": 1.0, "over_mean_margin_a": LSB_A, "under_ratio": 0.999, "under_margin_a": 0.0}
+    made = rig(settle=False, **limits)
+    made.run(500)
+    made.tick(operator_command=OperatorCommand.TRIM, operator_value_a=-0.5 * LEVEL * LSB_A, operator_sequence=1)
+    made.run(3000)
+    made.tick(operator_command=OperatorCommand.TRIM, operator_value_a=0.5 * LEVEL * LSB_A, operator_sequence=2)
+    made.run(3000)
+    assert calm(made)
+
+
+def under(**limits: float) -> Rig:
+    return rig(under_ratio=0.875, under_margin_a=0.0, second_ticks=1000, retries=2, **limits)
+
+
+def test_h03_a_mean_over_a_second_below_the_setpoint_pauses() -> None:
+    """An eighth too little for as long as one likes is at the limit; a code less in one tenth pauses."""
+    made = under()
+    aligned(made, 100)
+    made.run(3000, redundant_code=7168)
+    assert calm(made)
+    made.run(99, redundant_code=7168)
+    assert made.tick(redundant_code=7167)["pause"] == Trip.UNDER_CURRENT
+    assert made.rows[-1]["action"] == Action.PAUSE
+
+
+def test_h03_tries_twice_again_and_then_waits_for_the_operator() -> None:
+    """Each try begins from rest, after a second of it."""
+    made = under()
+    pauses = []
+    for _ in range(3):
+        made.until(lambda row: row["pause"] == Trip.UNDER_CURRENT, 20_000, redundant_code=6000)
+        pauses.append(len(made.rows))
+        rest = made.until(lambda row: row["setpoint_a"] == 0.0, 10_000)
+        back = made.until(lambda row: row["pause"] == 0, 2000) if len(pauses) < 3 else 0
+        assert back in (0, 999) and rest > 1000, "a second at zero, its first tick included in the rest"
+    made.run(5000)
+    assert made.rows[-1]["pause"] == Trip.UNDER_CURRENT
+    assert not made.trips()
+    made.tick(operator_command=OperatorCommand.RESUME, operator_sequence=1)
+    made.run(16_000)
+    assert made.rows[-1]["pause"] == 0 and made.rows[-1]["setpoint_a"] == LEVEL * LSB_A
+    made.until(lambda row: row["pause"] == Trip.UNDER_CURRENT, 3000, redundant_code=6000)
+    made.until(lambda row: row["pause"] == 0, 10_000)
+
+
+def test_h03_says_nothing_while_the_stage_limits() -> None:
+    """Then too little current is the load's, and H04 derates: by the programme, the device's word, or the voltage."""
+    made = under(limit_voltage_v=10240 * LSB_V)
+    aligned(made, 100)
+    for number in range(4):
+        made.run(900, redundant_code=6000)
+        limiting = {"voltage_code": 10240} if number % 2 else {"status": 1 | DeviceStatus.COMPLIANCE}
+        made.tick(redundant_code=6000, **limiting)
+        made.run(99, redundant_code=6000)
+    assert calm(made)
+
+
+def test_h17_current_against_its_setpoint() -> None:
+    made = rig(polarity_ticks=10)
+    made.run(50, redundant_code=-LEVEL // 2 + 1)
+    made.run(9, redundant_code=-LEVEL // 2)
+    made.tick(redundant_code=LEVEL)
+    assert calm(made)
+    made.run(9, redundant_code=-LEVEL)
+    assert calm(made)
+    made.tick(redundant_code=-LEVEL)
+    assert_safe_from_here(made, Trip.POLARITY, Action.OFF)
+
+
+def checked(turned: int, noise_codes: int = 0, seed: int = 0) -> list[tuple[int, int]]:
+    """Trip and action of the guard over 200 ticks of a contact check whose current has this sign, and this noise."""
+    step = function("guard", "guard_step", None, *[ctypes.c_void_p] * 4)
+    checksum = function("guard", "guard_checksum", ctypes.c_uint32, ctypes.c_void_p)
+    config, _ = planned()
+    limits = fill(struct("GuardLimits")(), {**config["guard"], **OUT_OF_REACH, "probe_ticks": 32})
+    limits.checksum = checksum(ctypes.byref(limits))
+    state, out = struct("GuardState")(), struct("Verdict")()
+    random = Random(seed)
+    found, code = [], 0
+    for k in range(200):
+        code = random.choice([0, 200]) if k % 2 == 0 else code
+        reading = turned * code + (random.randint(-noise_codes, noise_codes) if noise_codes else 0)
+        given = fill(
+            struct("GuardInput")(),
+            {"sample_good": 1, "ticks": 1, "finite": 1, "probe_a": 1e-3, "applied_code": code, "index": k,
+             "applied_index": k, "redundant_code": reading, "current_code": reading},
+        )  # fmt: skip
+        step(ctypes.byref(state), ctypes.byref(limits), ctypes.byref(given), ctypes.byref(out))
+        found.append((out.trip, out.action))
+    return found
+
+
+def test_h17_the_contact_check_sees_swapped_wires_before_any_treatment_current() -> None:
+    assert set(checked(1, 3)) == {(0, 0)}
+    swapped = checked(-1, 3)
+    assert swapped[31] == (0, 0) and swapped[32] == (Trip.POLARITY, Action.OFF)
+
+
+@given(st.integers(0, 1 << 32), st.integers(0, 400))
+def test_h17_no_noise_has_a_direction(seed: int, noise_codes: int) -> None:
+    """An open lead shows the converter's noise alone; it must not be taken for a reversed current."""
+    assert set(checked(0, noise_codes, seed)) == {(0, 0)}
+
+
+def test_h20_another_code_than_the_one_sent_with_that_index() -> None:
+    made = rig(mismatch_ticks=1)
+    made.run(300)
+    assert calm(made)
+    made.tick(applied_code=LEVEL + 1)
+    assert_safe_from_here(made, Trip.OUTPUT_MISMATCH, Action.OFF)
+
+
+@pytest.mark.parametrize("age", [3, 40, 120])
+def test_h20_a_late_command_is_none(age: int) -> None:
+    """The device says which index it applies: the code is compared with what was sent then, however long ago."""
+    made = rig(mismatch_ticks=1, settle=False)
+    made.tick(operator_command=OperatorCommand.TRIM, operator_value_a=-100 * LSB_A, operator_sequence=1)
+    made.run(200)
+    for _ in range(30):
+        told = made.commands[-age]
+        made.tick(applied_index=told["index"], applied_code=told["code"])
+    # What stays in force is known without end.
+    made.run(500, applied_index=told["index"], applied_code=told["code"])
+    assert calm(made)
+    made.tick(applied_index=told["index"], applied_code=told["code"] + 1)
+    assert made.trips() == [Trip.OUTPUT_MISMATCH]
+
+
+def test_h20_an_index_that_nobody_remembers_is_no_verdict() -> None:
+    made = rig(mismatch_ticks=1)
+    made.run(300)
+    made.tick(applied_index=made.rows[-1]["index"] - 200, applied_code=17)
+    assert calm(made)
+
+
+@pytest.mark.parametrize(("applied", "trips"), [(LEVEL - 1, False), (0, False), (LEVEL + 1, True), (-1, True)])
+def test_h20_a_clamped_code_may_only_be_less(applied: int, trips: bool) -> None:
+    """The pushed limits lie beyond what the guard sends, and clamping is a device's duty: it takes away, never adds."""
+    made = rig(mismatch_ticks=1)
+    made.tick(applied_code=applied, status=DeviceStatus.RELAY_CLOSED | DeviceStatus.CLAMPED)
+    assert bool(made.trips()) == trips
+
+
+@pytest.mark.parametrize("which", ["current_code", "redundant_code"])
+def test_h22_a_reading_that_stands_still_while_the_setpoint_moves(which: str) -> None:
+    """A ramp moves the setpoint by more than four codes: fifty equal readings are one too many."""
+    made = rig(flat_ticks=50, flat_move_a=4 * LSB_A)
+    made.tick(operator_command=OperatorCommand.TRIM, operator_value_a=-2000 * LSB_A, operator_sequence=1)
+    made.run(20)
+    stuck = made.rows[-1][which]
+    assert stuck != made.rows[-2][which]
+    made.run(49, **{which: stuck})
+    made.run(2)
+    made.tick(**{which: stuck + 1})
+    made.run(49, **{which: stuck + 1})
+    assert calm(made)
+    made.tick(**{which: stuck + 1})
+    assert_safe_from_here(made, Trip.READING_STUCK, Action.OFF)
+
+
+def test_h22_a_quiet_reading_may_be_flat() -> None:
+    """At a level that stands, without a tone, an ideal converter repeats itself; so does a stage at its limit."""
+    made = rig(flat_ticks=50, flat_move_a=4 * LSB_A)
+    made.run(3000)
+    assert calm(made)
+    made.tick(operator_command=OperatorCommand.TRIM, operator_value_a=-2000 * LSB_A, operator_sequence=1)
+    made.run(800, current_code=5000, redundant_code=5000, status=DeviceStatus.RELAY_CLOSED | DeviceStatus.COMPLIANCE)
+    assert calm(made)
+
+
+@pytest.mark.parametrize(("amplitude", "pauses"), [(512, False), (513, True)])
+def test_h34_hunting_pauses_and_halves_the_gain(amplitude: int, pauses: bool) -> None:
+    """A square wave of 1/16 of the level is 1/16 rms, exactly at the limit here."""
+    made = rig(ripple_ratio=0.0625, ripple_margin_a=0.0, ripple_ticks=50, retries=2)
+    made.run(-len(made.rows) % 50)
+    for k in range(400):
+        made.tick(redundant_code=LEVEL + (amplitude if k % 10 < 5 else -amplitude))
+        if made.rows[-1]["pause"]:
+            break
+    assert (made.rows[-1]["pause"] == Trip.HUNTING) == pauses
+    assert made.rows[-1]["loop_gain"] == (0.5 if pauses else 1.0)
+    if pauses:
+        assert k < 200
+        made.run(1)
+        jump = abs(made.rows[-1]["output"] - made.rows[-2]["output"])
+        assert jump <= 1e-3 * made.calibration["tick_s"] + 8 * LSB_A, "bumpless: it goes down the ramp of a pause"
+    else:
+        assert calm(made)
+
+
+def test_h43_charge_beyond_what_the_pads_are_rated_for() -> None:
+    made = rig()
+    spent = made.rows[-1]["absolute_codes"] + 20 * LEVEL * CODE
+    exact = rig(pad_charge_codes=spent)
+    exact.run(20)
+    assert exact.rows[-1]["absolute_codes"] == spent
+    assert calm(exact)
+    exact.tick()
+    assert_safe_from_here(exact, Trip.ELECTRODE_SPENT, Action.RAMP_DOWN)
+
+
+@pytest.mark.parametrize(("held", "trips"), [(1000, False), (999, True)])
+def test_h52_a_direction_changes_through_a_hold_at_zero(held: int, trips: bool) -> None:
+    step = function("guard", "guard_step", None, *[ctypes.c_void_p] * 4)
+    checksum = function("guard", "guard_checksum", ctypes.c_uint32, ctypes.c_void_p)
+    config, _ = planned()
+    limits = fill(struct("GuardLimits")(), {**config["guard"], **OUT_OF_REACH, "hold_ticks": 1000})
+    limits.checksum = checksum(ctypes.byref(limits))
+    state, out = struct("GuardState")(), struct("Verdict")()
+    for setpoint_a in [0.0, 1e-3, 2e-3, 0.0, 1e-3, *[0.0] * held, -1e-6, -1e-3]:
+        given = fill(struct("GuardInput")(), {"ticks": 1, "sample_good": 1, "finite": 1, "setpoint_a": setpoint_a})
+        step(ctypes.byref(state), ctypes.byref(limits), ctypes.byref(given), ctypes.byref(out))
+    assert out.trip == (Trip.REVERSAL if trips else 0)
+    assert out.action == (Action.RAMP_DOWN if trips else 0) or out.action == Action.OFF
 @pytest.mark.parametrize("lose", [1, 3, 40])
 def test_a_ramp_down_takes_its_time_whatever_samples_are_lost(lose: int) -> None:
     """Its slope is per sample period that passes, not per sample that comes."""

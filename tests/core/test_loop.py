@@ -35,14 +35,14 @@ def controller(**guard: float) -> Controller:
 
 
 def sample(index: int, **changes: int) -> dict[str, int]:
-    """A sample of a device at rest."""
+    """A sample of a device at rest: of all commands the first alone, zero, has come into force."""
     at_rest = dict.fromkeys(
         ("status", "current_code", "redundant_code", "voltage_code", "applied_code", "charge_codes"), 0
     )
     header = {
         "index": index,
         "device_time_us": 1000 * index,
-        "applied_index": max(0, index - 2),
+        "applied_index": 0,
         "nonce": index & 0xFFFF,
     }
     return at_rest | header | changes

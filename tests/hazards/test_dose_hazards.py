@@ -47,9 +47,9 @@ def test_h15_charge_cap(tmp_path: Path, response: Response) -> None:
     )
     assert done.receipt["trips"] == ["CHARGE_CAP"]
     rows = done.rows
-    cap_codes = next(
-        row["guard"] for row in limits_of(done.record_path) if row["quantity"] == "dose"
-    ) / code_c(done.record_path)
+    cap_codes = next(row["guard"] for row in limits_of(done.record_path) if row["quantity"] == "dose") / code_c(
+        done.record_path
+    )
     passed = int(np.flatnonzero(rows["absolute_codes"] > cap_codes)[0])
     response("H15", float(rows["device_time_us"][passed]) * 1e-6, done.first("trip"))
 
@@ -71,9 +71,7 @@ def code_c(record_path: Path) -> float:
 @pytest.mark.parametrize("paused_s", [2.0, 4.5])
 def test_h16_session_time(tmp_path: Path, response: Response, paused_s: float) -> None:
     """A pause that nobody ends, in a session of at most ten seconds."""
-    done = session(
-        tmp_path, operator=OperatorLimits(time_s=10.0), acts={paused_s: Session.pause}, attended=True
-    )
+    done = session(tmp_path, operator=OperatorLimits(time_s=10.0), acts={paused_s: Session.pause}, attended=True)
     assert done.receipt["trips"] == ["SESSION_TIME"]
     response("H16", threshold("H16", "time_ratio") * 10.0 + threshold("H16", "time_margin_s"), done.first("trip"))
 

@@ -83,9 +83,7 @@ def test_h36_nonsense_setpoint(tmp_path: Path, response: Response, current: str)
 @pytest.mark.parametrize("trim_a", [math.nan, math.inf, -math.inf, 1e300, -1e300])
 def test_h36_nonsense_trim(tmp_path: Path, response: Response, trim_a: float) -> None:
     """A running session that is asked for nonsense keeps within its limits, or ends; what is no number changes none."""
-    done = session(
-        tmp_path, hold="8 s", acts={4.5: lambda running: running.trim(trim_a)}, attended=True, uri="sim:"
-    )
+    done = session(tmp_path, hold="8 s", acts={4.5: lambda running: running.trim(trim_a)}, attended=True, uri="sim:")
     level_a = np.abs(done.rows["level_a"])
     assert np.isfinite(level_a).all() and level_a.max() <= 4e-3
     assert done.receipt["trips"] == []

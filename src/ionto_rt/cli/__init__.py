@@ -27,6 +27,7 @@ COMMANDS = {
     "sessions": ("records", "List the sessions of a folder."),
     "report": ("records", "Write a session's report: one HTML page and a picture."),
     "replay": ("records", "Run a session's inputs again and compare every bit."),
+    "blackbox": ("records", "What went over the port before a trip, and after it."),
     "recover": ("records", "After a crash: restore the record and settle the dose."),
     "verify": ("records", "Check a session's record against itself."),
     "latency": ("latency", "Measure wake-up jitter and round trip on this host."),

@@ -1,14 +1,22 @@
-"""`sessions`, `report`, `replay`, `recover` and `verify`: what can be done with a session's record."""
+"""`sessions`, `report`, `replay`, `blackbox`, `recover` and `verify`: what can be done with a session's record."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ionto_rt.cli import DONE, SHORT
 from ionto_rt.errors import RefusedError
+
+if TYPE_CHECKING:
+    from ionto_rt.black_box import BlackBox, Message
+
+AROUND_TICKS = 20
+"""Of a black box these before and after the trip are printed, if not all are asked for."""
 
 
 @click.command("sessions", short_help="List the sessions of a folder.")
@@ -150,3 +158,73 @@ def verify_command(session: str) -> int:
         click.echo(f"wrong: {problem}")
     click.echo("the record is whole" if result.ok else "the record is not as it was written")
     return DONE if result.ok else SHORT
+
+
+@click.command("blackbox", short_help="What went over the port before a trip, and after it.")
+@click.argument("session", metavar="SESSION")
+@click.option("--all", "whole", is_flag=True, help="Every frame, and not only those around the trip.")
+@click.option("--json", "as_json", is_flag=True, help="Print each frame as one JSON object.")
+def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
+    """Print the black boxes of SESSION (a folder, or `latest`): frames both ways, from 2 s before a trip until the output
+    was off.
+
+    Exit code 0 if there is one, 1 if not.
+    """
+    from ionto_rt.black_box import black_boxes
+    from ionto_rt.cli.arguments import session_folder
+
+    boxes = black_boxes(session_folder(session))
+    for box in boxes:
+        if as_json:
+            for message in box.messages():
+                click.echo(json.dumps(_frame_facts(box, message)))
+            continue
+        facts = box.facts
+        trips = ", ".join(facts["trips"]) or "no trip"
+        tick = f" at tick {facts['trip_tick']}" if facts["trip_tick"] is not None else ""
+        left = f", {facts['left_out']} left out" if facts["left_out"] else ""
+        click.echo(f"{box.path.name}: {trips}{tick}; {facts['entries']} reads and writes{left}")
+        for message in box.messages():
+            line = _frame_line(box, message, whole)
+            if line:
+                click.echo(line)
+    if not boxes:
+        click.echo("no black box: nothing tripped")
+    return DONE if boxes else SHORT
+
+
+def _frame_facts(box: "BlackBox", message: "Message") -> dict[str, Any]:
+    entry = message.entry
+    return {
+        "file": box.path.name,
+        "tick": entry.tick,
+        "host_s": entry.host_s,
+        "to_device": entry.to_device,
+        "outcome": entry.outcome,
+        "what": message.what,
+        "channels": list(message.channels),
+        "bytes": (message.payload or entry.data).hex(),
+    }
+
+
+def _frame_line(box: "BlackBox", message: "Message", whole: bool) -> str:
+    """One line for people; empty for what is far from the trip."""
+    entry, trip = message.entry, box.facts["trip_tick"]
+    last = box.entries[-1].tick if trip is None else trip
+    ticks = entry.tick - last
+    if not whole and abs(ticks) > AROUND_TICKS:
+        return ""
+    host = f"  host {entry.host_s:.6f} s" if entry.host_s is not None else ""
+    failed = f"  failed ({os.strerror(-entry.outcome)})" if entry.outcome < 0 else ""
+    parts = []
+    for channel in message.channels:
+        if message.what == "sample":
+            parts.append(
+                "index {index}  device {device_time_us} us  applied {applied_code} (of {applied_index})  "
+                "current {current_code}  redundant {redundant_code}  voltage {voltage_code}  "
+                "status {status:#06x}".format_map(channel)
+            )
+        else:
+            parts.append("answers {index}  code {code}  lease {lease_ticks}  flags {flags}".format_map(channel))
+    way = "->" if entry.to_device else "<-"
+    return f"{ticks:+6d}  {way} {message.what:8}  {' | '.join(parts)}{host}{failed}".rstrip()

@@ -35,6 +35,8 @@ def ask_device(record: Record, uri: str | None) -> tuple[DeviceCount | None, lis
         if uri is not None:
             raise
         return None, [f"the device could not be asked: {error}"]
+    if recorded.get("name", hello.name) != hello.name:
+        return None, [f"{hello.name} is not the session's device, {recorded['name']}: its count was not used"]
     if not hello.last_token:
         return None, [f"{hello.name} remembers no session"]
     return DeviceCount(hello.last_token, hello.last_channel_charges), []

@@ -46,6 +46,8 @@ cdef struct ControllerState:
     uint32_t missing_ticks      # bad samples since the last good one
     ContactAreaState contact_area
     Segment segments[4096]
+    double hum_a                # rms of the mains in the current of the last block
+    double loop_gain            # 1, halved for each hunting
     ImpedanceState sentinel     # of the active site alone, by the sentinel electrode's voltage
 
 cdef void controller_start(ControllerState* controller) noexcept nogil

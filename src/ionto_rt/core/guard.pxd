@@ -48,8 +48,31 @@ cdef struct GuardLimits:
     double stop_slope_codes     # output codes per tick of a ramp down that the guard drives itself
     double area_pause_ratio     # H09: a contact area in alarm below this share of its baseline pauses ...
     double area_stop_ratio      # ... and below this one ramps down
+    double over_mean_ratio      # H02: mean of 0.1 s above this share of the setpoint's ...
+    double over_mean_margin_a   # ... and beyond them by more than this
+    double under_ratio          # H03: mean of 1 s below this share of the setpoint's ...
+    double under_margin_a       # ... and short of that by more than this
+    double limit_voltage_v      # from here on the stage may be limiting
+    double flat_move_a          # H22: by which the setpoint must have moved while a reading stood still
+    double ripple_ratio         # H34: deviation from the setpoint, rms over that
+    double ripple_margin_a      # H34: rms that noise has
+    int64_t pad_charge_codes    # H43: absolute charge beyond which the pads are spent
+    uint32_t retries            # H03, H34: pauses that end by themselves before one waits for the operator
+    uint32_t polarity_ticks     # H17: current against its setpoint for this long
+    uint32_t probe_ticks        # H17: of the contact check, over which output and current are compared
+    uint32_t mismatch_ticks     # H20
+    uint32_t flat_ticks         # H22: 50 ms
+    uint32_t ripple_ticks       # H34: 50 ms; three in a row
+    uint32_t hold_ticks         # H52: at zero between two directions; 1 s
     uint32_t patient_stop_ticks  # H45: the ramp down that the patient's button asks for takes this long
     uint32_t checksum           # guard_checksum() of all fields before it
+
+# A reading that has not moved, and between what the setpoint went meanwhile.
+cdef struct FlatReading:
+    int32_t code
+    uint32_t run
+    double low
+    double high
 
 cdef struct GuardState:
     int32_t trip
@@ -69,7 +92,6 @@ cdef struct GuardState:
     uint32_t checksum_age
     uint32_t density_fill
     uint32_t density_blocks
-    uint32_t disagree_fill
     uint32_t history_at
     uint64_t ticks
     uint64_t clock_host_us
@@ -85,6 +107,34 @@ cdef struct GuardState:
     int32_t relay_closed
     int32_t established         # current has reached half of its setpoint since that was last zero
     double standing_a           # highest setpoint that the command in force may have been worked out for
+    double along_sum            # of one tenth of a second: current in the setpoint's direction,
+    double set_sum              # and the setpoints of the loop's delay before
+    double set_before           # of the tenth before this
+    double under_block[10]      # what the last tenths had beyond the least
+    uint32_t under_blocks
+    int32_t under_void          # 1: this tenth says nothing about too little current
+    uint32_t retried
+    uint32_t reversed_run
+    double probe_product        # of the changes of output and current, while the contact check runs
+    double probe_output
+    double probe_current
+    int32_t probe_code
+    int32_t probe_reading
+    uint32_t probe_fill
+    uint32_t mismatch_run
+    uint32_t echo_next          # index after that of the command in force, and its code; from zeros: none yet
+    int32_t echo_code
+    uint32_t sent_next[128]     # index after that of the last commands, by index modulo 128
+    int32_t sent_code[128]
+    uint32_t sent_newest
+    int32_t sent_any
+    FlatReading flat[2]         # current, redundant
+    double ripple_sum
+    double ripple_square
+    uint32_t ripple_fill
+    uint32_t ripple_run
+    uint32_t zero_run           # ticks for which the setpoint has been zero
+    int32_t direction           # of the last setpoint that was not zero
     uint32_t challenge          # H31: what the next heartbeat must answer
     uint32_t challenges         # how many have been drawn before it
     uint32_t stop_run           # H45: samples in a row with the button held
@@ -118,6 +168,11 @@ cdef struct GuardInput:
     int32_t area_alarm          # AreaAlarm
     double area_ratio
     uint32_t applied_age_ticks  # sample periods since the sample that the command in force answered
+    uint32_t index              # of the sample
+    uint32_t applied_index
+    int32_t applied_code        # the device's echo
+    int32_t limited             # 1: the programme derates
+    double hum_a                # rms of the mains in the current, by the estimator's last block
     uint32_t token              # of the session: challenges are drawn from it
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil

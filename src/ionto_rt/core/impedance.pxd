@@ -90,6 +90,8 @@ cdef void impedance_break(ImpedanceState* state, const ImpedanceConfig* config, 
 cdef void impedance_choose_tones(ImpedanceState* state, const ImpedanceConfig* config, double corner_hz) noexcept nogil
 # The tones and the time of another state of the same configuration: for a second voltage under one current.
 cdef void impedance_follow(ImpedanceState* state, const ImpedanceState* leader) noexcept nogil
+# Rms of the mains (50 and 60 Hz) in the current of the block that the last step has closed.
+cdef double impedance_hum(const ImpedanceState* state, const ImpedanceConfig* config) noexcept nogil
 # Impedance of the load in `fit` as the samples show it at `turns` periods per tick: re, im.
 cdef void impedance_model(const ImpedanceConfig* config, double series_ohm, double parallel_ohm, double capacitance_f,
                           double turns, double* re, double* im) noexcept nogil

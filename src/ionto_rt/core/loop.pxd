@@ -1,5 +1,6 @@
 """The loop: waits for the device, ticks every channel, answers. Nothing in it knows Python."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from ionto_rt.core.black_box cimport BlackBox
 from ionto_rt.core.clock cimport Histogram, Lateness
 from ionto_rt.core.controller cimport ControllerState
 from ionto_rt.core.port cimport FileDescriptor
@@ -106,6 +107,7 @@ cdef struct LoopState:
     Sample samples[1024]
     Tick spare                  # the row of a tick that found the ring full
     uint8_t bytes[4096]
+    BlackBox box                # what went over the port
     uint64_t virtual_host_us    # on a virtual clock: the host's clock as a simulation has it; 0: left out of the tick
 
 cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil

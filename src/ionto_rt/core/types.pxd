@@ -390,6 +390,8 @@ cdef struct Tick:
     double active_capacitance_f
     uint32_t quick_ticks        # that the regulator's integral is still quick, after a surprise
     uint8_t channel             # an input: of the device, from 0
+    double hum_a                # rms of the mains in the current of the last block
+    double loop_gain            # of the regulator, over that of its configuration: halved for each hunting
     uint32_t challenge          # a result: what the next heartbeat must answer
 
 # Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.

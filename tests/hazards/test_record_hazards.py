@@ -1,0 +1,45 @@
+"""A record that cannot be written."""
+
+from pathlib import Path
+
+import pytest
+
+from cli_support import treatment
+from injection import FullDisk, session
+from ionto_rt.device import open_device
+from ionto_rt.errors import IontoError
+from ionto_rt.session import Session
+from ionto_rt.treatment import Treatment
+from responses import Response
+
+
+@pytest.mark.parametrize("at_s", [0.2, 5.0])
+def test_h38_record_cannot_be_written(tmp_path: Path, response: Response, at_s: float) -> None:
+    """From the last row that is on disk, to the ramp down."""
+    disk = FullDisk()
+
+    def fill(running: Session) -> None:
+        disk.full = True
+
+    def free(running: Session) -> None:
+        disk.full = False
+
+    done = session(
+        tmp_path, current="1 mA", hold="60 s", uri="sim:", files=disk, whole=False,
+        acts={at_s: fill, at_s + 31.0: free},
+    )  # fmt: skip
+    assert done.receipt["outcome"] == "faulted" and "[H38]" in done.receipt["reason"]
+    alarms = done.events("alarm")
+    assert [alarm["alarm"] for alarm in alarms] == ["record-behind", "ring-overflow", "record-stopped"]
+    response("H38", at_s, (alarms[-1]["tick"] + 1) * 1e-3, through="file")
+
+
+def test_h38_no_session_starts_where_nothing_can_be_written(tmp_path: Path, response: Response) -> None:
+    disk = FullDisk()
+    disk.full = True
+    with open_device("sim:") as device:
+        running = Session(Treatment.load(treatment(tmp_path)), device, out_dir=tmp_path / "s", speed="max", files=disk)
+        with pytest.raises((IontoError, OSError)):
+            running.run()
+        flowed_a = abs(device.port.sim.device.absolute_charge_c)  # type: ignore[attr-defined]
+    response.nothing_flowed("H38", flowed_a, through="file")
