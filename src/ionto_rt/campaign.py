@@ -597,6 +597,7 @@ RECIPES: list[Recipe] = [
     Recipe("H56", simple("stop", int(StopFlag.NOW)), ((TRIP, 56),)),
     Recipe("H57", simple("device-count", 0, (1e15, -1e15)), ((TRIP, 57),)),
 ]
+OFF_AT_ONCE = ("H01", "H05", "H32", "H40", "H55", "H56")
 NOISE: list[Make] = [
     wire_noise,
     operator_noise,
@@ -651,6 +652,10 @@ def script(seed: int, number: int) -> Script:
     recipe, phase = cell
     channel = draw.below(found.channels)
     made.acts += recipe.make(draw, found, phase, channel)
+    if recipe.hazard in OFF_AT_ONCE and draw.below(3) == 0:
+        # A lesser cause behind it must not lower what is in force.
+        soon = made.acts[0].after_ticks + draw.between(1, 20)
+        made.acts.append(device("hot", phase, channel, soon))
     if phase == Phase.PAUSE:
         made.acts.append(Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, found)))
     while draw.below(3) == 0 and len(made.acts) < 24:
@@ -829,6 +834,20 @@ def reproduce(seed: int, number: int) -> str:
     return f"ionto-rt campaign --seed {seed} --session {number}"
 
 
+def _earlier(act: Act, divisor: int) -> Act:
+    return replace(act, after_ticks=act.after_ticks // divisor if divisor else 0)
+
+
+def _shorter(act: Act, divisor: int) -> Act:
+    return replace(act, length_ticks=act.length_ticks // divisor if divisor else 0)
+
+
+def _weaker(act: Act, divisor: int) -> Act:
+    if not math.isfinite(act.value):
+        return act
+    return replace(act, value=act.value // divisor if divisor else 0.0)
+
+
 def shrink(made: Script, invariant: str, most_runs: int = 600) -> Script:
     """The smallest script found that still violates `invariant`: fewer acts, then earlier, shorter and rounder ones."""
     runs = 0
@@ -854,16 +873,14 @@ def shrink(made: Script, invariant: str, most_runs: int = 600) -> Script:
             if not (kept or len(made.acts) == count) or not take(replace(made, acts=kept)):
                 at += count
         count //= 2
-    for flags in ({"clock": False}, {"resumes": True}):
-        take(replace(made, **flags))
+    take(replace(made, clock=False))
+    take(replace(made, resumes=True))
     for at in range(len(made.acts)):
-        for field_, smaller in (("length_ticks", int), ("after_ticks", int), ("value", float)):
-            for divisor in (0, 16, 2, 2, 2, 2):
-                act = made.acts[at]
-                old = getattr(act, field_)
-                new = smaller(0) if divisor == 0 else smaller(old // divisor) if math.isfinite(old) else old
-                if new != old:
-                    take(replace(made, acts=[*made.acts[:at], replace(act, **{field_: new}), *made.acts[at + 1 :]]))
+        for divisor in (0, 16, 2, 2, 2, 2):
+            for change in (_shorter, _earlier, _weaker):
+                smaller = change(made.acts[at], divisor)
+                if smaller != made.acts[at]:
+                    take(replace(made, acts=[*made.acts[:at], smaller, *made.acts[at + 1 :]]))
     return made
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ionto_rt.campaign import SKINS, Draw, treatment_text
 from ionto_rt.codes import OnTrip
+from ionto_rt.core.virtual_device import DEVICE_FAULTS
 from ionto_rt.device import Device, SimBytes
 from ionto_rt.errors import RefusedError
 from ionto_rt.journal import Journal
@@ -28,7 +29,8 @@ from ionto_rt.verify import verify
 
 VISITS_MOST = 900
 """Of the orchestrator; then the operator stops."""
-Happens = tuple[str, Callable[["Session", Any], object]]
+Do = Callable[[Session, Any], None]
+Happens = tuple[str, Do]
 
 PLANT: tuple[tuple[str, float, float], ...] = (
     ("open", 0.0, 0.0),
@@ -142,7 +144,33 @@ def _plants(sim: Any) -> list[Any]:
     return [sim.channel(number) for number in range(sim.channels)]
 
 
+def _inject(kind: str, value: float, channel: int) -> Do:
+    return lambda session, sim: sim.inject(kind, value, 0 if kind in DEVICE_FAULTS else channel)
+
+
+def _trim(value_a: float) -> Do:
+    return lambda session, sim: session.trim(value_a)
+
+
+def _pause(session: Session, sim: Any) -> None:
+    session.pause()
+
+
+def _resume(session: Session, sim: Any) -> None:
+    session.reset()
+    session.resume()
+
+
+def _stop(session: Session, sim: Any) -> None:
+    session.stop()
+
+
+def _stop_now(session: Session, sim: Any) -> None:
+    session.stop_now()
+
+
 def _acts(draw: Draw, channels: int) -> dict[int, Happens]:
+    """What happens at which visit of the orchestrator."""
     found: dict[int, Happens] = {}
     for _ in range(draw.between(1, 5)):
         visit, channel = draw.between(1, 120), draw.below(channels)
@@ -150,29 +178,17 @@ def _acts(draw: Draw, channels: int) -> dict[int, Happens]:
         if which < 4:
             kind, least, most = draw.of(PLANT)
             value = draw.uniform(least, most)
-            found[visit] = (
-                f"device {kind} {value:g} on channel {channel}",
-                lambda _, sim, kind=kind, value=value, channel=channel: sim.inject(
-                    kind,
-                    value,
-                    channel if kind not in ("stall", "unplug", "supply-low", "leakage", "stop-button") else 0,
-                ),
-            )
+            found[visit] = f"device {kind} {value:g} on channel {channel}", _inject(kind, value, channel)
         elif which < 6:
-            found[visit] = ("pause", lambda session, _: session.pause())
-            found[visit + draw.between(2, 20)] = (
-                "reset and resume",
-                lambda session, _: (session.reset(), session.resume()),
-            )
+            found[visit] = "pause", _pause
+            found[visit + draw.between(2, 20)] = "reset and resume", _resume
         elif which == 6:
             value = draw.uniform(-4e-4, 4e-4)
-            found[visit] = (f"trim {value:g} A", lambda session, _, value=value: session.trim(value))
+            found[visit] = f"trim {value:g} A", _trim(value)
+        elif draw.below(2):
+            found[visit] = "stop now", _stop_now
         else:
-            now = draw.below(2) == 1
-            found[visit] = (
-                "stop now" if now else "stop",
-                lambda session, _, now=now: session.stop_now() if now else session.stop(),
-            )
+            found[visit] = "stop", _stop
     return found
 
 
