@@ -3,7 +3,7 @@
 IONTO_RT_STRICT=1                                C compiler warnings are errors; translated C in build/strict
 IONTO_RT_SANITIZE=address,undefined or =thread   sanitizer build
 IONTO_RT_COVERAGE=1                              line tracing of the .pyx files (hundreds of times slower)
-IONTO_RT_TEST_STOPS=1                            each of the four stops can be taken away: tests/test_stops.py, nothing else
+IONTO_RT_TEST_STOPS=1                            each of the four stops can be taken away, for tests/test_stops.py
 IONTO_RT_OPTIMIZE=-O0                            another optimisation level (default -O2)
 IONTO_RT_EXTENSIONS=0                            none: install the Python part and its requirements alone
 """
