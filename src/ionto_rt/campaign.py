@@ -29,7 +29,7 @@ from ionto_rt.core.campaign import ACT_NAMES, Prepared, Simulator
 from ionto_rt.core.fault_port import WAYS, WIRE_FAULT_KINDS
 from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS
 from ionto_rt.device import Device, SimBytes
-from ionto_rt.hazards import hazards
+from ionto_rt.hazards import hazards, threshold
 from ionto_rt.plan import compile_plan
 from ionto_rt.safety import resolve_channels
 from ionto_rt.treatment import Treatment
@@ -432,6 +432,10 @@ def lost(least_s: float, most_s: float) -> Make:
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
         seconds = draw.uniform(least_s, most_s)
+        if draw.below(2):
+            # At the guard's limits, and a sample beside them.
+            limit_s = threshold("H24", draw.of(("gap_pause_s", "gap_stop_s")))
+            seconds = max(1, _ticks(scenario, limit_s) + draw.below(3) - 1) * scenario.tick_s
         how, after = draw.below(3), _soon(draw, scenario)
         if how == 0:
             return [device("stall", phase, channel, after, seconds)]
