@@ -570,7 +570,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     fold(c, <uint64_t>(row.phase | row.trip << 8 | row.action << 16 | row.pause << 24) ^ <uint64_t>row.events << 40)
     if row.action == ACTION_OFF and w.off_since < 0:
         w.off_since = <int64_t>c.tick
-        w.off_index = row.index
+        w.off_index = row.index if good else w.last_index
     w.any = 1
     if good:
         w.started = 1

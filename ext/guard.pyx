@@ -556,8 +556,9 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     check_heartbeat(state, limits, given)
     check_gaps(state, limits, given)
     if given.sample_good:
-        check_sample(state, limits, given)
+        # What the device says of itself is the cause of what the readings then show.
         check_status(state, given)
+        check_sample(state, limits, given)
     check_direction(state, limits, given)
 
     verdict.close_relay = given.close_relay

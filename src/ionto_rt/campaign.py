@@ -247,7 +247,7 @@ def scenario(number: int) -> Scenario:
     """Scenario `number`, by the way that a real session takes: limits resolved, plan compiled, limits pushed."""
     draw = Draw(0x5CE2A210, number)
     special = variant(number)
-    rate_hz = 500.0 if special == "long" else draw.of(RATES_HZ)
+    rate_hz = draw.of((500.0, 1000.0, 2000.0)) if special == "long" else draw.of(RATES_HZ)
     channels = channels_of(number)
     voltage = draw.below(3) == 0
     research = draw.below(4) == 0
@@ -556,7 +556,7 @@ RECIPES: list[Recipe] = [
     Recipe("H25", late(0.006, 0.07), ((PAUSE, 25), (TRIP, 25), (TRIP, 28), (TRIP, 26), (PAUSE, 26), ("late", -1))),
     Recipe("H26", overruns, ((PAUSE, 26), (TRIP, 26), ("late", -1))),
     Recipe("H28", late(0.085, 0.2), ((TRIP, 28), (TRIP, 29))),
-    Recipe("H29", simple("host-dies"), (("device-off", -1),)),
+    Recipe("H29", simple("host-dies"), (("device-off", -1), ("loop", 3))),
     Recipe("H30", simple("heartbeat-stops"), ((TRIP, 30),)),
     Recipe("H31", simple("heartbeat-wrong"), ((TRIP, 31),)),
     Recipe("H32", simple("not-finite", 1), ((TRIP, 32),)),
