@@ -159,7 +159,7 @@ MUTANTS = [
     Mutant(
         LOOP,
         "        if channel == 0:\n            loop.lost += row.lost_ticks",
-        "        if channel == 0:\n            loop.lost += row.lost_ticks\n        if row.lost_ticks:\n            continue",
+        "        if row.lost_ticks:\n            continue\n        if channel == 0:\n            loop.lost += 1",
         "rows behind a gap are lost silently",
     ),
     Mutant(

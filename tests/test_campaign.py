@@ -34,7 +34,7 @@ from ionto_rt.hazards import hazards
 from ionto_rt.testing.whole import run_whole
 
 QUICK_SEED = 1
-QUICK_SESSIONS = 500
+QUICK_SESSIONS = 1500
 
 
 def test_in_the_quick_slice_every_invariant_holds() -> None:
