@@ -10,8 +10,8 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts replays coverage sanitize stops fuzz kill \
-	clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts replays coverage sanitize stops fuzz kill campaign \
+	mutants hazards clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -101,6 +101,12 @@ kill: $(VENV)/.test build ## 1,000 hosts killed and 200 stopped at random moment
 
 stops: $(VENV)/.test build ## each of the four stops alone, in a build in which the others can be taken away
 	$(BIN)/python -m pytest tests/test_stops.py
+
+campaign: $(VENV)/.test build ## a billion ticks of sessions under faults, every invariant in every tick (half an hour)
+	$(BIN)/ionto-rt campaign --ticks 1000000000 --whole 1000 --out build/campaign.json
+
+mutants: $(VENV)/.test build ## plant defects one at a time; the campaign's quick slice must find each (half an hour)
+	$(BIN)/python tests/mutants.py
 
 clean: ## remove builds, caches and the environment; sessions stay
 	rm -rf build dist src/*.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -19,9 +19,9 @@ from ionto_rt.core.loop cimport LOOP_DEVICE_SILENT, LOOP_ENDED, OperatorRequest,
 from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
-    END_CONTACT_UNCLEAR, END_NONE, EVENT_BAD_SAMPLE, EVENT_CONTACT,
+    END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, EVENT_BAD_SAMPLE, EVENT_CONTACT,
     EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE,
-    OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
+    ON_TRIP_STOP, OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
     PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD,
     STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN,
     TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_LEASE_LAPSED,
@@ -29,8 +29,8 @@ from ionto_rt.core.types cimport (
     Tick,
 )
 from ionto_rt.core.virtual_device cimport (
-    DEVICE_ARMED, DEVICE_IDLE, FAULT_CROSSTALK, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel, VirtualDeviceState,
-    virtual_device_advance, virtual_device_receive, virtual_device_transmit,
+    DEVICE_ARMED, DEVICE_IDLE, FAULT_CROSSTALK, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel,
+    VirtualDeviceState, virtual_device_advance, virtual_device_receive, virtual_device_transmit,
 )
 from ionto_rt.core.wire cimport (
     FRAME_ARM, FRAME_COMMAND, FRAME_DISARM, FRAME_HELLO_REQUEST, MAX_FRAME, put_u16, put_u32, wire_encode,
@@ -39,7 +39,7 @@ from ionto_rt.core.wire cimport (
 INVARIANT_NAMES = (
     "holds", "cap", "rise", "ledger", "counts", "latch", "off-time", "lease-time", "descent", "stop-time", "dose",
     "event", "lost-tick", "end-zero", "guard-missed", "guard-early", "phase-order", "charge", "false-alarm",
-    "pause-time", "setpoint", "command",
+    "pause-time", "setpoint", "command", "others",
 )
 ACT_NAMES = (
     "device", "wire", "operator", "stop", "heartbeat-stops", "heartbeat-wrong", "host-sleeps", "host-clock",
@@ -523,6 +523,21 @@ cdef void note_row(Campaign* c, Watch* w, const Tick* row) noexcept nogil:
         note(c, SEEN_PHASE, row.phase, channel, w.phase)
 
 
+cdef void check_others(Campaign* c, const Watch* w, const Tick* row) noexcept nogil:
+    """One channel has ended short by itself: if the treatment says so, the others are told in the next period."""
+    cdef bint fell = row.trip != TRIP_NONE or (
+        row.end_reason != END_NONE and row.end_reason != END_COMPLETE and row.end_reason != END_OPERATOR)
+    if fell:
+        if c.fallen < 0:
+            c.fallen = row.channel
+            c.fallen_row = c.rows
+        return
+    if c.fallen < 0 or row.end_reason != END_NONE or c.rows < c.fallen_row + c.scenario.channels:
+        return
+    if c.scenario.on_trip == ON_TRIP_STOP and row.stop < STOP_RAMP_DOWN:
+        violate(c, OTHERS, row.channel, row.stop, <int32_t>STOP_RAMP_DOWN)
+
+
 cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     cdef Watch* w = &c.watch[row.channel]
     cdef const ControllerState* controller = c.controllers[row.channel]
@@ -547,6 +562,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     check_output(c, w, row, controller, ticks)
     if not c.act_count and (row.trip != TRIP_NONE or row.pause != TRIP_NONE):
         violate(c, FALSE_ALARM, row.channel, row.trip, row.pause)
+    check_others(c, w, row)
     note_row(c, w, row)
 
     fold(c, row.index ^ <uint64_t><uint32_t>row.output_code << 32)
@@ -554,7 +570,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     fold(c, <uint64_t>(row.phase | row.trip << 8 | row.action << 16 | row.pause << 24) ^ <uint64_t>row.events << 40)
     if row.action == ACTION_OFF and w.off_since < 0:
         w.off_since = <int64_t>c.tick
-        w.off_index = row.index
+        w.off_index = row.index if good else w.last_index
     w.any = 1
     if good:
         w.started = 1
@@ -640,7 +656,7 @@ cdef void check_truth(Campaign* c) noexcept nogil:
             violate(c, CAP, channel, mean_a, one.comparator_a)
 
         # Nothing flows without a fresh command.
-        if silent and current_a > FLOOR_A:
+        if silent and current_a > FLOOR_A and not c.crossed:
             violate(c, LEASE_TIME, channel, current_a, <double>(tick - c.accept_tick))
         # Off is off, as soon as the device has been told.
         if w.off_since >= 0:
@@ -818,6 +834,7 @@ cdef void begin(Campaign* c) noexcept nogil:
     c.plant_faulted = 0
     c.reading_faulted = 0
     c.crossed = 0
+    c.fallen = -1
     c.lost_before = 0
     c.next_due = INT64_MAX
 

@@ -216,6 +216,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.programme.ceiling_a = config.programme.level_limit_a
     controller.started = 0
     controller.last_index = 0
+    controller.last_nonce = 0
     controller.last_status = 0
     controller.contact = 0
     controller.phase = 0
@@ -321,6 +322,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         controller.setpoints[controller.history_at] = setpoint.current_a
         controller.tone_on[controller.history_at] = tone_on
         controller.last_index = sample.index
+        controller.last_nonce = sample.nonce
         controller.last_output = terms.output
         controller.started = 1
         # The guard was called for refused samples too: what is left was lost on the way.
@@ -382,9 +384,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     elif verdict.action == ACTION_RAMP_DOWN:
         setpoint.phase = PHASE_RAMP_DOWN
 
-    command.index = sample.index
+    # A sample that comes again must not stand in the way of the answer to the newest one.
+    command.index = sample.index if fault != SAMPLE_REPEATED else controller.last_index
     command.token = config.token
-    command.nonce = sample.nonce
+    command.nonce = sample.nonce if fault != SAMPLE_REPEATED else controller.last_nonce
     command.lease_ticks = config.lease_ticks
     command.flags = COMMAND_CLOSE_RELAY if verdict.close_relay else 0
     command.code = verdict.output_code

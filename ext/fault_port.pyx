@@ -243,7 +243,9 @@ cdef int64_t fault_port_read(void* context, uint8_t* data, size_t capacity, int6
             spoil_all(state, TO_HOST, came, <size_t>count)
         if count >= 0 or (state.clocked and count == -ETIMEDOUT):
             state.ready_at = 0
-            state.ready_length = <uint32_t>release(&state.held[<int>TO_HOST], state.tick, state.ready, sizeof(state.ready))
+            state.ready_length = <uint32_t>release(
+                &state.held[<int>TO_HOST], state.tick, state.ready, sizeof(state.ready)
+            )
             count = take_ready(state, data, capacity)
     if state.clocked and (count == 0 or count == -ETIMEDOUT):
         clock_device(state)
@@ -307,7 +309,8 @@ cdef class FaultPort:
         """One more fault, also while the loop does not run; the arguments are those of `faults`."""
         if kind not in WIRE_FAULT_KINDS or way not in WAYS:
             raise ValueError(f"fault {kind!r} {way!r}: use {', '.join(WIRE_FAULT_KINDS)}, and {' or '.join(WAYS)}")
-        if not fault_port_add(self.state, WIRE_FAULT_KINDS.index(kind), WAYS.index(way), from_tick, ticks, value):
+        if not fault_port_add(self.state, WIRE_FAULT_KINDS.index(kind), WAYS.index(way), from_tick, ticks,
+                              value):
             raise ValueError(f"more than {WIRE_FAULTS} faults")
 
     @property

@@ -31,9 +31,10 @@ from ionto_rt.codes import OperatorCommand, Phase, Trip
 from ionto_rt.core.campaign import ACT_NAMES
 from ionto_rt.core.virtual_device import FAULT_KINDS
 from ionto_rt.hazards import hazards
+from ionto_rt.testing.whole import run_whole
 
 QUICK_SEED = 1
-QUICK_SESSIONS = 500
+QUICK_SESSIONS = 1500
 
 
 def test_in_the_quick_slice_every_invariant_holds() -> None:
@@ -43,6 +44,14 @@ def test_in_the_quick_slice_every_invariant_holds() -> None:
     assert not failures
     assert tally.sessions == QUICK_SESSIONS
     assert tally.ticks > 5000 * QUICK_SESSIONS
+
+
+@pytest.mark.parametrize("first", [0, 8, 16, 24])
+def test_in_the_quick_slice_whole_sessions_leave_what_is_true(first: int, tmp_path: Path) -> None:
+    """Receipt, journal, log, record and replay of sessions with everything in them."""
+    for number in range(first, first + 8):
+        made = run_whole(QUICK_SEED, number, tmp_path / str(number))
+        assert not made.problems, made.words
 
 
 def test_its_result_does_not_depend_on_the_number_of_processes() -> None:

@@ -29,7 +29,7 @@ from ionto_rt.core.campaign import ACT_NAMES, Prepared, Simulator
 from ionto_rt.core.fault_port import WAYS, WIRE_FAULT_KINDS
 from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS
 from ionto_rt.device import Device, SimBytes
-from ionto_rt.hazards import hazards
+from ionto_rt.hazards import hazards, threshold
 from ionto_rt.plan import compile_plan
 from ionto_rt.safety import resolve_channels
 from ionto_rt.treatment import Treatment
@@ -247,7 +247,7 @@ def scenario(number: int) -> Scenario:
     """Scenario `number`, by the way that a real session takes: limits resolved, plan compiled, limits pushed."""
     draw = Draw(0x5CE2A210, number)
     special = variant(number)
-    rate_hz = 500.0 if special == "long" else draw.of(RATES_HZ)
+    rate_hz = draw.of((500.0, 1000.0, 2000.0)) if special == "long" else draw.of(RATES_HZ)
     channels = channels_of(number)
     voltage = draw.below(3) == 0
     research = draw.below(4) == 0
@@ -432,6 +432,10 @@ def lost(least_s: float, most_s: float) -> Make:
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
         seconds = draw.uniform(least_s, most_s)
+        if draw.below(2):
+            # At the guard's limits, and a sample beside them.
+            limit_s = threshold("H24", draw.of(("gap_pause_s", "gap_stop_s")))
+            seconds = max(1, _ticks(scenario, limit_s) + draw.below(3) - 1) * scenario.tick_s
         how, after = draw.below(3), _soon(draw, scenario)
         if how == 0:
             return [device("stall", phase, channel, after, seconds)]
@@ -552,7 +556,7 @@ RECIPES: list[Recipe] = [
     Recipe("H25", late(0.006, 0.07), ((PAUSE, 25), (TRIP, 25), (TRIP, 28), (TRIP, 26), (PAUSE, 26), ("late", -1))),
     Recipe("H26", overruns, ((PAUSE, 26), (TRIP, 26), ("late", -1))),
     Recipe("H28", late(0.085, 0.2), ((TRIP, 28), (TRIP, 29))),
-    Recipe("H29", simple("host-dies"), (("device-off", -1),)),
+    Recipe("H29", simple("host-dies"), (("device-off", -1), ("loop", 3))),
     Recipe("H30", simple("heartbeat-stops"), ((TRIP, 30),)),
     Recipe("H31", simple("heartbeat-wrong"), ((TRIP, 31),)),
     Recipe("H32", simple("not-finite", 1), ((TRIP, 32),)),
@@ -597,6 +601,7 @@ RECIPES: list[Recipe] = [
     Recipe("H56", simple("stop", int(StopFlag.NOW)), ((TRIP, 56),)),
     Recipe("H57", simple("device-count", 0, (1e15, -1e15)), ((TRIP, 57),)),
 ]
+OFF_AT_ONCE = ("H01", "H05", "H32", "H40", "H55", "H56")
 NOISE: list[Make] = [
     wire_noise,
     operator_noise,
@@ -651,6 +656,10 @@ def script(seed: int, number: int) -> Script:
     recipe, phase = cell
     channel = draw.below(found.channels)
     made.acts += recipe.make(draw, found, phase, channel)
+    if recipe.hazard in OFF_AT_ONCE and draw.below(3) == 0:
+        # A lesser cause behind it must not lower what is in force.
+        soon = made.acts[0].after_ticks + draw.between(1, 20)
+        made.acts.append(device("hot", phase, channel, soon))
     if phase == Phase.PAUSE:
         made.acts.append(Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, found)))
     while draw.below(3) == 0 and len(made.acts) < 24:
@@ -829,6 +838,20 @@ def reproduce(seed: int, number: int) -> str:
     return f"ionto-rt campaign --seed {seed} --session {number}"
 
 
+def _earlier(act: Act, divisor: int) -> Act:
+    return replace(act, after_ticks=act.after_ticks // divisor if divisor else 0)
+
+
+def _shorter(act: Act, divisor: int) -> Act:
+    return replace(act, length_ticks=act.length_ticks // divisor if divisor else 0)
+
+
+def _weaker(act: Act, divisor: int) -> Act:
+    if not math.isfinite(act.value):
+        return act
+    return replace(act, value=act.value // divisor if divisor else 0.0)
+
+
 def shrink(made: Script, invariant: str, most_runs: int = 600) -> Script:
     """The smallest script found that still violates `invariant`: fewer acts, then earlier, shorter and rounder ones."""
     runs = 0
@@ -854,16 +877,14 @@ def shrink(made: Script, invariant: str, most_runs: int = 600) -> Script:
             if not (kept or len(made.acts) == count) or not take(replace(made, acts=kept)):
                 at += count
         count //= 2
-    for flags in ({"clock": False}, {"resumes": True}):
-        take(replace(made, **flags))
+    take(replace(made, clock=False))
+    take(replace(made, resumes=True))
     for at in range(len(made.acts)):
-        for field_, smaller in (("length_ticks", int), ("after_ticks", int), ("value", float)):
-            for divisor in (0, 16, 2, 2, 2, 2):
-                act = made.acts[at]
-                old = getattr(act, field_)
-                new = smaller(0) if divisor == 0 else smaller(old // divisor) if math.isfinite(old) else old
-                if new != old:
-                    take(replace(made, acts=[*made.acts[:at], replace(act, **{field_: new}), *made.acts[at + 1 :]]))
+        for divisor in (0, 16, 2, 2, 2, 2):
+            for change in (_shorter, _earlier, _weaker):
+                smaller = change(made.acts[at], divisor)
+                if smaller != made.acts[at]:
+                    take(replace(made, acts=[*made.acts[:at], smaller, *made.acts[at + 1 :]]))
     return made
 
 

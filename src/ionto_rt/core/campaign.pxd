@@ -85,7 +85,8 @@ cdef enum Invariant:
     PAUSE_TIME = 19
     SETPOINT = 20
     COMMAND = 21
-    INVARIANTS = 22
+    OTHERS = 22
+    INVARIANTS = 23
 
 cdef struct Act:
     int32_t kind                # ActKind
@@ -221,6 +222,8 @@ cdef struct Campaign:
     int32_t plant_faulted
     int32_t reading_faulted     # readings or counts no longer tell the truth
     int32_t crossed             # another channel's current reaches this one's skin
+    int32_t fallen              # the first channel that ended short by itself; -1: none
+    uint64_t fallen_row
     uint64_t lost_before
     # what it runs on
     LoopState* loop
