@@ -40,6 +40,9 @@ class SoftAlarm(Enum):
     SCREEN_HUNG = "screen-hung"
     DEVICE_LOST = "device-lost"
     SUPPLY_WARNING = "supply-warning"
+    PADS_DRY = "pads-dry"
+    MAINS = "mains"
+    AREA_CAPPED = "area-capped"
 
 
 STOPPING = (SoftAlarm.RECORD_STOPPED, SoftAlarm.DEVICE_LOST)
