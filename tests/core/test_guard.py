@@ -75,6 +75,7 @@ def rig(settle: bool = True, **limits: float) -> Rig:
             programme={"polarity": 1.0, "compliance_v": 0.0},
             impedance={"tone_a": 0.0, "open_ticks": 1 << 30},
             guard={**OUT_OF_REACH, **limits},
+            estimates={"floor_a": 1.0},
         ),
         endless(LEVEL * LSB_A),
     )
