@@ -259,12 +259,46 @@ def _batch_layout(header: bytes, columns: tuple[tuple[str, str], ...]) -> _Batch
     return _BatchLayout(rows, len(header), dtype)
 
 
+def _tables(data: bytes, position: int | None) -> list[int]:
+    """Positions of the tables in a vector of them; none if it is absent."""
+    if position is None:
+        return []
+    vector = _indirect(data, position)
+    count = int(struct.unpack_from("<I", data, vector)[0])
+    if count > len(data) // 4:
+        raise ValueError("a vector that is longer than its message")
+    return [_indirect(data, vector + 4 + 4 * number) for number in range(count)]
+
+
+def _require_names(header: bytes) -> None:
+    """ValueError or struct.error unless all fields and metadata of a schema message have their texts.
+
+    nanoarrow takes a missing one for a null pointer, and the process with it.
+    """
+    data = header[8:]
+    message = int(struct.unpack_from("<I", data, 0)[0])
+    kind = _table_field(data, message, 1)
+    if kind is None or data[kind] != 1:
+        raise ValueError("not a schema")
+    schema = _indirect(data, _table_field(data, message, 2))
+    fields = _tables(data, _table_field(data, schema, 1))
+    pairs = _tables(data, _table_field(data, schema, 2))
+    for field in fields:
+        _indirect(data, _table_field(data, field, 0))
+        pairs += _tables(data, _table_field(data, field, 6))
+    for pair in pairs:
+        _indirect(data, _table_field(data, pair, 0))
+        _indirect(data, _table_field(data, pair, 1))
+
+
 @functools.lru_cache(maxsize=16)
 def _schema(header: bytes) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     """Columns and metadata of the schema message with this encapsulated header.
 
-    Raises KeyError, ValueError or RuntimeError if it is not one, or of types that telemetry does not have.
+    Raises KeyError, IndexError, ValueError, struct.error or RuntimeError if it is not one, or of types that telemetry
+    does not have.
     """
+    _require_names(header)
     schema = na.c_array_stream(InputStream.from_readable(io.BytesIO(header + END_OF_STREAM))).get_schema()
     columns = tuple((str(field.name), _NUMPY_FORMATS[field.format]) for field in schema.children)
     return columns, tuple((key.decode(), value.decode()) for key, value in (schema.metadata or {}).items())
@@ -563,7 +597,7 @@ class Telemetry:
             return
         try:
             self.columns, metadata = _schema(header)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (LookupError, ValueError, RuntimeError, struct.error) as error:
             raise RecordError(f"{self.path}: not a telemetry file ({error}); give a session's folder") from None
         self.metadata = dict(metadata)
         if vouched is not None:
