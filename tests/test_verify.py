@@ -21,6 +21,7 @@ from ionto_rt.record import (
     TELEMETRY_CHAIN,
     TREATMENT,
     Record,
+    RecordError,
     Telemetry,
     audit_telemetry,
 )
@@ -187,3 +188,16 @@ def test_a_record_of_format_2_has_no_manifest_and_verifies_by_its_chain(damaged:
         (damaged / name).unlink()
     problems = verify(damaged).problems
     assert problems == [f"{SESSION}: not the file that the session began with"]
+
+
+def test_a_schema_with_any_bit_changed_is_read_or_refused(damaged: Path) -> None:
+    """The Arrow library takes a name that is missing for a null pointer: the process would be gone."""
+    end = int((damaged / TELEMETRY_CHAIN).read_text().split()[0])
+    places = random.Random(SEED).sample(range(8, end), 500)
+    (damaged / TELEMETRY_CHAIN).unlink()
+    for byte in places:
+        with Flip(TELEMETRY, byte, byte % 8).done(damaged):
+            try:
+                Telemetry(damaged / TELEMETRY)
+            except RecordError as error:
+                assert "not a telemetry file" in str(error), (SEED, byte)

@@ -600,7 +600,7 @@ class Telemetry:
             return
         try:
             self.columns, metadata = _schema(header)
-        except (KeyError, ValueError, IndexError, struct.error) as error:
+        except (LookupError, ValueError, struct.error) as error:
             raise RecordError(f"{self.path}: not a telemetry file ({error}); give a session's folder") from None
         self.metadata = dict(metadata)
         if vouched is not None:
