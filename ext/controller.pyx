@@ -31,8 +31,19 @@ from ionto_rt.core.types cimport (
     FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
     PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE,
     SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration, Command, Estimate,
-    PlantModel, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
+    PlantModel, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
 )
+
+cdef extern from *:
+    """
+    #ifndef IONTO_RT_TICK
+    #define IONTO_RT_TICK ""
+    #endif
+    """
+    const char* IONTO_RT_TICK
+
+# Of the sources of the tick, by the build; empty where another build made it.
+TICK_SHA256 = IONTO_RT_TICK.decode("ascii")
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
@@ -517,6 +528,20 @@ _ROW = _row_type()      # kept: numpy takes a millisecond to parse the struct's 
 def empty_ticks(Py_ssize_t n):
     """n zeroed rows of telemetry: a structured array of shape (n,) with the fields of struct Tick."""
     return np.zeros(n, dtype=_ROW)
+
+
+def empty_config() -> dict:
+    """A configuration of zeros: all the names that this version of the tick has."""
+    cdef ControllerConfig config
+    memset(&config, 0, sizeof(config))
+    return config
+
+
+def empty_segment() -> dict:
+    """A segment of zeros."""
+    cdef Segment segment
+    memset(&segment, 0, sizeof(segment))
+    return segment
 
 
 cdef class Controller:

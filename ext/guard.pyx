@@ -6,14 +6,14 @@ from ionto_rt.core.stops cimport STOP_GUARD, STOP_HEARTBEAT, STOP_IN_FORCE, STOP
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
     STATUS_CHARGE_CAP, STATUS_CLAMPED, STATUS_COMPLIANCE, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
-    STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING,
-    STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY,
-    TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT, TRIP_HEARTBEAT,
-    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
-    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OUTPUT_MISMATCH,
-    TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY, TRIP_READINGS_DISAGREE,
-    TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, TRIP_SUPPLY_LOW,
-    TRIP_TEMPERATURE, TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
+    STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_RELAY_CLOSED, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW,
+    STATUS_SUPPLY_WARNING, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA,
+    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT,
+    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED,
+    TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP,
+    TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY,
+    TRIP_READINGS_DISAGREE, TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
+    TRIP_SUPPLY_LOW, TRIP_TEMPERATURE, TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
 )
 
 cdef enum:
@@ -24,6 +24,8 @@ cdef enum:
     SENT = 128                  # commands that an echo is compared with
     RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
+    SWITCHED_OFF = (STATUS_LEASE_EXPIRED | STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP | STATUS_LEAKAGE
+                    | STATUS_SELF_TEST_FAILED)
     SENSORS = (STATUS_LEAKAGE | STATUS_OVER_TEMPERATURE | STATUS_PATIENT_STOP | STATUS_SELF_TEST_FAILED
                | STATUS_SUPPLY_LOW | STATUS_SUPPLY_WARNING)
 
@@ -121,8 +123,22 @@ cdef void check_heartbeat(GuardState* state, const GuardLimits* limits, const Gu
     state.heartbeat = given.heartbeat
 
 
+cdef void check_lease(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H20: what the device echoes must be a command whose lease can still run. One that came late may be two leases old
+    when it lapses; a device that holds on for longer keeps no leases, and would not let go of a host that died."""
+    if (given.status & (STATUS_RELAY_CLOSED | STATUS_LEASE_EXPIRED) == STATUS_RELAY_CLOSED
+            and (<double>given.applied_age_ticks - 2.5) * limits.tick_s > 2e-6 * limits.lease_us):
+        trip(state, TRIP_OUTPUT_MISMATCH, ACTION_OFF)
+
+
 cdef void check_status(GuardState* state, const GuardInput* given) noexcept nogil:
-    """H39, H40, H44, H45, H49: what the device's own sensors say."""
+    """H29, H39, H40, H44, H45, H49, H55: what the device says of itself. Before its readings: where it has switched
+    off, they and the code in force are no longer those that were asked for, and the cause is the one that it names.
+    """
+    if given.status & STATUS_LEASE_EXPIRED:
+        trip(state, TRIP_LEASE_LAPSED, ACTION_OFF)
+    if given.status & (STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP):
+        trip(state, TRIP_DEVICE_CAP, ACTION_OFF)
     if not given.status & SENSORS:
         state.stop_run = 0
         return
@@ -251,11 +267,15 @@ cdef void check_echo(GuardState* state, const GuardLimits* limits, const GuardIn
     """H20: the code that the device says it applied, against the one that was sent with that index.
 
     By index, so that a command that is late, lost or never sent is none. A device that clamps to the limits it was
-    given may put out less than it was told, in the same direction, and says so. Where the command in force is older
-    than what is remembered, and was never seen before, there is nothing to compare it with.
+    given may put out less than it was told, in the same direction, and says so; one that has switched itself off says
+    why, which is the cause then. Where the command in force is older than what is remembered, and was never seen
+    before, there is nothing to compare it with.
     """
     cdef uint32_t slot = given.applied_index & (SENT - 1)
     cdef int64_t told, said
+    if given.status & SWITCHED_OFF:
+        state.mismatch_run = 0
+        return
     if given.applied_index + <uint32_t>1 != state.echo_next:
         if state.sent_next[slot] != given.applied_index + <uint32_t>1:
             state.mismatch_run = 0
@@ -373,8 +393,7 @@ cdef inline void check_direction(GuardState* state, const GuardLimits* limits, c
 
 
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 and the device's own verdicts, from the
-    redundant reading."""
+    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 from the redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
     cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
@@ -477,11 +496,6 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     if apart(given.net_codes, given.device_net_codes, limits.charge_mismatch_codes):
         trip(state, TRIP_CHARGE_MISMATCH, ACTION_RAMP_DOWN)
 
-    if given.status & STATUS_LEASE_EXPIRED:
-        trip(state, TRIP_LEASE_LAPSED, ACTION_OFF)
-    if given.status & (STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP):
-        trip(state, TRIP_DEVICE_CAP, ACTION_OFF)
-
 
 cdef void check_gaps(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H24. A refused sample is a lost one that is known about at once."""
@@ -556,9 +570,10 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     check_heartbeat(state, limits, given)
     check_gaps(state, limits, given)
     if given.sample_good:
-        # What the device says of itself is the cause of what the readings then show.
         check_status(state, given)
         check_sample(state, limits, given)
+        if given.applied_age_ticks > SETTLE_TICKS:
+            check_lease(state, limits, given)
     check_direction(state, limits, given)
 
     verdict.close_relay = given.close_relay

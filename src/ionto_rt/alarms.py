@@ -39,6 +39,7 @@ class SoftAlarm(Enum):
     SPEAKER_FAULT = "speaker-fault"
     SCREEN_HUNG = "screen-hung"
     DEVICE_LOST = "device-lost"
+    SUPPLY_WARNING = "supply-warning"
 
 
 STOPPING = (SoftAlarm.RECORD_STOPPED, SoftAlarm.DEVICE_LOST)

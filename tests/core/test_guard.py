@@ -377,6 +377,18 @@ def test_h29_what_the_device_did_is_followed_at_once(status: DeviceStatus, trip:
     assert_safe_from_here(made, trip, Action.OFF)
 
 
+@pytest.mark.parametrize("lease_ticks", [20, 80, 100])
+def test_h20_a_command_in_force_for_two_leases_and_what_it_takes_to_act_is_one_too_many(lease_ticks: int) -> None:
+    made = rig(lease_us=1000 * lease_ticks)
+    stands = made.index
+    held = {"applied_index": stands, "applied_code": LEVEL, "current_code": LEVEL, "redundant_code": LEVEL}
+    while made.index - stands < 2 * lease_ticks + 2:
+        made.tick(**held)
+    assert calm(made)
+    made.tick(**held)
+    assert_safe_from_here(made, Trip.OUTPUT_MISMATCH, Action.OFF)
+
+
 CLOSED = DeviceStatus.RELAY_CLOSED
 
 
