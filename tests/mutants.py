@@ -203,8 +203,8 @@ MUTANTS = [
     ),
     Mutant(
         "src/ionto_rt/channel_run.py",
-        "Delivered(max(ledger_c, device_c), absolute_c, ledger_c, device_c, 0.0)",
-        "Delivered(min(ledger_c, device_c) - 1e-9, absolute_c, ledger_c, device_c, 0.0)",
+        "Delivered(max(most_c, device_c), absolute_c, ledger_c, device_c, 0.0)",
+        "Delivered(min(most_c, device_c) - 1e-9, absolute_c, ledger_c, device_c, 0.0)",
         "the dose on record may lie below the device's count",
     ),
     Mutant(

@@ -657,8 +657,8 @@ def script(seed: int, number: int) -> Script:
     channel = draw.below(found.channels)
     made.acts += recipe.make(draw, found, phase, channel)
     if recipe.hazard in OFF_AT_ONCE and draw.below(3) == 0:
-        # A lesser cause behind it must not lower what is in force.
-        soon = made.acts[0].after_ticks + draw.between(1, 20)
+        # A lesser cause before or behind it must not lower what is in force.
+        soon = max(0, made.acts[0].after_ticks + draw.between(-20, 20))
         made.acts.append(device("hot", phase, channel, soon))
     if phase == Phase.PAUSE:
         made.acts.append(Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, found)))
