@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import EndReason, Event, OperatorCommand, Pacing, Trip
+from ionto_rt.codes import Advice, EndReason, Event, OperatorCommand, Pacing, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
@@ -73,7 +73,7 @@ def session(
         loop = Loop(Controller(config, plan.segments), device.port.loop_port(), virtual_clock=True)
         device.push_limits(**device_limits(device.hello, limits, TOKEN))
         device.arm(Pacing.LOCK_STEP, TOKEN)
-        ended, ticks, paused, was = "running", 0, 0, (0, 0)
+        ended, ticks, paused, was = "running", 0, 0, (0, 0, 0)
         half = round(0.5 * hold_s * rate_hz)
         while ended == "running":
             loop.beat()
@@ -84,14 +84,16 @@ def session(
                 loop.operator(OperatorCommand.RESUME)
                 paused = 2
             ended = loop.run(1000)
+            if ticks > 3000 * rate_hz:
+                break
             rows = loop.drain()
             ticks += len(rows)
-            for row in rows[rows["events"] & (Event.TRIP | Event.PAUSE | Event.END) != 0]:
-                now = (int(row["trip"]), int(row["pause"]))
+            for row in rows[rows["events"] & (Event.TRIP | Event.PAUSE | Event.END | Event.ADVICE) != 0]:
+                now = (int(row["trip"]), int(row["pause"]), int(row["advice"]))
                 if now != was:
                     found.update(
-                        f"{kind} {Trip(value).name}"
-                        for kind, value, old in zip(("trip", "pause"), now, was, strict=True)
+                        f"{kind} {(Advice if kind == 'advice' else Trip)(value).name}"
+                        for kind, value, old in zip(("trip", "pause", "advice"), now, was, strict=True)
                         if value and value != old
                     )
                     was = now

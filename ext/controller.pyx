@@ -14,6 +14,7 @@ import numpy as np
 
 from ionto_rt.core.contact_area cimport contact_area_reset, contact_area_step
 from ionto_rt.core.guard cimport GuardInput, guard_begin, guard_checksum, guard_step
+from ionto_rt.core.guard_estimates cimport EstimateInput, estimates_glance, estimates_operator, estimates_step
 from ionto_rt.core.impedance cimport (
     ImpedanceConfig, impedance_break, impedance_choose_tones, impedance_follow, impedance_hum, impedance_step,
     impedance_tone,
@@ -26,9 +27,9 @@ from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
-    ACTION_OFF, ACTION_RAMP_DOWN, COMMAND_CLOSE_RELAY, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
-    EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS, EVENT_TRIP,
-    FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
+    ACTION_OFF, ACTION_RAMP_DOWN, AREA_SMALLER, COMMAND_CLOSE_RELAY, EVENT_ADVICE, EVENT_BAD_SAMPLE, EVENT_CONTACT,
+    EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS,
+    EVENT_TRIP, FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
     PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE,
     SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration, Command, Estimate,
     PlantModel, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
@@ -39,6 +40,7 @@ cdef enum:
 
 
 cdef double POTENTIAL_MOST_V = 3.0  # of electrodes; inert ones reach 2 V
+cdef double HALF_ROOT = 0.7071067811865476
 cdef double TWO_PI = 6.283185307179586
 
 
@@ -97,6 +99,8 @@ cdef void take_load(ControllerState* controller, double output, double current_a
     estimate.resistance_sigma_ohm = found.resistance_sigma_ohm
     estimate.series_ohm = found.series_ohm
     estimate.series_sigma_ohm = found.series_sigma_ohm
+    if found.series_sigma_ohm < 0.05 * found.series_ohm:
+        controller.estimates.series_known_ohm = found.series_ohm
     estimate.parallel_ohm = found.parallel_ohm
     estimate.parallel_sigma_ohm = found.parallel_sigma_ohm
     estimate.capacitance_f = found.capacitance_f
@@ -197,6 +201,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     memset(&controller.probe, 0, sizeof(controller.probe))
     memset(&controller.predictive, 0, sizeof(controller.predictive))
     memset(&controller.guard, 0, sizeof(controller.guard))
+    memset(&controller.estimates, 0, sizeof(controller.estimates))
     memset(&controller.ledger, 0, sizeof(controller.ledger))
     memset(&controller.setpoints, 0, sizeof(controller.setpoints))
     memset(&controller.tone_on, 0, sizeof(controller.tone_on))
@@ -222,6 +227,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef const Calibration* calibration = &config.calibration
     cdef const Sample* sample = &given.sample
     cdef ProgrammeInput programme
+    cdef EstimateInput estimates
     cdef GuardInput guard
     cdef Setpoint setpoint
     cdef RegulatorTerms terms
@@ -231,6 +237,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef int32_t fault, tone_on, finite = 1
     cdef int32_t phase_before = controller.phase, end_before = controller.programme.end_reason
     cdef int32_t limited_before = controller.programme.limited, trip_before = controller.guard.trip
+    cdef uint32_t advice_before = controller.estimates.verdict.advice
     cdef uint32_t block_before = controller.impedance.estimate.block
     cdef int32_t pause_before = controller.guard.pause, action_before = controller.guard.action
 
@@ -269,8 +276,32 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
                 controller.impedance.bins[0] ^ controller.impedance.bins[1] << 16, controller.impedance.estimate.mean_a,
             )
 
+            estimates.current_a = controller.impedance.estimate.mean_a
+            estimates.hum_a = controller.hum_a
+            estimates.hum_v = HALF_ROOT * controller.impedance.estimate.hum_v
+            estimates.area_ratio = controller.contact_area.area_ratio
+            estimates.area_smaller = controller.contact_area.alarm == AREA_SMALLER
+            estimates.limited = controller.programme.limited
+            estimates.pausing = controller.phase == PHASE_PAUSE or controller.guard.pause != TRIP_NONE
+            estimates_step(
+                &controller.estimates, &config.estimates, &controller.impedance.estimate, &estimates
+            )
+
+        controller.estimates.glance_v += voltage_v
+        controller.estimates.glance_sum_a += current_a
+        controller.estimates.glance_fill += 1
+        if controller.estimates.glance_fill >= config.estimates.glance_ticks:
+            estimates_glance(
+                &controller.estimates, &config.estimates,
+                controller.estimates.glance_sum_a / controller.estimates.glance_fill,
+                controller.estimates.glance_v / controller.estimates.glance_fill
+            )
+            controller.estimates.glance_v = controller.estimates.glance_sum_a = 0.0
+            controller.estimates.glance_fill = 0
+
         if controller.guard.action >= ACTION_RAMP_DOWN:
             programme_fault(&controller.programme)
+        programme.cap_a = controller.estimates.verdict.cap_a
         programme.ticks = 1 + lost
         programme.contact = controller.impedance.estimate.contact
         programme.pause = controller.guard.pause != TRIP_NONE
@@ -352,6 +383,13 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     if given.operator_command == OPERATOR_RESUME:
         # The operator has seen to the pads: what is there counts as good contact from here on.
         contact_area_reset(&controller.contact_area)
+    if given.operator_command:
+        estimates_operator(&controller.estimates, given.operator_command, controller.guard.pause)
+    guard.estimate_trip = controller.estimates.verdict.trip
+    guard.estimate_pause = controller.estimates.verdict.pause
+    guard.estimate_latched = controller.estimates.verdict.latched
+    controller.estimates.verdict.pause = TRIP_NONE
+    controller.estimates.verdict.latched = 0
     guard.area_alarm = controller.contact_area.alarm
     guard.area_ratio = controller.contact_area.area_ratio
     guard.applied_age_ticks = sample.index - sample.applied_index
@@ -453,6 +491,8 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.area_ratio = controller.contact_area.area_ratio
     row.area_sigma = controller.contact_area.area_sigma
     row.area_alarm = controller.contact_area.alarm
+    row.cap_a = controller.estimates.verdict.cap_a
+    row.advice = controller.estimates.verdict.advice
     row.hum_a = controller.hum_a
     row.loop_gain = controller.loop_gain
     row.sentinel_code = sample.sentinel_code
@@ -471,6 +511,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         | (EVENT_GAP if lost else 0)
         | (EVENT_PAUSE if controller.guard.pause != pause_before else 0)
         | (EVENT_STATUS if fault == SAMPLE_GOOD and row.status != controller.last_status else 0)
+        | (EVENT_ADVICE if row.advice != advice_before else 0)
         | (EVENT_END if row.end_reason != end_before else 0)
     )
     controller.contact = row.contact
@@ -604,10 +645,11 @@ cdef class Controller:
     @property
     def stages(self) -> dict:
         """The state of each stage, as dicts: impedance, contact_area, programme, probe, regulator, predictive, guard,
-        ledger.
+        estimates (the guard's rows on them), ledger.
         """
         return {
             "impedance": self.state.impedance, "contact_area": self.state.contact_area,
             "programme": self.state.programme, "probe": self.state.probe, "regulator": self.state.regulator,
-            "predictive": self.state.predictive, "guard": self.state.guard, "ledger": self.state.ledger,
+            "predictive": self.state.predictive, "guard": self.state.guard,
+            "estimates": self.state.estimates, "ledger": self.state.ledger,
         }

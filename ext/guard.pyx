@@ -9,11 +9,11 @@ from ionto_rt.core.types cimport (
     STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING,
     STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY,
     TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT, TRIP_HEARTBEAT,
-    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT,
-    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OUTPUT_MISMATCH,
-    TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY, TRIP_READINGS_DISAGREE,
-    TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, TRIP_SUPPLY_LOW,
-    TRIP_TEMPERATURE, TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
+    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED,
+    TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP,
+    TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY,
+    TRIP_READINGS_DISAGREE, TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
+    TRIP_SUPPLY_LOW, TRIP_TEMPERATURE, TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
 )
 
 cdef enum:
@@ -475,6 +475,13 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
         elif given.area_ratio < limits.area_pause_ratio:
             pause(state, TRIP_CONTACT_AREA, 1)
 
+    if given.estimate_trip:
+        trip(state, given.estimate_trip, ACTION_RAMP_DOWN)
+    if given.estimate_pause and given.estimate_latched:
+        pause(state, given.estimate_pause, 1)
+    elif given.estimate_pause:
+        pause_and_retry(state, limits, given.estimate_pause)
+
     if given.absolute_codes > limits.charge_cap_codes:
         trip(state, TRIP_CHARGE_CAP, ACTION_RAMP_DOWN)
     if given.absolute_codes > limits.pad_charge_codes:
@@ -499,7 +506,8 @@ cdef void end_pause(GuardState* state, const GuardLimits* limits, const GuardInp
         state.retried = 0
     if state.pause == TRIP_NONE:
         return
-    if (state.pause == TRIP_UNDER_CURRENT or state.pause == TRIP_HUNTING) and given.setpoint_a != 0.0:
+    if given.setpoint_a != 0.0 and (
+            state.pause == TRIP_UNDER_CURRENT or state.pause == TRIP_HUNTING or state.pause == TRIP_INTERFERENCE):
         state.good_run = 0      # a retry begins from rest
     else:
         state.good_run += given.ticks

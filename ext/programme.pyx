@@ -260,8 +260,18 @@ cdef void advance(ProgrammeState* state, const ProgrammeConfig* config, const Se
 
 cdef void derate(ProgrammeState* state, const ProgrammeConfig* config, const ProgrammeInput* given) noexcept nogil:
     """H04: at the compliance limit the setpoint follows what can flow, and the time grows instead. H06: after lost
-    contact the current starts again from the contact level, on a ramp.
+    contact the current starts again from the contact level, on a ramp. H13: on a pad that has lost area it stays at
+    what the density allows.
     """
+    derate_by_load(state, config, given)
+    if given.cap_a > 0.0 and state.level_a > given.cap_a:
+        if not state.limited or state.ceiling_a > given.cap_a:
+            state.ceiling_a = given.cap_a
+        state.limited = 1
+
+
+cdef void derate_by_load(ProgrammeState* state, const ProgrammeConfig* config,
+                         const ProgrammeInput* given) noexcept nogil:
     cdef double current = fabs(given.current_a)
     cdef double voltage = fabs(given.voltage_v)
     if given.contact == CONTACT_LOST:

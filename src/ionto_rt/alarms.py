@@ -39,6 +39,9 @@ class SoftAlarm(Enum):
     SPEAKER_FAULT = "speaker-fault"
     SCREEN_HUNG = "screen-hung"
     DEVICE_LOST = "device-lost"
+    PADS_DRY = "pads-dry"
+    MAINS = "mains"
+    AREA_CAPPED = "area-capped"
 
 
 STOPPING = (SoftAlarm.RECORD_STOPPED, SoftAlarm.DEVICE_LOST)

@@ -201,6 +201,15 @@ class Event(IntFlag):
     PAUSE = 256
     STATUS = 512
     END = 1024
+    ADVICE = 2048
+
+
+class Advice(IntFlag):
+    """What a person should see to, while the session goes on."""
+
+    WET_PADS = 1
+    MAINS = 2
+    AREA = 4
 
 
 class CommandFlag(IntFlag):

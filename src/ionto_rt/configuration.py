@@ -66,6 +66,8 @@ AREA_BASELINE_S = 10.0
 PROBE_POLARITY_TICKS = 32
 """H17: at least so many changes of the output are compared. Products of independent noise reach -0.7 of their geometric
 mean in one of 10^5 such blocks, and noise alone is not judged at all."""
+STEADY_RATIO = 0.003
+"""Change of the mean current from block to block, as for the contact area."""
 RING_S = 8.0
 """Telemetry that the loop's ring holds: the record may stand still for that long."""
 LEASE_S = threshold("H21", "lease_s")
@@ -298,6 +300,26 @@ def controller_config(
         "area_stop_ratio": threshold("H09", "area_stop_ratio"),
         "checksum": 0,
     }
+    small_m2 = min(limits.area_m2, limits.return_area_m2)
+    estimates = {
+        "floor_a": open_floor_a,
+        "steady_ratio": STEADY_RATIO,
+        "breakdown_ratio": threshold("H11", "breakdown_ratio"),
+        "potential_v": ELECTRODE_EMF_V,
+        "glance_ticks": max(1, impedance["block_ticks"] // 5),
+        "rising_per_s": threshold("H12", "rising_ratio") / threshold("H12", "rising_s"),
+        "drying_ratio": threshold("H10", "drying_ratio"),
+        "drying_again_ratio": threshold("H10", "again_ratio"),
+        "drying_log_parallel": math.log(threshold("H10", "stable_ratio")),
+        "density_a": limits.row("density").value * small_m2,
+        "density_ratio": threshold("H13", "density_ratio"),
+        "hum_advise_ratio": threshold("H41", "advise_ratio"),
+        "hum_pause_ratio": threshold("H41", "pause_ratio"),
+        "hum_least_v": threshold("H41", "least_v"),
+        "potential_rise_v": threshold("H43", "potential_rise_v"),
+        "potential_sigma_v": threshold("H43", "potential_sigma_v"),
+        "changed_ratio": threshold("H48", "changed_ratio"),
+    }
     contact_area = {
         "site_share": max(limits.area_m2, limits.return_area_m2) / (limits.area_m2 + limits.return_area_m2),
         "series_share": AREA_SERIES_SHARE,
@@ -308,7 +330,7 @@ def controller_config(
         "blocks_to_false_alarm": AREA_FALSE_ALARM_S / BLOCK_S,
         "baseline_blocks": AREA_BASELINE_S / BLOCK_S,
         "moving_blocks": 3.0,
-        "moving_ratio": 0.003,
+        "moving_ratio": STEADY_RATIO,
         "start_blocks": 10,
         "moving_hold_blocks": 10,
     }
@@ -319,6 +341,7 @@ def controller_config(
         "regulator": regulator,
         "guard": guard,
         "contact_area": contact_area,
+        "estimates": estimates,
         "lease_ticks": lease_ticks,
         "token": token,
         "law": int(Law.PREDICTIVE),

@@ -9,6 +9,7 @@ from ionto_rt.alarms import Alarm, SoftAlarm, alarm_for_end, alarm_for_pause, al
 from ionto_rt.codes import (
     LOOP_SEQUENCE,
     Action,
+    Advice,
     Contact,
     DeviceStatus,
     EndReason,
@@ -75,6 +76,7 @@ _LOAD = (
     "capacitance_f",
     "capacitance_sigma_f",
 )
+_ADVICE = {Advice.WET_PADS: SoftAlarm.PADS_DRY, Advice.MAINS: SoftAlarm.MAINS, Advice.AREA: SoftAlarm.AREA_CAPPED}
 _CAPS = (DeviceStatus.OVER_CURRENT, DeviceStatus.CHARGE_CAP, DeviceStatus.TIME_CAP)
 
 
@@ -91,6 +93,7 @@ class Interpreter:
         self.status = 0
         self.segment = -1
         self.probe_verdict = 0
+        self.advice = 0
 
     def read(self, row: np.void) -> list[Happening]:
         """What happened in one row of telemetry."""
@@ -149,6 +152,13 @@ class Interpreter:
                 say("derated", _readings(row))
             else:
                 say("derated", _readings(row), alarm=alarm_for_soft(SoftAlarm.DERATED))
+        if int(row["advice"]) != self.advice:
+            before, self.advice = self.advice, int(row["advice"])
+            for bit, soft in _ADVICE.items():
+                if bit & self.advice & ~before:
+                    say(soft.value, _readings(row), alarm=alarm_for_soft(soft))
+                elif bit & before & ~self.advice:
+                    say(f"{soft.value}-over", _readings(row))
         if int(row["status"]) != self.status:
             self.status = int(row["status"])
             say("device-status", {"status": [flag.name for flag in DeviceStatus if flag & self.status]})

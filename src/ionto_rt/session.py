@@ -727,6 +727,9 @@ class Session:
         if happening.kind == "derating-over" or over:
             self._end_soft(SoftAlarm.DERATED, channel.name)
             self._end_soft(SoftAlarm.DERATED_LONG, channel.name)
+        for soft in (SoftAlarm.PADS_DRY, SoftAlarm.MAINS, SoftAlarm.AREA_CAPPED):
+            if happening.kind == f"{soft.value}-over" or over:
+                self._end_soft(soft, channel.name)
         if resumed or over:
             self._end_soft(SoftAlarm.HELD_FOR_OTHERS, channel.name)
         if happening.kind == "guard-pause-over":

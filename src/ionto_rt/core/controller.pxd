@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from ionto_rt.core.contact_area cimport ContactAreaConfig, ContactAreaState
 from ionto_rt.core.guard cimport GuardLimits, GuardState
+from ionto_rt.core.guard_estimates cimport EstimateLimits, EstimateWatch
 from ionto_rt.core.impedance cimport ImpedanceConfig, ImpedanceState
 from ionto_rt.core.ledger cimport Ledger
 from ionto_rt.core.predictive cimport PredictiveConfig, PredictiveState
@@ -22,6 +23,7 @@ cdef struct ControllerConfig:
     int32_t law                 # Law
     ProbeConfig probe
     PredictiveConfig predictive
+    EstimateLimits estimates
 
 # Everything a channel's tick needs and remembers. Plain memory: no pointer, so it can be copied and compared.
 cdef struct ControllerState:
@@ -46,6 +48,7 @@ cdef struct ControllerState:
     uint32_t missing_ticks      # bad samples since the last good one
     ContactAreaState contact_area
     Segment segments[4096]
+    EstimateWatch estimates
     double hum_a                # rms of the mains in the current of the last block
     double loop_gain            # 1, halved for each hunting
     ImpedanceState sentinel     # of the active site alone, by the sentinel electrode's voltage

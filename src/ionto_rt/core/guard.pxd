@@ -173,6 +173,9 @@ cdef struct GuardInput:
     int32_t applied_code        # the device's echo
     int32_t limited             # 1: the programme derates
     double hum_a                # rms of the mains in the current, by the estimator's last block
+    int32_t estimate_trip       # of the rows that rest on the estimate: Trip that ramps down,
+    int32_t estimate_pause      # that pauses,
+    int32_t estimate_latched    # 1: until the operator resumes
     uint32_t token              # of the session: challenges are drawn from it
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil

@@ -46,6 +46,7 @@ cdef struct ProgrammeInput:
     double voltage_v
     double net_c                # signed net charge since arming
     int32_t probe_verdict       # ProbeVerdict of the contact check
+    double cap_a                # highest level that the guard allows; 0: no such cap
 
 cdef void programme_step(ProgrammeState* state, const ProgrammeConfig* config, const Segment* segments,
                          const ProgrammeInput* given, Setpoint* setpoint) noexcept nogil

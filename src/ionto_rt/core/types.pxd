@@ -176,6 +176,12 @@ cdef enum Event:                # bits of Tick.events: what changed in this tick
     EVENT_PAUSE = 256           # a pause the guard asked for began or ended
     EVENT_STATUS = 512          # the device's status changed
     EVENT_END = 1024
+    EVENT_ADVICE = 2048         # what a person should see to began or ended
+
+cdef enum Advice:               # bits: what a person should see to, while the session goes on
+    ADVICE_WET_PADS = 1         # H10
+    ADVICE_MAINS = 2            # H41
+    ADVICE_AREA = 4             # H13: the level is capped by the contact area that is left
 
 cdef struct Sample:
     uint32_t index              # sample counter of the device, from 0 at arming
@@ -391,6 +397,8 @@ cdef struct Tick:
     uint32_t quick_ticks        # that the regulator's integral is still quick, after a surprise
     uint8_t channel             # an input: of the device, from 0
     double hum_a                # rms of the mains in the current of the last block
+    double cap_a                # H13: highest level on the contact area that is left; 0: no such cap
+    uint32_t advice             # Advice bits
     double loop_gain            # of the regulator, over that of its configuration: halved for each hunting
     uint32_t challenge          # a result: what the next heartbeat must answer
 
