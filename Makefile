@@ -10,7 +10,8 @@ TREATMENT ?= examples/dexamethasone-40.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts coverage sanitize stops clean install hooks build pytest strict
+.PHONY: help demo test lint bench day survey alarms accuracy prediction cuts replays coverage sanitize stops fuzz kill campaign \
+	mutants hazards clean install hooks build pytest strict
 
 # A build by other flags happens in a copy of the tree: here it would be taken for the ordinary one.
 define copy_tree
@@ -68,6 +69,13 @@ cuts: $(VENV)/.test build ## the record cut at every byte of two batches and at 
 	$(BIN)/python tests/record_survey.py flipped 10000
 	$(BIN)/python tests/record_survey.py cuts 10000
 
+replays: $(VENV)/.test build ## examples and 100 faulted sessions replayed by cores at -O0 and -O3, and without the library's FMA
+	$(call copy_tree,replays-O0)
+	$(call copy_tree,replays-O3)
+	cd build/replays-O0 && IONTO_RT_OPTIMIZE=-O0 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/replays-O3 && IONTO_RT_OPTIMIZE=-O3 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python tests/replay_survey.py replays 100 1 build/replays-O0/src build/replays-O3/src
+
 coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/coverage/htmlcov (slow)
 	$(call copy_tree,coverage)
 	cd build/coverage && IONTO_RT_COVERAGE=1 IONTO_RT_OPTIMIZE=-O0 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
@@ -83,8 +91,22 @@ sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour s
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
 		$(CURDIR)/$(BIN)/python -m pytest tests -m 'not slow'
 
+fuzz: $(VENV)/.fuzz build ## libFuzzer on the wire and a device, atheris on the Python readers; FUZZ='--seconds 60 TARGET…'
+	$(call copy_tree,fuzz)
+	cd build/fuzz && $(CURDIR)/$(BIN)/python fuzz/build.py
+	$(BIN)/python fuzz/run.py $(FUZZ)
+
+kill: $(VENV)/.test build ## 1,000 hosts killed and 200 stopped at random moments of short treatments (half an hour); KILL=… options
+	cd tests && $(CURDIR)/$(BIN)/python kill_survey.py $(KILL)
+
 stops: $(VENV)/.test build ## each of the four stops alone, in a build in which the others can be taken away
 	$(BIN)/python -m pytest tests/test_stops.py
+
+campaign: $(VENV)/.test build ## a billion ticks of sessions under faults, every invariant in every tick (half an hour)
+	$(BIN)/ionto-rt campaign --ticks 1000000000 --whole 1000 --out build/campaign.json
+
+mutants: $(VENV)/.test build ## plant defects one at a time; the campaign's quick slice must find each (half an hour)
+	$(BIN)/python tests/mutants.py
 
 clean: ## remove builds, caches and the environment; sessions stay
 	rm -rf build dist src/*.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -130,6 +152,11 @@ $(VENV)/.run: pyproject.toml $(VENV)/.tools
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.test
 	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.test
+	@command -v clang >/dev/null || { echo 'missing: clang (install with: sudo apt-get install clang libclang-rt-dev)'; exit 1; }
+	IONTO_RT_EXTENSIONS=0 $(BIN)/pip install --quiet --no-build-isolation --editable '.[fuzz]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.tools

@@ -3,11 +3,12 @@
 IONTO_RT_STRICT=1                                C compiler warnings are errors; translated C in build/strict
 IONTO_RT_SANITIZE=address,undefined or =thread   sanitizer build
 IONTO_RT_COVERAGE=1                              line tracing of the .pyx files (hundreds of times slower)
-IONTO_RT_TEST_STOPS=1                            each of the four stops can be taken away: tests/test_stops.py, nothing else
+IONTO_RT_TEST_STOPS=1                            each of the four stops can be taken away, for tests/test_stops.py
 IONTO_RT_OPTIMIZE=-O0                            another optimisation level (default -O2)
 IONTO_RT_EXTENSIONS=0                            none: install the Python part and its requirements alone
 """
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -48,14 +49,21 @@ if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
     build_dir = None  # the coverage plugin finds a .pyx only beside its .c
 
+# What decides the bits of a tick: a record names it, and replay asks whether it is the same.
+TICK = ["types", "elementary", "wire", "ledger", "impedance", "contact_area", "recursive", "prbs", "programme", "probe",
+        "predictive", "constant_current", "regulator", "guard", "controller"]  # fmt: skip
+TICK_SOURCES = [path for name in TICK for path in (f"ext/{name}.pyx", f"src/ionto_rt/core/{name}.pxd")]
+TICK_SOURCES = [path for path in TICK_SOURCES if Path(path).is_file()]
+DIGEST = hashlib.sha256(b"".join(Path(path).read_bytes() for path in TICK_SOURCES)).hexdigest()[:16]
+
 extensions = [
     Extension(
         f"ionto_rt.core.{source.stem}",
         [str(source)],
-        depends=["setup.py"],
+        depends=["setup.py", *(TICK_SOURCES if source.stem == "controller" else ())],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
-        define_macros=macros,
+        define_macros=[*macros, ("IONTO_RT_TICK", f'"{DIGEST}"')] if source.stem == "controller" else macros,
     )
     for source in sorted(Path("ext").glob("*.pyx"))
     if EXTENSIONS

@@ -5,41 +5,45 @@ counted on the device's clock, and what truly flows is read from the plant.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EIO
-from libc.math cimport fabs, isfinite, sqrt
+from libc.math cimport fabs, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ionto_rt.core.controller cimport ControllerConfig, ControllerState, controller_start
-from ionto_rt.core.fault_port cimport FaultPortState, fault_port_add, fault_port_read, fault_port_start, fault_port_write
+from ionto_rt.core.fault_port cimport (
+    FaultPortState, fault_port_add, fault_port_read, fault_port_start, fault_port_write,
+)
 from ionto_rt.core.guard cimport GuardLimits, heartbeat_answer
-from ionto_rt.core.loop cimport LOOP_DEVICE_LOST, LOOP_DEVICE_SILENT, LOOP_ENDED, LOOP_RUNNING, OperatorRequest, loop_run
+from ionto_rt.core.loop cimport LOOP_DEVICE_SILENT, LOOP_ENDED, OperatorRequest, loop_run
 from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push
 from ionto_rt.core.types cimport (
-    ACTION_OFF, ACTION_RAMP_DOWN, ALL_CHANNELS, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
-    END_CONTACT_UNCLEAR, END_NONE, EVENT_BAD_SAMPLE, EVENT_CONTACT,
+    ACTION_OFF, ACTION_RAMP_DOWN, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
+    END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, EVENT_BAD_SAMPLE, EVENT_CONTACT,
     EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE,
-    OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_ABORTED, PHASE_COMPLETE, PHASE_CONTACT_CHECK, PHASE_FAULTED,
-    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PORT_VERSION, SAMPLE_GOOD,
+    ON_TRIP_STOP, OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
+    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD,
     STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN,
     TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_LEASE_LAPSED,
     TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP, TRIP_SESSION_TIME, TRIP_STALE_DATA, Calibration, Port, Segment,
     Tick,
 )
 from ionto_rt.core.virtual_device cimport (
-    DEVICE_ARMED, DEVICE_IDLE, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel, VirtualDeviceState,
-    virtual_device_advance, virtual_device_receive, virtual_device_transmit,
+    DEVICE_ARMED, DEVICE_IDLE, FAULT_CROSSTALK, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel,
+    VirtualDeviceState, virtual_device_advance, virtual_device_receive, virtual_device_transmit,
 )
-from ionto_rt.core.wire cimport FRAME_ARM, FRAME_DISARM, MAX_FRAME, put_u16, put_u32, wire_encode
+from ionto_rt.core.wire cimport (
+    FRAME_ARM, FRAME_COMMAND, FRAME_DISARM, FRAME_HELLO_REQUEST, MAX_FRAME, put_u16, put_u32, wire_encode,
+)
 
 INVARIANT_NAMES = (
     "holds", "cap", "rise", "ledger", "counts", "latch", "off-time", "lease-time", "descent", "stop-time", "dose",
     "event", "lost-tick", "end-zero", "guard-missed", "guard-early", "phase-order", "charge", "false-alarm",
-    "pause-time", "setpoint", "command",
+    "pause-time", "setpoint", "command", "others",
 )
 ACT_NAMES = (
-    "device", "wire", "operator", "stop", "heartbeat-stops", "heartbeat-wrong", "host-sleeps", "host-clock", "host-dies",
-    "limits", "not-finite", "ledger",
+    "device", "wire", "operator", "stop", "heartbeat-stops", "heartbeat-wrong", "host-sleeps", "host-clock",
+    "host-dies", "limits", "not-finite", "ledger", "foreign", "reverse", "device-count", "mark",
 )
 SEEN_NAMES = (
     "phase", "trip", "pause", "end", "limited", "contact-lost", "gap", "bad-sample", "status", "late", "device-off",
@@ -142,7 +146,26 @@ cdef void spoil_state(ControllerState* controller, int32_t which) noexcept nogil
         controller.regulator.integral = nan
 
 
+cdef void intrude(Campaign* c) noexcept nogil:
+    """A second host speaks on the device's port: it knows the protocol, but not the session's token."""
+    cdef uint8_t payload[64]
+    cdef uint8_t frame[MAX_FRAME]
+    cdef uint8_t[4] types
+    cdef uint32_t k, n
+    types[0] = FRAME_COMMAND
+    types[1] = FRAME_ARM
+    types[2] = FRAME_DISARM
+    types[3] = FRAME_HELLO_REQUEST
+    for n in range(4):
+        for k in range(64):
+            payload[k] = <uint8_t>(draw(&c.noise) >> 56)
+        payload[0] = types[n]
+        virtual_device_receive(&c.device, frame, wire_encode(payload, 64, frame))
+    c.wire_faulted = 1
+
+
 cdef void do_act(Campaign* c, Act* act) noexcept nogil:
+    cdef GuardLimits* table
     cdef uint8_t* limits
     cdef uint64_t bit
     act.fired = <int64_t>c.tick
@@ -150,6 +173,8 @@ cdef void do_act(Campaign* c, Act* act) noexcept nogil:
     act.until = act.fired + act.length_ticks if act.length_ticks else -1
     if act.kind == ACT_DEVICE:
         c.plant_faulted = 1
+        if act.code == FAULT_CROSSTALK:
+            c.crossed = 1
         fault_device(c, act.channel, act.code, act.value)
         if act.undo < 0:
             act.until = -1
@@ -176,8 +201,9 @@ cdef void do_act(Campaign* c, Act* act) noexcept nogil:
         c.dead = 1
         c.wire_faulted = 1
     elif act.kind == ACT_LIMITS:
-        limits = <uint8_t*>&c.controllers[act.channel].config.guard
-        bit = <uint64_t>act.value % (8 * <uint64_t>(<uint8_t*>&c.controllers[act.channel].config.guard.checksum - limits))
+        table = &c.controllers[act.channel].config.guard
+        limits = <uint8_t*>table
+        bit = <uint64_t>act.value % (8 * <uint64_t>(<uint8_t*>&table.checksum - limits))
         limits[bit >> 3] ^= <uint8_t>(1 << (bit & 7))
         if c.watch[act.channel].limits_spoilt < 0:
             c.watch[act.channel].limits_spoilt = <int64_t>c.tick
@@ -187,6 +213,15 @@ cdef void do_act(Campaign* c, Act* act) noexcept nogil:
             c.watch[act.channel].not_finite = <int64_t>c.tick
     elif act.kind == ACT_LEDGER:
         c.controllers[act.channel].ledger.net_codes += 65536
+    elif act.kind == ACT_FOREIGN:
+        intrude(c)
+    elif act.kind == ACT_REVERSE:
+        c.controllers[act.channel].config.programme.polarity *= -1.0
+        c.watch[act.channel].reversed_at = <int64_t>c.tick
+        c.plant_faulted = 1
+    elif act.kind == ACT_DEVICE_COUNT:
+        c.channel[act.channel].net_codes += <int64_t>act.value
+        c.reading_faulted = 1
 
 
 cdef void undo_act(Campaign* c, Act* act) noexcept nogil:
@@ -386,7 +421,7 @@ cdef void check_output(Campaign* c, Watch* w, const Tick* row, const ControllerS
     cdef double level = fabs(row.level_a), code = fabs(<double>row.output_code), before = fabs(<double>w.output_code)
     cdef double most = c.scenario.rise_most_a[row.channel], slope
     cdef bint good = row.sample_fault == SAMPLE_GOOD
-    if w.not_finite >= 0:
+    if w.not_finite >= 0 or w.reversed_at >= 0:
         return
     if level > fabs(w.level_a) + most * 1.000001 + 1e-15:
         violate(c, SETPOINT, row.channel, level - fabs(w.level_a), most)
@@ -488,6 +523,21 @@ cdef void note_row(Campaign* c, Watch* w, const Tick* row) noexcept nogil:
         note(c, SEEN_PHASE, row.phase, channel, w.phase)
 
 
+cdef void check_others(Campaign* c, const Watch* w, const Tick* row) noexcept nogil:
+    """One channel has ended short by itself: if the treatment says so, the others are told in the next period."""
+    cdef bint fell = row.trip != TRIP_NONE or (
+        row.end_reason != END_NONE and row.end_reason != END_COMPLETE and row.end_reason != END_OPERATOR)
+    if fell:
+        if c.fallen < 0:
+            c.fallen = row.channel
+            c.fallen_row = c.rows
+        return
+    if c.fallen < 0 or row.end_reason != END_NONE or c.rows < c.fallen_row + c.scenario.channels:
+        return
+    if c.scenario.on_trip == ON_TRIP_STOP and row.stop < STOP_RAMP_DOWN:
+        violate(c, OTHERS, row.channel, row.stop, <int32_t>STOP_RAMP_DOWN)
+
+
 cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     cdef Watch* w = &c.watch[row.channel]
     cdef const ControllerState* controller = c.controllers[row.channel]
@@ -512,6 +562,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     check_output(c, w, row, controller, ticks)
     if not c.act_count and (row.trip != TRIP_NONE or row.pause != TRIP_NONE):
         violate(c, FALSE_ALARM, row.channel, row.trip, row.pause)
+    check_others(c, w, row)
     note_row(c, w, row)
 
     fold(c, row.index ^ <uint64_t><uint32_t>row.output_code << 32)
@@ -519,7 +570,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     fold(c, <uint64_t>(row.phase | row.trip << 8 | row.action << 16 | row.pause << 24) ^ <uint64_t>row.events << 40)
     if row.action == ACTION_OFF and w.off_since < 0:
         w.off_since = <int64_t>c.tick
-        w.off_index = row.index
+        w.off_index = row.index if good else w.last_index
     w.any = 1
     if good:
         w.started = 1
@@ -570,8 +621,9 @@ cdef void settle(Campaign* c) noexcept nogil:
 
 # The plant: what truly happened in a sample period.
 
-cdef inline bint bridged(const VirtualChannel* one) noexcept nogil:
-    return one.skin.shunt_ohm > 0.0
+cdef inline bint bridged(const Campaign* c, const VirtualChannel* one) noexcept nogil:
+    """Skin current that is not the output stage's: across a bridge, or from another channel."""
+    return one.skin.shunt_ohm > 0.0 or c.crossed
 
 
 cdef void check_truth(Campaign* c) noexcept nogil:
@@ -593,24 +645,25 @@ cdef void check_truth(Campaign* c) noexcept nogil:
 
         # The cap: a comparator needs a sub-step, and what it has cut off stays off. Across a bridge skin discharges by
         # itself; there what leaves the output stage counts.
-        peak_a = fabs(one.front_end.source_a) if bridged(one) else one.period.peak_a
+        peak_a = fabs(one.front_end.source_a) if bridged(c, one) else one.period.peak_a
         if peak_a > one.comparator_a * 1.000001 and not one.period.tripped:
             w.peak_over += 1.0
             if config.calibration.front_end == FRONT_END_CURRENT_SOURCE or w.peak_over > 1.0:
                 violate(c, CAP, channel, peak_a, one.comparator_a)
         else:
             w.peak_over = 0.0
-        if mean_a > one.comparator_a * 1.000001 and not one.period.tripped and not bridged(one):
+        if mean_a > one.comparator_a * 1.000001 and not one.period.tripped and not bridged(c, one):
             violate(c, CAP, channel, mean_a, one.comparator_a)
 
         # Nothing flows without a fresh command.
-        if silent and current_a > FLOOR_A:
+        if silent and current_a > FLOOR_A and not c.crossed:
             violate(c, LEASE_TIME, channel, current_a, <double>(tick - c.accept_tick))
         # Off is off, as soon as the device has been told.
         if w.off_since >= 0:
             if w.off_heard < 0 and c.any_accepted and <int32_t>(c.accept_index - w.off_index) >= 0:
                 w.off_heard = tick
-            if w.off_heard >= 0 and tick - w.off_heard > <int64_t>c.off_ticks + 2 and current_a > FLOOR_A:
+            if (w.off_heard >= 0 and tick - w.off_heard > <int64_t>c.off_ticks + 2 and current_a > FLOOR_A
+                    and not c.crossed):
                 violate(c, OFF_TIME, channel, current_a, <double>(tick - w.off_heard))
 
         # A current source shows what it was told: no rise beyond the slew, whatever was lost on the way.
@@ -618,7 +671,8 @@ cdef void check_truth(Campaign* c) noexcept nogil:
             step = c.scenario.slew_codes[channel] * config.calibration.output_lsb * 1.04
             most = w.before_a if w.before_a > w.before2_a else w.before2_a
             most += step * (2.0 + <double>(c.device.applied_index - c.applied_index))
-            most += 2.0 * config.probe.current_a + 4.0 * config.impedance.tone_a + 4.0 * config.calibration.current_lsb_a
+            most += 2.0 * config.probe.current_a + 4.0 * config.impedance.tone_a
+            most += 4.0 * config.calibration.current_lsb_a
             if current_a > most and not disturbed and not one.period.limited and not c.plant_faulted:
                 violate(c, RISE, channel, current_a, most)
         w.before2_a = w.before_a
@@ -779,6 +833,8 @@ cdef void begin(Campaign* c) noexcept nogil:
     c.wire_faulted = 0
     c.plant_faulted = 0
     c.reading_faulted = 0
+    c.crossed = 0
+    c.fallen = -1
     c.lost_before = 0
     c.next_due = INT64_MAX
 
@@ -822,6 +878,7 @@ cdef void begin(Campaign* c) noexcept nogil:
         w.stop_since = -1
         w.limits_spoilt = -1
         w.not_finite = -1
+        w.reversed_at = -1
     for k in range(c.act_count):
         c.acts[k].fired = -1
         c.acts[k].until = -1
@@ -870,7 +927,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
         one = &c.channel[channel]
         w = &c.watch[channel]
         config = &c.scenario.config[channel]
-        if one.front_end.relay_closed or one.period.charge_c != 0.0:
+        if one.front_end.relay_closed or (one.period.charge_c != 0.0 and not c.crossed):
             violate(c, END_ZERO, channel, fabs(one.period.charge_c) / tick_s, 0.0)
         lsb_a = config.calibration.current_lsb_a
         noise_c = (6.0 * sqrt(<double>c.tick) + 0.02 * <double>c.tick + 4.0) * lsb_a * tick_s
@@ -878,7 +935,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
         # The device counts at the end of each period, the plant all of it.
         counted = <double>one.net_codes * (lsb_a * tick_s / 65536.0)
         allowed = 0.0005 * one.absolute_c + noise_c + 4.0 * level * tick_s + 2e-6
-        if not c.plant_faulted and fabs(counted - one.charge_c) > allowed:
+        if not c.plant_faulted and not c.reading_faulted and fabs(counted - one.charge_c) > allowed:
             violate(c, CHARGE, channel, counted - one.charge_c, allowed)
         # The dose: one tick at the setpoint; what flows while nobody can say so; and the guard's own ramp down.
         allowed = level * tick_s * 2.0 + 0.0005 * one.absolute_c + noise_c + 2e-6
@@ -896,7 +953,7 @@ cdef void check_end(Campaign* c) noexcept nogil:
                 violate(c, FALSE_ALARM, channel, w.end_reason, <int32_t>END_COMPLETE)
             if fabs(counted) > allowed:
                 violate(c, DOSE, channel, counted, allowed)
-    if not c.wire_faulted and c.device.refused and c.device_phase == DEVICE_ARMED:
+    if not c.wire_faulted and not c.plant_faulted and c.device.refused and c.device_phase == DEVICE_ARMED:
         violate(c, COMMAND, 0, c.device.refused, 0.0)
     if c.device.refused:
         note(c, SEEN_REFUSED, <int32_t>c.device.refused, 0, c.watch[0].phase)

@@ -32,8 +32,19 @@ from ionto_rt.core.types cimport (
     EVENT_TRIP, FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
     PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE,
     SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration, Command, Estimate,
-    PlantModel, RegulatorTerms, Sample, Setpoint, Tick, TickInput, Verdict,
+    PlantModel, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
 )
+
+cdef extern from *:
+    """
+    #ifndef IONTO_RT_TICK
+    #define IONTO_RT_TICK ""
+    #endif
+    """
+    const char* IONTO_RT_TICK
+
+# Of the sources of the tick, by the build; empty where another build made it.
+TICK_SHA256 = IONTO_RT_TICK.decode("ascii")
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
@@ -210,6 +221,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.programme.ceiling_a = config.programme.level_limit_a
     controller.started = 0
     controller.last_index = 0
+    controller.last_nonce = 0
     controller.last_status = 0
     controller.contact = 0
     controller.phase = 0
@@ -341,6 +353,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         controller.setpoints[controller.history_at] = setpoint.current_a
         controller.tone_on[controller.history_at] = tone_on
         controller.last_index = sample.index
+        controller.last_nonce = sample.nonce
         controller.last_output = terms.output
         controller.started = 1
         # The guard was called for refused samples too: what is left was lost on the way.
@@ -409,9 +422,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     elif verdict.action == ACTION_RAMP_DOWN:
         setpoint.phase = PHASE_RAMP_DOWN
 
-    command.index = sample.index
+    # A sample that comes again must not stand in the way of the answer to the newest one.
+    command.index = sample.index if fault != SAMPLE_REPEATED else controller.last_index
     command.token = config.token
-    command.nonce = sample.nonce
+    command.nonce = sample.nonce if fault != SAMPLE_REPEATED else controller.last_nonce
     command.lease_ticks = config.lease_ticks
     command.flags = COMMAND_CLOSE_RELAY if verdict.close_relay else 0
     command.code = verdict.output_code
@@ -555,6 +569,20 @@ _ROW = _row_type()      # kept: numpy takes a millisecond to parse the struct's 
 def empty_ticks(Py_ssize_t n):
     """n zeroed rows of telemetry: a structured array of shape (n,) with the fields of struct Tick."""
     return np.zeros(n, dtype=_ROW)
+
+
+def empty_config() -> dict:
+    """A configuration of zeros: all the names that this version of the tick has."""
+    cdef ControllerConfig config
+    memset(&config, 0, sizeof(config))
+    return config
+
+
+def empty_segment() -> dict:
+    """A segment of zeros."""
+    cdef Segment segment
+    memset(&segment, 0, sizeof(segment))
+    return segment
 
 
 cdef class Controller:

@@ -134,7 +134,7 @@ cdef void spoil(FaultPortState* state, int32_t way, const uint8_t* frame, size_t
     cdef uint8_t piece[PIECE_MOST]
     cdef uint64_t active = state.active[way], due = state.tick, at
     cdef const WireFault* one
-    cdef uint32_t k, n, copies = 1
+    cdef uint32_t k, n, _n, copies = 1
     cdef bint split = False
     if length > MAX_FRAME:
         hold(&state.held[way], frame, length, due)
@@ -151,7 +151,7 @@ cdef void spoil(FaultPortState* state, int32_t way, const uint8_t* frame, size_t
         if one.kind == WIRE_DUPLICATE:
             copies = 2
         elif one.kind == WIRE_FLIP:
-            for n in range(one.value):
+            for _n in range(one.value):
                 at = draw(&state.noise) % (8 * <uint64_t>length)
                 piece[at >> 3] ^= <uint8_t>(1 << (at & 7))
         elif one.kind == WIRE_TRUNCATE:
@@ -173,7 +173,7 @@ cdef void spoil(FaultPortState* state, int32_t way, const uint8_t* frame, size_t
             due += 2
         elif one.kind == WIRE_STALL and one.until_tick > due:
             due = one.until_tick
-    for k in range(copies):
+    for _n in range(copies):
         if split:
             hold(&state.held[way], piece, length // 2, due)
             hold(&state.held[way], piece + length // 2, length - length // 2, due + 1)
@@ -243,7 +243,9 @@ cdef int64_t fault_port_read(void* context, uint8_t* data, size_t capacity, int6
             spoil_all(state, TO_HOST, came, <size_t>count)
         if count >= 0 or (state.clocked and count == -ETIMEDOUT):
             state.ready_at = 0
-            state.ready_length = <uint32_t>release(&state.held[<int>TO_HOST], state.tick, state.ready, sizeof(state.ready))
+            state.ready_length = <uint32_t>release(
+                &state.held[<int>TO_HOST], state.tick, state.ready, sizeof(state.ready)
+            )
             count = take_ready(state, data, capacity)
     if state.clocked and (count == 0 or count == -ETIMEDOUT):
         clock_device(state)
@@ -307,8 +309,8 @@ cdef class FaultPort:
         """One more fault, also while the loop does not run; the arguments are those of `faults`."""
         if kind not in WIRE_FAULT_KINDS or way not in WAYS:
             raise ValueError(f"fault {kind!r} {way!r}: use {', '.join(WIRE_FAULT_KINDS)}, and {' or '.join(WAYS)}")
-        if not fault_port_add(self.state, <int32_t>WIRE_FAULT_KINDS.index(kind), <int32_t>WAYS.index(way), from_tick,
-                              ticks, value):
+        if not fault_port_add(self.state, WIRE_FAULT_KINDS.index(kind), WAYS.index(way), from_tick, ticks,
+                              value):
             raise ValueError(f"more than {WIRE_FAULTS} faults")
 
     @property

@@ -6,10 +6,11 @@ from ionto_rt.core.stops cimport STOP_GUARD, STOP_HEARTBEAT, STOP_IN_FORCE, STOP
 from ionto_rt.core.types cimport (
     ACTION_NONE, ACTION_OFF, ACTION_PAUSE, ACTION_RAMP_DOWN, AREA_SMALLER, HISTORY_TICKS, OPERATOR_RESUME,
     STATUS_CHARGE_CAP, STATUS_CLAMPED, STATUS_COMPLIANCE, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
-    STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW, STATUS_SUPPLY_WARNING,
-    STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA, TRIP_DEADLINES, TRIP_DENSITY,
-    TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT, TRIP_HEARTBEAT,
-    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED,
+    STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_RELAY_CLOSED, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW,
+    STATUS_SUPPLY_WARNING, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA,
+    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT,
+    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE,
+    TRIP_LEASE_LAPSED,
     TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP,
     TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY,
     TRIP_READINGS_DISAGREE, TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
@@ -24,6 +25,8 @@ cdef enum:
     SENT = 128                  # commands that an echo is compared with
     RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
+    SWITCHED_OFF = (STATUS_LEASE_EXPIRED | STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP | STATUS_LEAKAGE
+                    | STATUS_SELF_TEST_FAILED)
     SENSORS = (STATUS_LEAKAGE | STATUS_OVER_TEMPERATURE | STATUS_PATIENT_STOP | STATUS_SELF_TEST_FAILED
                | STATUS_SUPPLY_LOW | STATUS_SUPPLY_WARNING)
 
@@ -119,6 +122,14 @@ cdef void check_heartbeat(GuardState* state, const GuardLimits* limits, const Gu
     else:
         trip(state, TRIP_WATCHDOG, ACTION_OFF)
     state.heartbeat = given.heartbeat
+
+
+cdef void check_lease(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
+    """H20: what the device echoes must be a command whose lease can still run. One that came late may be two leases old
+    when it lapses; a device that holds on for longer keeps no leases, and would not let go of a host that died."""
+    if (given.status & (STATUS_RELAY_CLOSED | STATUS_LEASE_EXPIRED) == STATUS_RELAY_CLOSED
+            and (<double>given.applied_age_ticks - 2.5) * limits.tick_s > 2e-6 * limits.lease_us):
+        trip(state, TRIP_OUTPUT_MISMATCH, ACTION_OFF)
 
 
 cdef void check_status(GuardState* state, const GuardInput* given) noexcept nogil:
@@ -257,11 +268,15 @@ cdef void check_echo(GuardState* state, const GuardLimits* limits, const GuardIn
     """H20: the code that the device says it applied, against the one that was sent with that index.
 
     By index, so that a command that is late, lost or never sent is none. A device that clamps to the limits it was
-    given may put out less than it was told, in the same direction, and says so. Where the command in force is older
-    than what is remembered, and was never seen before, there is nothing to compare it with.
+    given may put out less than it was told, in the same direction, and says so; one that has switched itself off says
+    why, which is the cause then. Where the command in force is older than what is remembered, and was never seen
+    before, there is nothing to compare it with.
     """
     cdef uint32_t slot = given.applied_index & (SENT - 1)
     cdef int64_t told, said
+    if given.status & SWITCHED_OFF:
+        state.mismatch_run = 0
+        return
     if given.applied_index + <uint32_t>1 != state.echo_next:
         if state.sent_next[slot] != given.applied_index + <uint32_t>1:
             state.mismatch_run = 0
@@ -530,9 +545,10 @@ cdef int32_t descend(GuardState* state, const GuardLimits* limits, uint32_t tick
         if state.descent_codes > slope:
             slope = state.descent_codes
     slope *= ticks
-    if state.output_code > zero + slope:
+    # A slope that is not above zero is a corrupt one.
+    if slope > 0.0 and state.output_code > zero + slope:
         state.output_code -= slope
-    elif state.output_code < zero - slope:
+    elif slope > 0.0 and state.output_code < zero - slope:
         state.output_code += slope
     else:
         state.output_code = zero
@@ -551,6 +567,9 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
             trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
         elif state.ticks == 0:
             state.zero_code = limits.output_zero_code
+    if limits.output_code_min > state.zero_code or limits.output_code_max < state.zero_code:
+        # Not to wait for the checksum: a range without zero would send its end at once.
+        trip(state, TRIP_LIMITS_CORRUPT, ACTION_OFF)
     if not given.finite or not isfinite(given.setpoint_a):
         trip(state, TRIP_NOT_FINITE, ACTION_OFF)
     if given.stop >= STOP_NOW:
@@ -562,6 +581,8 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     if given.sample_good:
         check_status(state, given)
         check_sample(state, limits, given)
+        if given.applied_age_ticks > SETTLE_TICKS:
+            check_lease(state, limits, given)
     check_direction(state, limits, given)
 
     verdict.close_relay = given.close_relay

@@ -171,7 +171,8 @@ FAULT_KINDS = (
     "open", "close", "short", "area", "unplug", "stall", "stuck", "peel", "dry", "loose", "leak", "return-area",
     "stuck-told", "dac", "dac-told", "adc-flat", "adc-gain", "adc-gain-redundant", "gain", "polarity", "delay", "hum",
     "crosstalk", "redox", "breakdown", "rising", "hot", "clock", "stop-button", "leakage", "supply-warning",
-    "supply-low", "post-fail", "speaker", "lie-limits", "identity", "absurd", "flood", "repeat", "replayed"
+    "supply-low", "post-fail", "speaker", "lie-limits", "identity", "absurd", "flood", "repeat", "replayed",
+    "deaf", "lease-stuck"
 )
 # Of all channels at once.
 DEVICE_FAULTS = ("unplug", "stall", *FAULT_KINDS[FAULT_CLOCK:])
@@ -200,6 +201,7 @@ FAULT_VALUES = {
     "stop-button": ("s", 1e-6, 3600.0),
     "absurd": ("number of a claim", 1.0, ABSURD_CLAIMS),
     "flood": ("frames a sample period", 1.0, 1000.0),
+    "deaf": ("s", 1e-6, 3600.0),
 }
 OFF = -1e6      # as a value: ends the fault
 # The faults that can be ended, and what is without one.
@@ -207,9 +209,9 @@ FAULT_OFF = {
     "area": 1.0, "return-area": 1.0, "dry": 0.0, "loose": 0.0, "leak": 0.0, "dac": -1e3, "dac-told": -1e3,
     "adc-flat": 0.0, "adc-gain": 1.0, "adc-gain-redundant": 1.0, "gain": 1.0, "delay": 0.0, "hum": 0.0,
     "crosstalk": 0.0, "redox": 0.0, "breakdown": 1.0, "rising": 0.0, "clock": 1.0, "stop-button": 0.0, "absurd": 0.0,
-    "flood": 0.0, **dict.fromkeys(
+    "flood": 0.0, "deaf": 0.0, **dict.fromkeys(
         ("stuck", "stuck-told", "polarity", "hot", "leakage", "supply-warning", "supply-low", "post-fail", "speaker",
-         "lie-limits", "identity", "repeat", "replayed"), -1.0),
+         "lie-limits", "identity", "repeat", "replayed", "lease-stuck"), -1.0),
 }
 SERVE_ENDS = ("closed", "unplugged", "silent", "stopped", "idle", "failed")
 PHASES = ("idle", "configured", "armed", "expired", "tripped")
@@ -687,6 +689,10 @@ cdef void inject_device(VirtualDeviceState* device, int32_t kind, double value) 
         device.flood = <uint32_t>value
     elif kind == FAULT_REPEAT:
         device.repeat = on
+    elif kind == FAULT_DEAF:
+        device.deaf_until = device.ticks + <uint64_t>(value * 1e9 / device.sample_period_ns + 0.5)
+    elif kind == FAULT_LEASE_STUCK:
+        device.lease_stuck = on
     elif kind == FAULT_REPLAYED:
         device.replayed = on
         device.old_length = 0
@@ -869,7 +875,7 @@ cdef inline void cross_boundary(VirtualDeviceState* device) noexcept nogil:
         return
     if device.pending:
         act(device)
-    elif device.lease_left and STOP_IN_FORCE(STOP_DEVICE):
+    elif device.lease_left and STOP_IN_FORCE(STOP_DEVICE) and not device.lease_stuck:
         device.lease_left -= 1
         if device.lease_left == 0:
             expire(device)
@@ -1127,6 +1133,8 @@ cdef void take_command(VirtualDeviceState* device, const uint8_t* payload, size_
     cdef uint32_t channels = device.channels
     cdef uint32_t c
     cdef uint8_t error = 0
+    if device.ticks <= device.deaf_until and device.deaf_until > 0:
+        return
     if not wire_get_command(payload, length, commands, &channels):
         device.refused += 1
         send_error(device, WIRE_ERROR_UNDECODABLE, FRAME_COMMAND, NO_INDEX)

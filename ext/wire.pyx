@@ -223,14 +223,15 @@ cdef size_t wire_put_command(const Command* commands, uint32_t channels, uint8_t
 
 
 cdef int wire_get_command(const uint8_t* payload, size_t length, Command* commands, uint32_t* channels) noexcept nogil:
-    cdef uint32_t channel, count = channels[0], relays = payload[1] & COMMAND_CLOSE_RELAY
+    cdef uint32_t channel, relays, count = channels[0]
     cdef size_t end = COMMAND_HEADER_BYTES + COMMAND_CHANNEL_BYTES * <size_t>count
-    if count == 0 or count > MAX_CHANNELS or payload[0] != FRAME_COMMAND:
+    if count == 0 or count > MAX_CHANNELS or length < end + (COMMAND_RELAYS_BYTES if count > 1 else 0):
         return 0
-    if length < end + (COMMAND_RELAYS_BYTES if count > 1 else 0):
+    if payload[0] != FRAME_COMMAND:
         return 0
-    if count > 1:
-        relays = get_u32(payload + end) if relays else 0
+    relays = payload[1] & COMMAND_CLOSE_RELAY
+    if count > 1 and relays:
+        relays = get_u32(payload + end)
     for channel in range(count):
         commands[channel].flags = COMMAND_CLOSE_RELAY if relays >> channel & 1 else 0
         commands[channel].index = get_u32(payload + 2)

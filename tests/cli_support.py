@@ -1,5 +1,6 @@
 """What the tests of the command line share: the real command as a process, short treatments, the truth file."""
 
+import copy
 import functools
 import json
 import os
@@ -180,6 +181,22 @@ class Truth:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def of_channels(self) -> list["Truth"]:
+        """The rows of each channel of the device, from 0."""
+        if "channel" not in self.names:
+            return [self]
+        parts = []
+        for number in range(int(self["channel"].max(initial=-1)) + 1):
+            part = copy.copy(self)
+            part.table = self.table[self["channel"] == number]
+            parts.append(part)
+        return parts
+
+    @property
+    def commanded(self) -> bool:
+        """Whether any command was accepted."""
+        return bool(np.any(self["lease_ticks_left"]))
 
     @property
     def last_command_s(self) -> float:

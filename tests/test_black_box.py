@@ -126,8 +126,15 @@ def test_each_channel_s_trip_has_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pacing", ["real", "host"])
 def test_in_real_time_each_read_and_write_has_the_host_s_time(tmp_path: Path, pacing: str) -> None:
-    session = run(tmp_path, f"virtual:?pacing={pacing}&fault=open@3.5", speed="real")
-    box = black_boxes(session)[0]
+    """Again, twice at most, if this host stalled before the lead opened."""
+    for attempt in range(3):
+        place = tmp_path / str(attempt)
+        place.mkdir()
+        session = run(place, f"virtual:?pacing={pacing}&fault=open@3.5", speed="real")
+        boxes = black_boxes(session)
+        if boxes and boxes[0].facts["trips"] == ["OPEN_LEAD"]:
+            break
+    (box,) = boxes
     assert_is_the_record_s(box, session)
     times = [entry.host_s for entry in box.entries]
     assert None not in times and times == sorted(times)  # type: ignore[type-var]

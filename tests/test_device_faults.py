@@ -302,6 +302,14 @@ def test_each_absurd_claim_changes_one_field_of_the_hello(claim: int) -> None:
     assert changed and changed[-1] - changed[0] < 4
 
 
+def test_a_deaf_device_lets_go_by_itself_unless_its_leases_are_stuck() -> None:
+    for stuck in (False, True):
+        host, port, sample = start("deaf=0.2@0.1", *(["lease-stuck@0.05"] if stuck else []))
+        applied = {one.index: one.applied_index for one in run(host, sample, 250)}
+        assert applied[250] == applied[105], "nothing was heard since"
+        assert (port.device.phase, port.device.current_a > 0.0) == (("armed", True) if stuck else ("expired", False))
+
+
 def heard(host: Host, sample: Sample) -> list[bytes]:
     """All frames that follow the answer to this sample."""
     host.command(sample, code=1000)

@@ -1,6 +1,9 @@
 """Replay: what was recorded comes out again bit for bit, on any processor; what was changed is found and named."""
 
+import hashlib
 import json
+import random
+import runpy
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -11,14 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli_support import ionto, treatment
-from ionto_rt.core.controller import empty_ticks
+import ionto_rt
+from cli_support import ROOT, ionto, treatment
+from ionto_rt.core.controller import TICK_SHA256, empty_ticks
 from ionto_rt.device import open_device
 from ionto_rt.record import RECEIPT, SESSION, TELEMETRY, Record, RecordError, Telemetry, TelemetryWriter
 from ionto_rt.replay import replay
 from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
+from ionto_rt.verify import verify
 from record_support import finished_channels, make_channels, ticked
+from replay_survey import by_others, faulted
+from test_source import TICK
+
+SEED = random.SystemRandom().randrange(1 << 32)
+FORMER = ROOT / "tests" / "former-session.tar.xz"
 
 INPUTS = {
     "index", "device_time_us", "applied_index", "host_late_us", "heartbeat", "host_time_us", "device_charge_codes",
@@ -217,6 +227,60 @@ def test_a_record_of_another_version_is_refused_by_name(recorded: Path, tmp_path
     (copy / SESSION).write_text(json.dumps(session))
     with pytest.raises(RecordError, match="not a configuration of this version"):
         replay(copy)
+
+
+def test_a_record_names_the_version_of_the_core_that_ticked_it(recorded: Path) -> None:
+    """The build knows the sources that decide a tick's bits."""
+    names = runpy.run_path(str(ROOT / "setup.py"), run_name="settings")["TICK"]
+    assert {*names} == {"types", "elementary", *TICK}
+    sources = [path for name in names for path in (f"ext/{name}.pyx", f"src/ionto_rt/core/{name}.pxd")]
+    text = b"".join((ROOT / path).read_bytes() for path in sources if (ROOT / path).is_file())
+    assert hashlib.sha256(text).hexdigest()[:16] == TICK_SHA256
+    assert Record.open(recorded).session["core"] == {"version": ionto_rt.__version__, "tick_sha256": TICK_SHA256}
+
+
+def of_another_version(session: Path, folder: Path, **more: Any) -> Path:
+    """A copy that says another core had ticked it, without the column `feed_forward`, with a field that is no more."""
+    rows = Record.open(session).telemetry().rows()
+    fields = [name for name in rows.dtype.names or () if name != "feed_forward"]
+    copy = changed(session, folder, rows[fields].astype([(name, rows.dtype[name]) for name in fields]))
+    facts = json.loads((copy / SESSION).read_text())
+    facts["core"] = {"version": "0.1.0", "tick_sha256": "0123456789abcdef"}
+    facts["channels"][0]["controller"]["guard"]["given_up"] = 1
+    facts["channels"][0]["controller"]["predictive"] |= more
+    (copy / SESSION).write_text(json.dumps(facts))
+    return copy
+
+
+def test_across_versions_what_both_have_is_compared_and_the_rest_is_named(recorded: Path, tmp_path: Path) -> None:
+    result = replay(of_another_version(recorded, tmp_path))
+    assert result.identical and set(result.unknown) == {"feed_forward", "guard.given_up"}
+    assert "; recorded by ionto_rt 0.1.0 (tick 01234567), replayed by ionto_rt " in result.text
+    assert result.text.endswith("not compared: guard.given_up, feed_forward")
+
+
+def test_across_versions_the_first_tick_and_term_that_differ_are_named(recorded: Path, tmp_path: Path) -> None:
+    pole = Record.open(recorded).session["channels"][0]["controller"]["predictive"]["tracking_pole"]
+    result = replay(of_another_version(recorded, tmp_path, tracking_pole=pole * 1.01))
+    assert result.difference is not None and result.difference.term in RESULTS
+    assert result.text.startswith(f"different at tick {result.difference.tick}, {result.difference.term}: recorded ")
+
+
+def test_a_session_of_the_former_version_is_replayed_and_what_differs_is_named(tmp_path: Path) -> None:
+    """Recorded by a guard of fewer rows, in format 2, which did not name its core. This one has more limits."""
+    shutil.unpack_archive(FORMER, tmp_path, filter="data")
+    (session,) = (path.parent for path in tmp_path.glob("*/session.json"))
+    result = replay(session)
+    assert result.core == "an earlier ionto_rt, which does not say which" and result.core in result.text
+    assert {"guard.patient_stop_ticks", "challenge"} <= set(result.unknown)
+    assert result.difference is not None
+    assert result.text.startswith(f"different at tick {result.difference.tick}, {result.difference.term}: recorded ")
+    assert verify(session).ok, verify(session).problems
+
+
+def test_faulted_sessions_replay_bit_for_bit_on_the_library_s_other_paths(tmp_path: Path) -> None:
+    """The whole of it, with other builds of the core, is `make replays`."""
+    assert by_others(faulted(tmp_path, 12, SEED), []) == [], f"seed {SEED}"
 
 
 def test_what_is_no_session_is_refused_in_one_line(tmp_path: Path) -> None:

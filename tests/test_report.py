@@ -1,6 +1,7 @@
 """The report: one page that needs nothing else, shows every peak, and takes no orders from a treatment file."""
 
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -224,3 +225,20 @@ def test_without_matplotlib_one_line_says_what_to_install(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "report: matplotlib is not installed; pip install 'ionto-rt[report]'\n"
+
+
+def test_the_page_says_when_each_alarm_stood_and_what_the_operator_did(tmp_path: Path) -> None:
+    row = {"alarm": "open-lead", "hazard": "H05", "priority": "MEDIUM", "latched": True, "channel": "", "times": 1,
+           "title": "Lead or pad open", "raised_s": 61.25, "gone_s": 61.3, "acknowledged_s": 70.0, "reset_s": None,
+           "ended_s": None}  # fmt: skip
+    other = row | {"alarm": "derated", "hazard": "H04", "priority": "LOW", "latched": False, "title": "Derated",
+                   "acknowledged_s": None, "ended_s": 80.0}  # fmt: skip
+    folder = make_session(tmp_path, steady_rows(3000))
+    page = report(finished(folder, outcome="faulted", alarm_log=[row, other])).html.read_text()
+    table = page.partition("<h2>Alarms</h2>")[2].partition("</table>")[0]
+    cells = [re.findall(r"<td>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
+    assert cells == [
+        ["Lead or pad open [H05]", "medium", "1:01.250", "1", "1:01.300", "1:10.000", "", "stood at the end"],
+        ["Derated [H04]", "low", "1:01.250", "1", "1:01.300", "", "clears by itself", "1:20.000"],
+    ]
+    assert "alarm_log" not in page

@@ -194,7 +194,7 @@ def test_several_mistakes_are_counted_and_an_unknown_key_comes_first() -> None:
         (b"x = " + b"9" * 1900, "is missing"),
         (b".".join([b"a"] * 60) + b" = 1", "more than 50 dots"),
         (b".".join([b"a"] * 100_000) + b" = 1", f"longer than {MAX_LINE} characters"),
-        (b"x = '" + b"y" * MAX_BYTES, "larger than 1 MiB"),
+        (b"x = '" + b"y" * MAX_BYTES, "larger than 512 KiB"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -231,7 +231,7 @@ def test_a_file_that_grew_beyond_the_bound_is_not_read_whole(tmp_path: Path) -> 
     path = tmp_path / "huge.toml"
     with path.open("wb") as stream:
         stream.truncate(1 << 40)
-    with pytest.raises(RefusedError, match="larger than 1 MiB"):
+    with pytest.raises(RefusedError, match="larger than 512 KiB"):
         Treatment.load(path)
 
 

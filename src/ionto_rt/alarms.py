@@ -39,6 +39,7 @@ class SoftAlarm(Enum):
     SPEAKER_FAULT = "speaker-fault"
     SCREEN_HUNG = "screen-hung"
     DEVICE_LOST = "device-lost"
+    SUPPLY_WARNING = "supply-warning"
     PADS_DRY = "pads-dry"
     MAINS = "mains"
     AREA_CAPPED = "area-capped"

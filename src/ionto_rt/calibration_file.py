@@ -24,6 +24,7 @@ from ionto_rt.device import Hello
 from ionto_rt.errors import RefusedError
 from ionto_rt.events import utc_text
 from ionto_rt.record import slug, write_atomic
+from ionto_rt.toml_source import read_source
 
 FORMAT = 1
 MOST_AGE = timedelta(days=30)
@@ -151,7 +152,7 @@ def calibration_in_force(
     if expired:
         warnings.append(f"{expired}: calibrate again")
     skew_s = values.skew_s if firmware == hello.firmware_version else 0.0
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_source(path)).hexdigest()
     return CalibrationInForce(path, digest, values, skew_s, tuple(warnings), expired)
 
 
@@ -168,7 +169,7 @@ def _read(path: Path) -> tuple[int, dict[int, RangeCalibration]]:
     """Firmware, and the ranges by their number."""
     remedy = "run `ionto-rt calibrate` again, or move the file away"
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(read_source(path).decode())
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}, not {FORMAT}")
         ranges = {int(number): _range(table) for number, table in found["ranges"].items()}

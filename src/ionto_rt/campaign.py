@@ -8,26 +8,38 @@ what came of them is counted.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import ionto_rt
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import FrontEnd, OnTrip, OperatorCommand, Pacing, Phase, StopFlag
+from ionto_rt.codes import EndReason, FrontEnd, OnTrip, OperatorCommand, Pacing, Phase, StopFlag, Trip
 from ionto_rt.configuration import FIT, UNFIT, controller_config, device_limits
 from ionto_rt.core.campaign import ACT_NAMES, Prepared, Simulator
 from ionto_rt.core.fault_port import WAYS, WIRE_FAULT_KINDS
-from ionto_rt.core.virtual_device import FAULT_KINDS
+from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS
 from ionto_rt.device import Device, SimBytes
+from ionto_rt.hazards import hazards, threshold
 from ionto_rt.plan import compile_plan
 from ionto_rt.safety import resolve_channels
 from ionto_rt.treatment import Treatment
 
 if TYPE_CHECKING:
-    from ionto_rt.core.campaign import ActTuple, Simulated
+    from ionto_rt.core.campaign import ActTuple, Simulated, Violation
 
 SCENARIOS = 192
+HEALTHY = 17
+"""One session in so many has no fault: nothing may trip in it."""
 MASK = (1 << 64) - 1
 ARMED_PHASES = (
     Phase.SELF_TEST,
@@ -177,7 +189,15 @@ def _steps(draw: Draw, research: bool, voltage: bool) -> str:
     )
 
 
-def treatment_text(draw: Draw, channels: int, research: bool, voltage: bool, on_trip: OnTrip) -> str:
+def _long(draw: Draw, research: bool) -> str:
+    a = draw.between(50, 100) if research else draw.between(300, 1000)
+    ramp = 0.5 if research else round(a / 800.0 + draw.uniform(0.2, 0.5), 2)
+    return f'[[steps]]\ncurrent = "{a} uA"\ntime = "{draw.between(14, 18)} s"\nramp = "{ramp:g} s"\n'
+
+
+def treatment_text(
+    draw: Draw, channels: int, research: bool, voltage: bool, on_trip: OnTrip, long: bool = False
+) -> str:
     """A treatment file of a few seconds."""
     lines = ["format = 1", 'title = "campaign"']
     if channels > 1:
@@ -198,7 +218,9 @@ def treatment_text(draw: Draw, channels: int, research: bool, voltage: bool, on_
             f"[{table}electrodes.return]",
             f'type = "{"perfusion-return" if research else "return-pad"}"',
             'area = "25 cm^2"',
-            _steps(draw, research, voltage).replace("[[steps]]", f"[[{table}steps]]"),
+            (_long(draw, research) if long else _steps(draw, research, voltage)).replace(
+                "[[steps]]", f"[[{table}steps]]"
+            ),
         ]
     return "\n".join(lines)
 
@@ -207,16 +229,30 @@ RATES_HZ = (1000.0,) * 12 + (500.0,) * 8 + (2000.0,) * 2 + (4000.0, 10000.0)
 SKINS = ("typical", "typical", "typical", "hairy", "sweating", "wounded")
 
 
+VARIANTS = {16: "density", 17: "charge", 18: "time", 19: "charge", 20: "time", 21: "long", 22: "long", 23: "long"}
+
+
+def variant(number: int) -> str:
+    """What is particular about a scenario: "long", or a limit of the guard's that will be passed; "" for most."""
+    return VARIANTS.get(number % 24, "")
+
+
+def channels_of(number: int) -> int:
+    """How many channels a scenario has."""
+    return int(Draw(0xC4A22E15, number).of((1, 1, 1, 2, 1, 3)))
+
+
 @cache
 def scenario(number: int) -> Scenario:
     """Scenario `number`, by the way that a real session takes: limits resolved, plan compiled, limits pushed."""
     draw = Draw(0x5CE2A210, number)
-    rate_hz = draw.of(RATES_HZ)
-    channels = draw.of((1, 1, 1, 2, 1, 3))
+    special = variant(number)
+    rate_hz = draw.of((500.0, 1000.0, 2000.0)) if special == "long" else draw.of(RATES_HZ)
+    channels = channels_of(number)
     voltage = draw.below(3) == 0
     research = draw.below(4) == 0
     on_trip = OnTrip(draw.below(3))
-    text = treatment_text(draw, channels, research, voltage, on_trip)
+    text = treatment_text(draw, channels, research, voltage, on_trip, special == "long")
     treatment = Treatment.parse(text.encode(), f"scenario {number}")
     options: dict[str, Any] = {
         "front_end": "voltage" if voltage else "current",
@@ -238,7 +274,15 @@ def scenario(number: int) -> Scenario:
     for channel, limit in zip(treatment.channels, limits, strict=True):
         plan = compile_plan(channel, limit, hello.tick_s)
         config = controller_config(hello, limit, plan, profile, TOKEN, pacing=Pacing.DEVICE)
-        config["guard"] = {**config["guard"], "checksum": 0}
+        guard = config["guard"]
+        if special == "density":
+            guard["density_trip_a"] = draw.uniform(0.3, 0.9) * plan.max_level_a
+        elif special == "charge":
+            guard["charge_cap_codes"] = round(
+                draw.uniform(0.1, 1.0) * plan.prescribed_c * 65536.0 / (guard["current_lsb_a"] * hello.tick_s)
+            )
+        elif special == "time":
+            guard["session_ticks"] = round(draw.uniform(0.02, 1.0) * plan.nominal_duration_s / hello.tick_s)
         delivers = [segment for segment in plan.segments if segment["kind"] == 2]
         slopes = [segment["slope_a_per_tick"] for segment in delivers]
         at_once = max(segment["level_a"] for segment in delivers) if 0.0 in slopes else 0.0
@@ -283,6 +327,11 @@ class Script:
     resumes: bool = True
     clock: bool = True
 
+    @property
+    def focus(self) -> tuple[Recipe, Phase] | None:
+        """The cell that this session is after, by its first act. None: a session in which nothing goes wrong."""
+        return None if self.number % HEALTHY == HEALTHY - 1 else cells()[self.number % len(cells())]
+
     def run(self, simulator: Simulator) -> Simulated:
         """Run it."""
         return simulator.run(
@@ -300,35 +349,44 @@ class Script:
 Make = Callable[[Draw, Scenario, Phase, int], list[Act]]
 Sight = tuple[str, int]
 """What the simulator notes, and its code; -1: any."""
+TRIP, PAUSE, END = "trip", "pause", "end"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a hazard is injected in a phase, and what of it must be seen."""
+    """How a hazard is injected, by its first act, and what of it must be seen. Its phases are those of the table.
+
+    `variant` is of the scenarios that it needs.
+    """
 
     hazard: str
-    phases: tuple[Phase, ...]
     make: Make
     sights: tuple[Sight, ...]
-    needs: Callable[[Scenario], bool] = lambda scenario: True
-
-
-CURRENT_PHASES = (Phase.RAMP_UP, Phase.TREATMENT, Phase.RAMP_DOWN)
-RELAY_PHASES = (Phase.CONTACT_CHECK, *CURRENT_PHASES)
-ANY: tuple[Sight, ...] = (("trip", -1), ("pause", -1), ("end", -1), ("loop", -1))
+    variant: str = ""
+    channels: int = 1
 
 
 def _ticks(scenario: Scenario, seconds: float) -> int:
     return max(1, round(seconds / scenario.tick_s))
 
 
-def device(kind: str, phase: Phase, channel: int, after: int, value: float = 0.0, length: int = 0, undo: str = "",
-           undo_value: float = 0.0) -> Act:
+def _soon(draw: Draw, scenario: Scenario) -> int:
+    return draw.below(_ticks(scenario, 0.3))
+
+
+def device(
+    kind: str,
+    phase: Phase,
+    channel: int,
+    after: int,
+    value: float = 0.0,
+    length: int = 0,
+    undo: str = "",
+    undo_value: float = 0.0,
+) -> Act:
     """A fault of the virtual device."""
-    return Act(
-        "device", FAULT_KINDS.index(kind), phase, channel, after, length, value,
-        FAULT_KINDS.index(undo) if undo else -1, undo_value,
-    )
+    undone = FAULT_KINDS.index(undo) if undo else -1
+    return Act("device", FAULT_KINDS.index(kind), phase, channel, after, length, value, undone, undo_value)
 
 
 def wire(kind: str, way: str, phase: Phase, channel: int, after: int, length: int = 1, value: float = 1.0) -> Act:
@@ -336,22 +394,37 @@ def wire(kind: str, way: str, phase: Phase, channel: int, after: int, length: in
     return Act("wire", WIRE_FAULT_KINDS.index(kind) + 16 * WAYS.index(way), phase, channel, after, length, value)
 
 
-def _some(most_s: float) -> Callable[[Draw, Scenario], int]:
-    return lambda draw, scenario: draw.below(_ticks(scenario, most_s))
-
-
-SOON = _some(0.3)
-
-
-def plant(kind: str, value: Callable[[Draw], float] = lambda draw: 0.0, length_s: tuple[float, float] | None = None,
-          undo: str = "", undo_value: float = 0.0) -> Make:
-    """One fault of the device, for good or for a while."""
+def plant(
+    *kinds: str,
+    least: float = 0.0,
+    most: float = 0.0,
+    length_s: tuple[float, float] | None = None,
+    undo: str = "",
+    undo_value: float = 0.0,
+) -> Make:
+    """One fault of the device, one of `kinds`, for good or for a while."""
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
         length = 0 if length_s is None else _ticks(scenario, draw.uniform(*length_s))
-        return [device(kind, phase, channel, SOON(draw, scenario), value(draw), length, undo, undo_value)]
+        value = draw.uniform(least, most)
+        return [device(draw.of(kinds), phase, channel, _soon(draw, scenario), value, length, undo, undo_value)]
 
     return make
+
+
+def simple(kind: str, code: int = 0, values: Sequence[float] = (0.0,), length_s: float = 0.0) -> Make:
+    """One act that is not the device's."""
+
+    def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
+        length = _ticks(scenario, length_s) if length_s else 0
+        return [Act(kind, code, phase, channel, _soon(draw, scenario), length, draw.of(values))]
+
+    return make
+
+
+def either(*makes: Make) -> Make:
+    """One of several ways."""
+    return lambda draw, scenario, phase, channel: draw.of(makes)(draw, scenario, phase, channel)
 
 
 def lost(least_s: float, most_s: float) -> Make:
@@ -359,12 +432,14 @@ def lost(least_s: float, most_s: float) -> Make:
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
         seconds = draw.uniform(least_s, most_s)
-        ticks = _ticks(scenario, seconds)
-        how = draw.below(3)
-        after = SOON(draw, scenario)
+        if draw.below(2):
+            # At the guard's limits, and a sample beside them.
+            limit_s = threshold("H24", draw.of(("gap_pause_s", "gap_stop_s")))
+            seconds = max(1, _ticks(scenario, limit_s) + draw.below(3) - 1) * scenario.tick_s
+        how, after = draw.below(3), _soon(draw, scenario)
         if how == 0:
             return [device("stall", phase, channel, after, seconds)]
-        return [wire("drop" if how == 1 else "flip", "to-host", phase, channel, after, ticks, 1.0)]
+        return [wire("drop" if how == 1 else "flip", "to-host", phase, channel, after, _ticks(scenario, seconds))]
 
     return make
 
@@ -373,8 +448,7 @@ def late(least_s: float, most_s: float) -> Make:
     """The host reads late, or its data are old."""
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
-        ticks = _ticks(scenario, draw.uniform(least_s, most_s))
-        after = SOON(draw, scenario)
+        ticks, after = _ticks(scenario, draw.uniform(least_s, most_s)), _soon(draw, scenario)
         if draw.below(2):
             return [Act("host-sleeps", 0, phase, channel, after, 0, float(ticks))]
         return [wire("stall", "to-host", phase, channel, after, ticks)]
@@ -384,101 +458,165 @@ def late(least_s: float, most_s: float) -> Make:
 
 def overruns(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
     """Many ticks that come late by a few periods."""
-    after = SOON(draw, scenario)
+    after = _soon(draw, scenario)
     return [
         Act("host-sleeps", 0, phase, channel, after + 12 * k, 0, float(_ticks(scenario, 0.003)))
         for k in range(draw.between(4, 12))
     ]
 
 
-def simple(kind: str, code: int = 0, value: Callable[[Draw], float] = lambda draw: 0.0, length_s: float = 0.0) -> Make:
-    """One act that is not the device's."""
-
-    def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
-        length = _ticks(scenario, length_s) if length_s else 0
-        return [Act(kind, code, phase, channel, SOON(draw, scenario), length, value(draw))]
-
-    return make
-
-
 def intermittent(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
     """A lead that opens again and again, for less than it takes to latch."""
-    after = SOON(draw, scenario)
-    apart = _ticks(scenario, draw.uniform(0.08, 0.3))
+    after, apart = _soon(draw, scenario) // 4, _ticks(scenario, draw.uniform(0.05, 0.15))
     length = max(2, _ticks(scenario, 0.003))
-    return [
-        device("open", phase, channel, after + k * apart, 0.0, length, "close") for k in range(draw.between(4, 8))
-    ]
+    return [device("open", phase, channel, after + k * apart, 0.0, length, "close") for k in range(draw.between(4, 8))]
+
+
+def another_pad(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
+    """A pause, and when it ends the load is another."""
+    pause = Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, scenario))
+    share = draw.uniform(0.1, 0.4)
+    return [device("area", phase, channel, 0, share), pause, device("area", Phase.PAUSE, channel, 50, share)]
 
 
 def wire_noise(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
     """Any faults of the wire, both ways."""
-    acts = []
-    for _ in range(draw.between(1, 6)):
-        kind = draw.of(WIRE_FAULT_KINDS[:9])
-        value = float(draw.between(1, 12))
-        length = draw.between(1, 1 + draw.below(40))
-        acts.append(wire(kind, draw.of(WAYS), phase, channel, SOON(draw, scenario), length, value))
-    return acts
+    return [
+        wire(
+            draw.of(WIRE_FAULT_KINDS[:9]),
+            draw.of(WAYS),
+            phase,
+            channel,
+            _soon(draw, scenario),
+            draw.between(1, 1 + draw.below(40)),
+            float(draw.between(1, 12)),
+        )
+        for _ in range(draw.between(1, 6))
+    ]
 
 
 def operator_noise(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
     """An operator who presses everything."""
-    acts = []
-    for _ in range(draw.between(1, 5)):
-        command = draw.of((OperatorCommand.PAUSE, OperatorCommand.RESUME, OperatorCommand.TRIM))
-        level = scenario.levels_a[channel]
-        value = draw.of((-level, level, 0.1 * level, -0.1 * level, 1e300, -1e300, float("nan"), float("inf")))
-        acts.append(Act("operator", int(command), phase, channel, draw.below(_ticks(scenario, 1.0)), 0, value))
-    return acts
+    level = scenario.levels_a[channel]
+    values = (-level, level, 0.1 * level, -0.1 * level, 1e300, -1e300, math.nan, math.inf)
+    commands = (OperatorCommand.PAUSE, OperatorCommand.RESUME, OperatorCommand.TRIM)
+    return [
+        Act("operator", int(draw.of(commands)), phase, channel, draw.below(_ticks(scenario, 1.0)), 0, draw.of(values))
+        for _ in range(draw.between(1, 5))
+    ]
 
 
-def _area(draw: Draw) -> float:
-    return draw.uniform(0.25, 0.6)
-
-
-TRIP, PAUSE = "trip", "pause"
+TRIM = int(OperatorCommand.TRIM)
+OVER: tuple[Sight, ...] = ((TRIP, 1), (TRIP, 2), (TRIP, 20), (TRIP, 55))
+SEEN: tuple[Sight, ...] = (("phase", -1), (TRIP, -1), (END, -1), (PAUSE, -1), ("loop", -1))
+"""A hazard that nothing has to answer: the session goes on, under every invariant."""
 RECIPES: list[Recipe] = [
-    Recipe("H01", CURRENT_PHASES, plant("stuck"), ((TRIP, 1), (TRIP, 2), (TRIP, 20), (TRIP, 55))),
-    Recipe("H04", CURRENT_PHASES, plant("area", lambda draw: draw.uniform(0.002, 0.02), (0.3, 1.0), "area", 1.0),
-           (("limited", -1),)),
-    Recipe("H05", RELAY_PHASES, plant("open"), ((TRIP, 5), ("end", 4), (TRIP, 3))),
-    Recipe("H06", CURRENT_PHASES, plant("open", length_s=(0.001, 0.004), undo="close"), (("contact-lost", -1),)),
-    Recipe("H07", CURRENT_PHASES, intermittent, ((TRIP, 7), (TRIP, 5))),
-    Recipe("H08", RELAY_PHASES, plant("short"), ((TRIP, 8), ("end", 5), ("end", 8), ("end", 7), (TRIP, 1), (TRIP, 55))),
-    Recipe("H09", (Phase.TREATMENT,), plant("area", _area), ((PAUSE, 9), (TRIP, 9))),
-    Recipe("H20", CURRENT_PHASES, plant("stuck"), ((TRIP, 20), (TRIP, 1), (TRIP, 2), (TRIP, 55))),
-    Recipe("H21", ARMED_PHASES, simple("wire", WIRE_FAULT_KINDS.index("disconnect"), length_s=1.0),
-           (("loop", 3),)),
-    Recipe("H24", ARMED_PHASES, lost(0.003, 0.02), ((PAUSE, 24), (TRIP, 24), ("gap", -1))),
-    Recipe("H25", ARMED_PHASES, late(0.006, 0.07), ((PAUSE, 25), (TRIP, 25), (TRIP, 28), (TRIP, 26), (PAUSE, 26))),
-    Recipe("H26", ARMED_PHASES, overruns, ((PAUSE, 26), (TRIP, 26), ("late", -1))),
-    Recipe("H28", ARMED_PHASES, late(0.085, 0.2), ((TRIP, 28), (TRIP, 29))),
-    Recipe("H29", RELAY_PHASES, simple("host-dies"), (("device-off", -1),)),
-    Recipe("H30", ARMED_PHASES, simple("heartbeat-stops"), ((TRIP, 30),)),
-    Recipe("H32", RELAY_PHASES, simple("not-finite", 0), ((TRIP, 32),)),
-    Recipe("H33", (Phase.RAMP_UP, Phase.TREATMENT),
-           plant("area", lambda draw: draw.uniform(0.002, 0.02), (0.2, 0.6), "area", 1.0), (("limited", -1),)),
-    Recipe("H35", ARMED_PHASES, simple("operator", int(OperatorCommand.TRIM), lambda draw: draw.of((1e-3, -1e-3))), ANY),
-    Recipe("H36", ARMED_PHASES,
-           simple("operator", int(OperatorCommand.TRIM), lambda draw: draw.of((float("nan"), float("inf"), -1e300))), ANY),
-    Recipe("H53", (Phase.SELF_TEST, Phase.CONTACT_CHECK, Phase.RAMP_UP),
-           simple("host-clock", 0, lambda draw: draw.of((-2e4, 2e4, -5e4, 5e4))),
-           ((TRIP, 53), (TRIP, 25), (TRIP, 26), (PAUSE, 25), (PAUSE, 26))),
-    Recipe("H54", ARMED_PHASES, simple("limits", 0, lambda draw: float(draw.below(1 << 20))), ((TRIP, -1),)),
-    Recipe("H56", ARMED_PHASES, simple("stop", int(StopFlag.NOW)), ((TRIP, 56),)),
+    Recipe("H01", plant("dac", "dac-told", least=50.0, most=100.0), OVER),
+    Recipe("H02", plant("adc-gain", least=0.85, most=0.94), ((TRIP, 2), (TRIP, 23), (TRIP, 1))),
+    Recipe(
+        "H03",
+        either(plant("adc-gain", least=1.12, most=1.4), plant("stuck-told")),
+        ((TRIP, 3), (PAUSE, 3), (TRIP, 23), (TRIP, 20), (TRIP, 1)),
+    ),
+    Recipe(
+        "H04",
+        plant("area", least=0.001, most=0.02, length_s=(0.3, 1.0), undo="area", undo_value=1.0),
+        (("limited", -1),),
+    ),
+    Recipe("H05", plant("open"), ((TRIP, 5), (END, 4), (TRIP, 3))),
+    Recipe("H06", plant("open", length_s=(0.002, 0.004), undo="close"), (("contact-lost", -1), (TRIP, 5))),
+    Recipe("H07", intermittent, ((TRIP, 7), (TRIP, 5))),
+    Recipe("H08", plant("short"), ((TRIP, 8), (END, 5), (END, 8), (END, 7), (TRIP, 1), (TRIP, 55), (TRIP, 2))),
+    Recipe("H09", plant("area", "return-area", least=0.15, most=0.5), ((PAUSE, 9), (TRIP, 9)), "long"),
+    Recipe(
+        "H10", plant("dry", least=500.0, most=4000.0), (("limited", -1), (PAUSE, 10), (TRIP, 10), (TRIP, 12)), "long"
+    ),
+    Recipe("H11", plant("breakdown", least=12.0, most=200.0), ((PAUSE, 11), (TRIP, 11), (TRIP, 1), (TRIP, 55))),
+    Recipe("H12", plant("rising", least=4.0, most=15.0), ((TRIP, 12),), "long"),
+    Recipe("H13", simple("mark"), ((TRIP, 13),), "density"),
+    Recipe("H14", simple("mark"), ((END, 1),)),
+    Recipe("H15", simple("mark"), ((TRIP, 15),), "charge"),
+    Recipe("H16", simple("mark"), ((TRIP, 16),), "time"),
+    Recipe("H17", plant("polarity"), ((TRIP, 17), (TRIP, 1), (TRIP, 5), (TRIP, 55), (END, -1))),
+    Recipe(
+        "H20",
+        either(plant("stuck-told", "stuck"), plant("dac", "dac-told", least=-100.0, most=100.0)),
+        (*OVER, (TRIP, 3), (TRIP, 5), (TRIP, 17), (TRIP, 22), (END, 8)),
+    ),
+    Recipe(
+        "H21",
+        either(simple("wire", WIRE_FAULT_KINDS.index("disconnect"), length_s=1.0), plant("unplug")),
+        (("loop", 3),),
+    ),
+    Recipe("H22", plant("adc-flat", least=1.0, most=3.99), ((TRIP, 22), (TRIP, 23), *OVER)),
+    Recipe(
+        "H23", plant("adc-gain", "adc-gain-redundant", least=0.3, most=0.8), ((TRIP, 23), (TRIP, 3), (PAUSE, 3), *OVER)
+    ),
+    Recipe("H24", lost(0.003, 0.02), ((PAUSE, 24), (TRIP, 24), ("gap", -1))),
+    Recipe("H25", late(0.006, 0.07), ((PAUSE, 25), (TRIP, 25), (TRIP, 28), (TRIP, 26), (PAUSE, 26), ("late", -1))),
+    Recipe("H26", overruns, ((PAUSE, 26), (TRIP, 26), ("late", -1))),
+    Recipe("H28", late(0.085, 0.2), ((TRIP, 28), (TRIP, 29))),
+    Recipe("H29", simple("host-dies"), (("device-off", -1), ("loop", 3))),
+    Recipe("H30", simple("heartbeat-stops"), ((TRIP, 30),)),
+    Recipe("H31", simple("heartbeat-wrong"), ((TRIP, 31),)),
+    Recipe("H32", simple("not-finite", 1), ((TRIP, 32),)),
+    Recipe(
+        "H33",
+        plant("area", least=0.001, most=0.02, length_s=(0.2, 0.6), undo="area", undo_value=1.0),
+        (("limited", -1),),
+    ),
+    Recipe(
+        "H34",
+        either(plant("gain", least=2.5, most=8.0), plant("delay", least=4.0, most=20.0)),
+        ((TRIP, 34), (PAUSE, 34), *OVER),
+    ),
+    Recipe("H35", simple("operator", TRIM, (1e-3, -1e-3)), SEEN),
+    Recipe("H36", simple("operator", TRIM, (math.nan, math.inf, -math.inf, -1e300)), SEEN),
+    Recipe("H39", plant("supply-warning", "supply-low"), ((TRIP, 39), ("status", -1))),
+    Recipe("H40", plant("leakage"), ((TRIP, 40),)),
+    Recipe("H41", plant("hum", least=500.0, most=2e4), ((PAUSE, 41), (TRIP, 41))),
+    Recipe("H42", plant("crosstalk", least=500.0, most=2e4), ((TRIP, 42), *OVER), channels=2),
+    Recipe("H43", plant("redox", least=0.2, most=1.0), ((TRIP, 43),), "long"),
+    Recipe("H44", plant("hot"), ((TRIP, 44),)),
+    Recipe("H45", plant("stop-button", least=0.05, most=0.5), ((TRIP, 45),)),
+    Recipe("H48", another_pad, ((TRIP, 48), (PAUSE, 48))),
+    Recipe("H49", plant("post-fail"), ((TRIP, 49),)),
+    Recipe("H50", plant("speaker"), (("status", -1),)),
+    Recipe("H51", simple("foreign"), (("refused", -1),)),
+    Recipe("H52", simple("reverse"), ((TRIP, 52), (TRIP, 17), (TRIP, 1))),
+    Recipe(
+        "H53",
+        simple("host-clock", 0, (-2e4, 2e4, -5e4, 5e4)),
+        ((TRIP, 53), (TRIP, 25), (TRIP, 26), (PAUSE, 25), (PAUSE, 26), ("late", -1)),
+        "long",
+    ),
+    Recipe(
+        "H54",
+        lambda draw, scenario, phase, channel: [
+            Act("limits", 0, phase, channel, _soon(draw, scenario), 0, float(draw.below(1 << 20)))
+        ],
+        ((TRIP, -1),),
+    ),
+    Recipe("H55", plant("dac", least=90.0, most=100.0), ((TRIP, 55), (TRIP, 20), (TRIP, 1))),
+    Recipe("H56", simple("stop", int(StopFlag.NOW)), ((TRIP, 56),)),
+    Recipe("H57", simple("device-count", 0, (1e15, -1e15)), ((TRIP, 57),)),
 ]
+OFF_AT_ONCE = ("H01", "H05", "H32", "H40", "H55", "H56")
 NOISE: list[Make] = [
     wire_noise,
     operator_noise,
     simple("operator", int(OperatorCommand.STOP)),
     simple("stop", int(StopFlag.RAMP_DOWN)),
     simple("heartbeat-stops", length_s=1.5),
-    plant("leak", lambda draw: draw.uniform(1e3, 1e6)),
-    plant("loose", lambda draw: draw.uniform(10.0, 600.0)),
-    plant("dry", lambda draw: draw.uniform(10.0, 5000.0)),
-    plant("peel", lambda draw: draw.uniform(0.5, 20.0)),
-    plant("return-area", _area),
+    simple("foreign"),
+    plant("leak", least=1e3, most=1e6),
+    plant("loose", least=10.0, most=600.0),
+    plant("dry", least=10.0, most=5000.0),
+    plant("peel", least=0.5, most=20.0),
+    plant("return-area", least=0.25, most=0.6),
+    plant("repeat", "replayed"),
+    plant("flood", least=1.0, most=20.0),
+    plant("hum", least=1.0, most=1000.0),
     lost(0.0005, 0.5),
     late(0.001, 0.3),
     plant("unplug"),
@@ -487,24 +625,43 @@ NOISE: list[Make] = [
 
 @cache
 def cells() -> tuple[tuple[Recipe, Phase], ...]:
-    """Every recipe in every phase in which its hazard can occur."""
-    return tuple((recipe, phase) for recipe in RECIPES for phase in recipe.phases)
+    """Every recipe in every phase in which the hazard table says that its hazard can occur."""
+    table = hazards()
+    return tuple(
+        (recipe, phase) for recipe in RECIPES for phase in ARMED_PHASES if phase.name in table[recipe.hazard].phases
+    )
+
+
+@cache
+def scenarios_for(recipe_number: int) -> tuple[int, ...]:
+    """Numbers of the scenarios that a recipe can be injected in."""
+    recipe = RECIPES[recipe_number]
+    return tuple(
+        number
+        for number in range(SCENARIOS)
+        if (recipe.variant == variant(number) or (not recipe.variant and variant(number) == ""))
+        and channels_of(number) >= recipe.channels
+    )
 
 
 def script(seed: int, number: int) -> Script:
     """Session `number` of the campaign `seed`."""
     draw = Draw(seed, number)
-    found = scenario(draw.below(SCENARIOS))
+    cell = None if number % HEALTHY == HEALTHY - 1 else cells()[number % len(cells())]
+    chosen = scenarios_for(RECIPES.index(cell[0])) if cell is not None else scenarios_for(0)
+    found = scenario(draw.of(chosen))
     made = Script(seed, number, found, draw.word(), resumes=draw.below(4) > 0, clock=draw.below(8) > 0)
-    if number % 16 == 15:
+    if cell is None:
         return made
-    recipe, phase = cells()[number % len(cells())]
+    recipe, phase = cell
     channel = draw.below(found.channels)
     made.acts += recipe.make(draw, found, phase, channel)
+    if recipe.hazard in OFF_AT_ONCE and draw.below(3) == 0:
+        # A lesser cause behind it must not lower what is in force.
+        soon = made.acts[0].after_ticks + draw.between(1, 20)
+        made.acts.append(device("hot", phase, channel, soon))
     if phase == Phase.PAUSE:
-        made.acts.append(
-            Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, SOON(draw, found))
-        )
+        made.acts.append(Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, found)))
     while draw.below(3) == 0 and len(made.acts) < 24:
         other = draw.below(found.channels)
         made.acts += draw.of(NOISE)(draw, found, draw.of(ARMED_PHASES), other)
@@ -513,16 +670,254 @@ def script(seed: int, number: int) -> Script:
 
 def hits(made: Script, result: Simulated) -> list[tuple[str, Phase]]:
     """(hazard, phase) cells that the session hit: injected there, and seen by what must see it."""
-    if made.number % 16 == 15:
+    if made.focus is None:
         return []
-    recipe, phase = cells()[made.number % len(cells())]
+    recipe, _ = made.focus
     fired, where = result["fired"][0]
     if fired < 0:
         return []
     channel = made.acts[0].channel
+    whole = made.acts[0].kind != "device" or FAULT_KINDS[made.acts[0].code] in DEVICE_FAULTS
     for what, code, of, _, tick in result["seen"]:
-        if tick < fired or (of != channel and what not in ("loop", "device-off")):
+        if tick < fired or (of != channel and not whole and what not in ("loop", "device-off")):
             continue
         if any(what == sight and wanted in (-1, code) for sight, wanted in recipe.sights):
             return [(recipe.hazard, Phase(where))]
     return []
+
+
+# Many sessions.
+
+CHUNK = 32
+"""Sessions that a process takes at a time."""
+MIX = 0xD6E8FEB86659FD93
+
+
+@dataclass
+class Tally:
+    """What came of sessions. Adding is commutative, so that it does not matter who ran which."""
+
+    sessions: int = 0
+    ticks: int = 0
+    rows: int = 0
+    digest: int = 0
+    hits: Counter[tuple[str, int]] = field(default_factory=Counter)
+    injected: Counter[tuple[str, int]] = field(default_factory=Counter)
+    violations: list[tuple[int, Violation]] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Those of another."""
+        self.sessions += other.sessions
+        self.ticks += other.ticks
+        self.rows += other.rows
+        self.digest = (self.digest + other.digest) & MASK
+        self.hits.update(other.hits)
+        self.injected.update(other.injected)
+        self.violations += other.violations
+
+    def count(self, made: Script, result: Simulated) -> None:
+        """One more session."""
+        self.sessions += 1
+        self.ticks += result["ticks"]
+        self.rows += result["rows"]
+        self.digest = (self.digest + Draw(result["digest"], made.number * MIX & MASK).state) & MASK
+        focus = made.focus
+        if focus is not None and result["fired"][0][0] >= 0:
+            self.injected[focus[0].hazard, result["fired"][0][1]] += 1
+        self.hits.update((hazard, int(phase)) for hazard, phase in hits(made, result))
+        if result["violation"] is not None:
+            self.violations.append((made.number, result["violation"]))
+
+    def table(self) -> str:
+        """Hits by hazard and phase."""
+        phases = [Phase(phase) for phase in ARMED_PHASES]
+        rows = [["", *(phase.name.lower().replace("_", "-") for phase in phases)]]
+        for hazard, possible in possible_cells().items():
+            rows.append(
+                [hazard, *(str(self.hits[hazard, int(phase)]) if phase in possible else "." for phase in phases)]
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+    def least(self) -> tuple[int, str, Phase]:
+        """The cell with the fewest hits."""
+        return min(
+            (self.hits[hazard, int(phase)], hazard, phase)
+            for hazard, possible in possible_cells().items()
+            for phase in possible
+        )
+
+
+def possible_cells() -> dict[str, list[Phase]]:
+    """Phases in which each hazard of the recipes is injected, in the order of the hazards."""
+    found: dict[str, list[Phase]] = {}
+    for recipe, phase in cells():
+        if phase not in found.setdefault(recipe.hazard, []):
+            found[recipe.hazard].append(phase)
+    return dict(sorted(found.items()))
+
+
+_simulators: list[Simulator] = []
+
+
+def simulator() -> Simulator:
+    """This process's own."""
+    if not _simulators:
+        _simulators.append(Simulator())
+    return _simulators[0]
+
+
+def run_chunk(seed: int, first: int, count: int) -> Tally:
+    """Sessions first to first + count - 1; the first violation ends it."""
+    tally = Tally()
+    for number in range(first, first + count):
+        made = script(seed, number)
+        tally.count(made, made.run(simulator()))
+        if tally.violations:
+            break
+    return tally
+
+
+def _pin(cpus: Any) -> None:
+    """A worker stays on a processor of its own, and leaves Ctrl-C to its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {cpus.get()})
+
+
+def run(
+    seed: int,
+    *,
+    ticks: int | None = None,
+    sessions: int | None = None,
+    jobs: int = 1,
+    tell: Callable[[Tally], object] = lambda tally: None,
+) -> Tally:
+    """Sessions in the order of their numbers until there are so many, or so many ticks, or a violation.
+
+    `tell` is called each time that some more are done. What comes out does not depend on `jobs`.
+    """
+    tally = Tally()
+    starts = itertools.count(0, CHUNK)
+    most = (1 << 62) if sessions is None else sessions
+
+    def chunk(first: int) -> tuple[int, int, int]:
+        return seed, first, min(CHUNK, most - first)
+
+    def done() -> bool:
+        enough = tally.sessions >= most or (ticks is not None and tally.ticks >= ticks)
+        return enough or bool(tally.violations)
+
+    if jobs == 1:
+        while not done():
+            tally.add(run_chunk(*chunk(next(starts))))
+            tell(tally)
+        return tally
+    context = multiprocessing.get_context("spawn")
+    cpus = context.Queue()
+    allowed = sorted(os.sched_getaffinity(0))
+    for k in range(jobs):
+        cpus.put(allowed[k % len(allowed)])
+    with ProcessPoolExecutor(jobs, context, _pin, (cpus,)) as pool:
+        waiting: deque[Future[Tally]] = deque()
+        while not done():
+            while len(waiting) < 3 * jobs:
+                first = next(starts)
+                if first >= most:
+                    break
+                waiting.append(pool.submit(run_chunk, *chunk(first)))
+            tally.add(waiting.popleft().result())
+            tell(tally)
+        for future in waiting:
+            future.cancel()
+    return tally
+
+
+def reproduce(seed: int, number: int) -> str:
+    """The line that runs a session again."""
+    return f"ionto-rt campaign --seed {seed} --session {number}"
+
+
+def _earlier(act: Act, divisor: int) -> Act:
+    return replace(act, after_ticks=act.after_ticks // divisor if divisor else 0)
+
+
+def _shorter(act: Act, divisor: int) -> Act:
+    return replace(act, length_ticks=act.length_ticks // divisor if divisor else 0)
+
+
+def _weaker(act: Act, divisor: int) -> Act:
+    if not math.isfinite(act.value):
+        return act
+    return replace(act, value=act.value // divisor if divisor else 0.0)
+
+
+def shrink(made: Script, invariant: str, most_runs: int = 600) -> Script:
+    """The smallest script found that still violates `invariant`: fewer acts, then earlier, shorter and rounder ones."""
+    runs = 0
+
+    def fails(tried: Script) -> bool:
+        nonlocal runs
+        runs += 1
+        violation = tried.run(simulator())["violation"]
+        return violation is not None and violation["invariant"] == invariant
+
+    def take(tried: Script) -> bool:
+        nonlocal made
+        if runs < most_runs and fails(tried):
+            made = tried
+            return True
+        return False
+
+    count = len(made.acts)
+    while count:
+        at = 0
+        while at < len(made.acts):
+            kept = made.acts[:at] + made.acts[at + count :]
+            if not (kept or len(made.acts) == count) or not take(replace(made, acts=kept)):
+                at += count
+        count //= 2
+    take(replace(made, clock=False))
+    take(replace(made, resumes=True))
+    for at in range(len(made.acts)):
+        for divisor in (0, 16, 2, 2, 2, 2):
+            for change in (_shorter, _earlier, _weaker):
+                smaller = change(made.acts[at], divisor)
+                if smaller != made.acts[at]:
+                    take(replace(made, acts=[*made.acts[:at], smaller, *made.acts[at + 1 :]]))
+    return made
+
+
+def explain(made: Script, violation: Violation) -> str:
+    """A failure for a person: the line that repeats it, what was violated, and the smallest script found."""
+    small = shrink(made, violation["invariant"])
+    seen = small.run(simulator())["violation"]
+    assert seen is not None
+    lines = [
+        f"ionto_rt {ionto_rt.__version__}: {reproduce(made.seed, made.number)}",
+        f"invariant {seen['invariant']} of channel {seen['channel']} at tick {seen['tick']}:"
+        f" {seen['found']:.9g}, allowed {seen['allowed']:.9g}",
+        f"smallest script found ({len(small.acts)} of {len(made.acts)} acts):",
+        *(f"  - {act.words}" for act in small.acts),
+        f"scenario {small.scenario.number}: {small.scenario.words}",
+    ]
+    return "\n".join(lines)
+
+
+def told(made: Script, result: Simulated) -> str:
+    """A session in words: what it was, what happened in it, and what was seen."""
+    lines = [f"session {made.number} of seed {made.seed}, scenario {made.scenario.number}: {made.scenario.words}"]
+    for act, (fired, phase) in zip(made.acts, result["fired"], strict=True):
+        came = "never came" if fired < 0 else f"at tick {fired}, in {Phase(phase).name}"
+        lines.append(f"  - {act.words}: {came}")
+    for what, code, channel, phase, tick in result["seen"]:
+        name = str(code)
+        if what in ("trip", "pause", "resumed"):
+            name = Trip(code).name
+        elif what == "phase":
+            name = Phase(code).name
+        elif what == "end":
+            name = EndReason(code).name
+        lines.append(f"  tick {tick:7} channel {channel} {Phase(phase).name:14} {what} {name}")
+    lines.append(f"{result['ticks']} ticks, {result['rows']} rows, digest {result['digest']:016x}")
+    return "\n".join(lines)

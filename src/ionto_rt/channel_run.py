@@ -298,15 +298,17 @@ class ChannelRun:
         return True
 
     def delivered(self, counters: DeviceCounters | None) -> "Delivered":
-        """What it has delivered in the end, never below the device's count."""
+        """What it has delivered in the end, never below the device's count, of its samples or when it was disarmed."""
         last = self.last
         ledger_c = float(last["delivered_c"]) if last is not None else 0.0
         absolute_c = self.coulombs(int(last["absolute_codes"])) if last is not None else 0.0
+        sampled_c = self.coulombs(int(last["device_charge_codes"])) if last is not None else 0.0
+        absolute_c, most_c = max(absolute_c, abs(sampled_c)), max(ledger_c, self.plan.polarity * sampled_c)
         if counters is not None:
             net_codes, absolute_codes = counters.channel_charges[self.number]
             device_c = self.plan.polarity * self.coulombs(net_codes)
             absolute_c = max(absolute_c, self.coulombs(absolute_codes))
-            return Delivered(max(ledger_c, device_c), absolute_c, ledger_c, device_c, 0.0)
+            return Delivered(max(most_c, device_c), absolute_c, ledger_c, device_c, 0.0)
         unseen_c = 0.0
         if last is not None and last["close_relay"]:
             # Nobody counted what flowed after the last sample: the lease, at the guard's trip level.
@@ -314,7 +316,7 @@ class ChannelRun:
             level_a = abs(float(last["setpoint_a"]))
             trip_a = max(config["guard"]["over_ratio"] * level_a, level_a + config["guard"]["over_margin_a"])
             unseen_c = trip_a * (config["lease_ticks"] + 2) * self.tick_s
-        return Delivered(ledger_c + unseen_c, absolute_c + unseen_c, ledger_c, None, unseen_c)
+        return Delivered(most_c + unseen_c, absolute_c + unseen_c, ledger_c, None, unseen_c)
 
     @property
     def end_reason(self) -> EndReason:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ionto_rt.errors import IontoError, one_line
-from ionto_rt.files import DISK, Files
+from ionto_rt.files import DISK, MOST_FILE_BYTES, Files, read_regular
 
 GENESIS = "0" * 64
 RECOVERED = "recovered"
@@ -130,7 +130,7 @@ def read_events(path: Path, head: str | None = None) -> EventChain:
     `EventError`.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_FILE_BYTES)
     except OSError as error:
         raise EventError(f"{path}: no event log to read ({error.strerror}); give a session's folder") from None
     return check_events(data, head)

@@ -5,10 +5,36 @@ nothing else makes, writes, renames or syncs what belongs to a session's folder.
 seam of its own.
 """
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+
+MOST_FILE_BYTES = 1 << 28
+"""Of a record's files that are read whole: far beyond what a session writes there."""
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file, to read from. OSError for anything else: a pipe would keep its reader waiting."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file. OSError if it is none, is larger, or cannot be read."""
+    too_large = OSError(errno.EFBIG, f"is larger than {most_bytes >> 20} MiB", str(path))
+    with os.fdopen(open_regular(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise too_large
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise too_large
+    return data
 
 
 class Files:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ionto_rt.core.clock import LatencyHistogram, bucket_ends
 from ionto_rt.errors import RefusedError
+from ionto_rt.files import read_regular
 
 COMPRESSED_COOKIE, ENCODED_COOKIE = 0x1C849314, 0x1C849313
 _OUTER = struct.Struct(">II")
@@ -30,6 +31,7 @@ _SIGNIFICANT_DIGITS = 2
 _HIGHEST_NS = (1 << 32) - 1
 _MOST_BYTES = 1 << 20
 _MOST_LINES = 10_000
+_MOST_FILE_BYTES = 1 << 26
 _TAG = re.compile(r"[^\s,]+")
 _LINE = re.compile(r"(?:Tag=([^,]*),)?([0-9.]+),([0-9.]+),([0-9.]+),([A-Za-z0-9+/=]+)")
 _START = re.compile(r"#\[StartTime: ([0-9.]+) ")
@@ -195,7 +197,7 @@ def read_log(path: str | os.PathLike[str]) -> HdrLog:
     """
     started: datetime | None = None
     intervals = []
-    text = Path(path).read_text(encoding="ascii", errors="replace")
+    text = read_regular(Path(path), _MOST_FILE_BYTES).decode("ascii", errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         if number > _MOST_LINES:
             raise RefusedError(f"more than {_MOST_LINES} lines", file=path, remedy="give a latency.hlog")

@@ -250,9 +250,9 @@ class Journal:
                         f"{self.path}: not a journal of this version (version {version}, known {SCHEMA_VERSION}); "
                         + _remedy(out_dir)
                     )
-                found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-                if found != "ok":
-                    raise JournalError(f"{self.path}: damaged ({' '.join(found.split())}); {_remedy(out_dir)}")
+                found = self._damage()
+                if found is not None:
+                    raise JournalError(f"{self.path}: damaged ({_short(found)}); {_remedy(out_dir)}")
                 known = len(self._rows(""))
                 (total,) = self._db.execute("SELECT channels FROM total").fetchone() or (0,)
                 if known != total:
@@ -260,6 +260,14 @@ class Journal:
             except BaseException:
                 self._db.close()
                 raise
+
+    def _damage(self) -> str | None:
+        """What is wrong with the file. An index that lacks a row would forget its charge: indexes are compared too."""
+        tables = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
+        if tables != {made.strip() for made in _SCHEMA.split(";") if made.strip().startswith("CREATE ")}:
+            return "its tables are not a journal's"
+        found = str(self._db.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        return None if found == "ok" else found
 
     def _tables(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
@@ -515,23 +523,30 @@ def _remedy(out_dir: Path) -> str:
     return f"rebuild it from the sessions' folders: ionto-rt sessions {out_dir} --rebuild"
 
 
+def _short(said: object) -> str:
+    """What SQLite says, in one line: of a damaged file it may repeat a page."""
+    return " ".join(str(said).split())[:120]
+
+
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as one line with the remedy."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        # Text that is none is an error of Python's, and has no code.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        # A text that is not UTF-8 is refused by the module, without a code of SQLite's.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code == sqlite3.SQLITE_BUSY:
             raise JournalError(
                 f"{path}: held by another process for more than {BUSY_S:.0f} s; end it, or wait"
             ) from None
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL):
-            raise JournalError(f"{path}: cannot be written ({error}); check permissions and disk space") from None
-        raise JournalError(f"{path}: unusable ({error}); {_remedy(path.parent)}") from None
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        raise JournalError(f"{path}: unusable ({error}); {_remedy(path.parent)}") from None
+            remedy = "check permissions and disk space"
+            raise JournalError(f"{path}: cannot be written ({_short(error)}); {remedy}") from None
+        raise JournalError(f"{path}: unusable ({_short(error)}); {_remedy(path.parent)}") from None
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        # A row whose time is none; and what SQLite says of a damaged file may be bytes of that file.
+        raise JournalError(f"{path}: unusable ({_short(error)}); {_remedy(path.parent)}") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -27,7 +27,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -46,12 +45,12 @@ from typing import Any, Self
 import nanoarrow as na  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
-from nanoarrow.ipc import InputStream, StreamWriter  # type: ignore[import-untyped]
+from nanoarrow.ipc import StreamWriter  # type: ignore[import-untyped]
 
 from ionto_rt.codes import Phase
 from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
-from ionto_rt.files import DISK, Files
+from ionto_rt.files import DISK, MOST_FILE_BYTES, Files, open_regular, read_regular
 from ionto_rt.hazards import threshold
 from ionto_rt.manifest import BEGUN, CLOSED, MANIFEST, Entry, describe, describe_bytes
 from ionto_rt.manifest import encode as encode_manifest
@@ -147,18 +146,12 @@ _ARROW_TYPES = {
     "<f8": na.Type.DOUBLE,
     "<f4": na.Type.FLOAT,
 }
+# What a type of an Arrow schema holds, by its number there, width in bits (precision of a float), and sign.
 _NUMPY_FORMATS = {
-    "c": "|i1",
-    "C": "|u1",
-    "s": "<i2",
-    "S": "<u2",
-    "i": "<i4",
-    "I": "<u4",
-    "l": "<i8",
-    "L": "<u8",
-    "f": "<f4",
-    "g": "<f8",
+    (2, 8 << shift, signed): f"{'|<'[shift > 0]}{'ui'[signed]}{1 << shift}" for shift in range(4) for signed in (0, 1)
 }
+_NUMPY_FORMATS |= {(3, 1, 0): "<f4", (3, 2, 0): "<f8"}
+_MOST_HEADER_BYTES = 1 << 20
 
 Array = npt.NDArray[Any]
 
@@ -217,6 +210,61 @@ def _indirect(data: bytes, position: int | None) -> int:
     return position + int(struct.unpack_from("<I", data, position)[0])
 
 
+def _scalar(data: bytes, kind: str, position: int | None) -> int:
+    """A number of a flatbuffer table, 0 if absent."""
+    return 0 if position is None else int(struct.unpack_from(kind, data, position)[0])
+
+
+def _text(data: bytes, position: int | None) -> str:
+    start = _indirect(data, position)
+    length = _scalar(data, "<I", start)
+    if start + 4 + length > len(data):
+        raise ValueError("a text is cut off")
+    return data[start + 4 : start + 4 + length].decode()
+
+
+def _tables(data: bytes, position: int | None) -> list[int]:
+    """Positions of the tables of a flatbuffer vector; none if it is absent."""
+    if position is None:
+        return []
+    start = _indirect(data, position)
+    count = _scalar(data, "<I", start)
+    if start + 4 + 4 * count > len(data):
+        raise ValueError("a list is cut off")
+    return [_indirect(data, start + 4 + 4 * number) for number in range(count)]
+
+
+@functools.lru_cache(maxsize=16)
+def _schema(header: bytes) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """Columns and metadata of the schema message with this encapsulated header.
+
+    Raises KeyError, ValueError, IndexError or struct.error if it is not one, or of types that telemetry does not have.
+    Not by nanoarrow: it dies of a damaged one.
+    """
+    data = header[8:]
+    message = struct.unpack_from("<I", data, 0)[0]
+    if _scalar(data, "<B", _table_field(data, message, 1)) != 1:
+        raise ValueError("not a schema")
+    schema = _indirect(data, _table_field(data, message, 2))
+    columns = []
+    for field in _tables(data, _table_field(data, schema, 1)):
+        kind = _scalar(data, "<B", _table_field(data, field, 2))
+        of_kind = _indirect(data, _table_field(data, field, 3))
+        if kind == 2:
+            width = _scalar(data, "<i", _table_field(data, of_kind, 0))
+            code = _NUMPY_FORMATS[kind, width, _scalar(data, "<B", _table_field(data, of_kind, 1))]
+        else:
+            code = _NUMPY_FORMATS[kind, _scalar(data, "<h", _table_field(data, of_kind, 0)), 0]
+        columns.append((_text(data, _table_field(data, field, 0)), code))
+    if len(dict(columns)) < len(columns) or not all(name.isprintable() and name for name, _ in columns):
+        raise ValueError("columns without names of their own")
+    metadata = tuple(
+        (_text(data, _table_field(data, pair, 0)), _text(data, _table_field(data, pair, 1)))
+        for pair in _tables(data, _table_field(data, schema, 2))
+    )
+    return tuple(columns), metadata
+
+
 @functools.lru_cache(maxsize=64)
 def _batch_layout(header: bytes, columns: tuple[tuple[str, str], ...]) -> _BatchLayout:
     """Layout of the record batch with this encapsulated message header (continuation, length, flatbuffer metadata).
@@ -257,17 +305,6 @@ def _batch_layout(header: bytes, columns: tuple[tuple[str, str], ...]) -> _Batch
         }
     )
     return _BatchLayout(rows, len(header), dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def _schema(header: bytes) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """Columns and metadata of the schema message with this encapsulated header.
-
-    Raises KeyError, ValueError or RuntimeError if it is not one, or of types that telemetry does not have.
-    """
-    schema = na.c_array_stream(InputStream.from_readable(io.BytesIO(header + END_OF_STREAM))).get_schema()
-    columns = tuple((str(field.name), _NUMPY_FORMATS[field.format]) for field in schema.children)
-    return columns, tuple((key.decode(), value.decode()) for key, value in (schema.metadata or {}).items())
 
 
 class _Sink:
@@ -537,7 +574,7 @@ class Telemetry:
         self._data: mmap.mmap | bytes = b""
         self.whole_bytes = 0
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_regular(path), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size:
                     self._data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
@@ -553,7 +590,7 @@ class Telemetry:
         if len(prefix) < 8:
             return None
         continuation, length = struct.unpack("<II", prefix)
-        if continuation != _CONTINUATION or not 0 < length <= len(self._data) - offset - 8:
+        if continuation != _CONTINUATION or not 0 < length <= min(len(self._data) - offset - 8, _MOST_HEADER_BYTES):
             return None
         return self._data[offset : offset + 8 + length]
 
@@ -563,7 +600,7 @@ class Telemetry:
             return
         try:
             self.columns, metadata = _schema(header)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, IndexError, struct.error) as error:
             raise RecordError(f"{self.path}: not a telemetry file ({error}); give a session's folder") from None
         self.metadata = dict(metadata)
         if vouched is not None:
@@ -752,8 +789,8 @@ def measure_batch(data: memoryview, offset: int, columns: tuple[tuple[str, str],
 def audit_telemetry(path: Path) -> ChainAudit | None:
     """What the chain beside a telemetry file says of it; None without a chain. Both may be damaged in any way."""
     try:
-        chain = path.with_suffix(".sha256").read_bytes()
-        with path.open("rb") as file:
+        chain = read_regular(path.with_suffix(".sha256"), MOST_FILE_BYTES)
+        with os.fdopen(open_regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
     except FileNotFoundError:
@@ -836,7 +873,7 @@ def pretty_json(value: Any) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `RecordError` if it is missing or not one."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path, MOST_FILE_BYTES))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); give a session's folder") from None
     except (ValueError, RecursionError) as error:
@@ -1250,7 +1287,7 @@ class Record:
     def treatment_source(self) -> bytes:
         """The treatment as run, byte for byte."""
         try:
-            return (self.path / TREATMENT).read_bytes()
+            return read_regular(self.path / TREATMENT, MOST_FILE_BYTES)
         except OSError as error:
             raise RecordError(f"{self.path / TREATMENT}: cannot be read ({error.strerror})") from None
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ionto_rt.codes import DeviceStatus
 from ionto_rt.events import RECOVERED, Event, EventError, EventLog, plain, utc_text
+from ionto_rt.files import MOST_FILE_BYTES, open_regular, read_regular
 from ionto_rt.journal import JOURNAL, Ending, Journal, JournalError, JournalRow
 from ionto_rt.manifest import MANIFEST, Entry, decode
 from ionto_rt.manifest import RECOVERED as MANIFEST_RECOVERED
@@ -163,7 +164,7 @@ def _read_back(folder: Path, receipt: dict[str, Any]) -> None:
 def _begun_with(folder: Path) -> list[Entry]:
     """What the manifest has of the files that the session began with: no change since is to be vouched for."""
     path = folder / MANIFEST
-    entries = decode(path.read_bytes()).entries if path.is_file() else {}
+    entries = decode(read_regular(path, MOST_FILE_BYTES)).entries if path.is_file() else {}
     return [entries[name] for name in (TREATMENT, SESSION) if name in entries]
 
 
@@ -382,7 +383,7 @@ def _summary(telemetry: Telemetry | None, channels: int) -> tuple[dict[str, Any]
     }
     if telemetry is None or not len(telemetry):
         return facts, [{"peak_current_ma": 0.0, "peak_voltage_v": 0.0, "last_phase": None}] * channels
-    with telemetry.path.open("rb") as file:
+    with os.fdopen(open_regular(telemetry.path), "rb") as file:
         facts["telemetry_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     ends = []
     for number in range(channels):

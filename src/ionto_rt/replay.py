@@ -1,6 +1,7 @@
 """Replay: the recorded inputs through the same tick again. Every bit of every result must come out as it was recorded.
 
-Within one version of the core that holds on any processor; across versions the first difference is named. Each channel
+Within one version of the core that holds on any processor; across versions the first difference is named: what both
+versions have of columns is compared, and what this one's configuration has beyond the record's is zero. Each channel
 has a controller of its own: what one channel's trip does to the others is in their recorded inputs.
 """
 
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.core.controller import Controller, empty_ticks
+from ionto_rt import __version__
+from ionto_rt.core.controller import TICK_SHA256, Controller, empty_config, empty_segment, empty_ticks
 from ionto_rt.record import Channel, Record, RecordError, Telemetry
 
 CHUNK_ROWS = 4096
@@ -48,7 +50,8 @@ class ReplayResult:
 
     `dropped_bytes` of a cut last batch were left out. `missing` names the first place where the record itself lacks
     rows of the channel that differs (of any channel, if none does); what follows it cannot be replayed, so a difference
-    there is the record's, not the core's. `channels` are the names of the channels.
+    there is the record's, not the core's. `channels` are the names of the channels. `core` is the record's version of
+    the core in words, empty if it is this one; then `unknown` are the columns and fields that only one of the two has.
     """
 
     folder: Path
@@ -57,6 +60,8 @@ class ReplayResult:
     dropped_bytes: int
     missing: str | None
     channels: tuple[str, ...]
+    core: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def identical(self) -> bool:
@@ -67,6 +72,9 @@ class ReplayResult:
     def text(self) -> str:
         """The result in one line."""
         cut = f"; {self.dropped_bytes} bytes of an unfinished batch left out" if self.dropped_bytes else ""
+        if self.core:
+            only = f", not compared: {', '.join(self.unknown)}" if self.unknown else ""
+            cut += f"; recorded by {self.core}, replayed by {core_text(_THIS)}{only}"
         found = self.difference
         if found is None:
             of = f" of {len(self.channels)} channels" if len(self.channels) > 1 else ""
@@ -88,8 +96,10 @@ def replay(folder: Path | str) -> ReplayResult:
     """
     record = Record.open(folder)
     telemetry = record.telemetry()
-    runs = [_ChannelRun(channel) for channel in record.channels]
-    names = _columns(telemetry)
+    core = _other_core(record)
+    unknown: list[str] = []
+    runs = [_ChannelRun(channel, unknown if core else None) for channel in record.channels]
+    names = _columns(telemetry, unknown if core else None)
     compared = 0
     found: Difference | None = None
     for recorded in _chunks(telemetry, len(runs)):
@@ -114,15 +124,44 @@ def replay(folder: Path | str) -> ReplayResult:
         telemetry.dropped_bytes,
         runs[found.channel].missing if found is not None else next(iter(missing), None),
         tuple(channel.name for channel in record.channels),
+        core,
+        tuple(dict.fromkeys(unknown)),
     )
+
+
+_THIS = {"version": __version__, "tick_sha256": TICK_SHA256}
+
+
+def core_text(facts: dict[str, Any]) -> str:
+    """A version of the core in words."""
+    return f"ionto_rt {facts.get('version')} (tick {str(facts.get('tick_sha256'))[:8]})"
+
+
+def _other_core(record: Record) -> str:
+    """The version of the core that recorded, if it is not this one."""
+    facts = record.session.get("core")
+    if not isinstance(facts, dict):
+        return "an earlier ionto_rt, which does not say which" if record.session["format"] == 2 else ""
+    return core_text(facts) if facts.get("tick_sha256") != TICK_SHA256 else ""
+
+
+def _fitted(given: dict[str, Any], names: dict[str, Any], unknown: list[str], where: str = "") -> dict[str, Any]:
+    """`given` with exactly these names, nested alike: what it lacks is zero. `unknown` gets what only one has."""
+    unknown += [f"{where}{name}" for name in (*given, *names) if (name in given) != (name in names)]
+    fitted = {}
+    for name, zero in names.items():
+        value = given.get(name, zero)
+        nested = isinstance(zero, dict) and isinstance(value, dict)
+        fitted[name] = _fitted(value, zero, unknown, f"{where}{name}.") if nested else value
+    return fitted
 
 
 class _ChannelRun:
     """One channel's controller, and what it has found so far."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, unknown: list[str] | None) -> None:
         self.channel = channel
-        self.controller = _controller(channel)
+        self.controller = _controller(channel, unknown)
         self.missing: str | None = None
         self._expected: int | None = None
 
@@ -136,30 +175,38 @@ class _ChannelRun:
             self.missing, self._expected = _find_missing(given, self._expected)
             if self.missing is not None and len(self.channel.record.channels) > 1:
                 self.missing += f" of {self.channel.name}"
-        difference = _compare(given, self.controller.run(given))
+        difference = _compare(given, self.controller.run(given), names)
         if difference is None:
             return None
         return replace(difference, row=int(own[difference.row]))
 
 
-def _controller(channel: Channel) -> Controller:
+def _controller(channel: Channel, unknown: list[str] | None) -> Controller:
+    """The channel's; `unknown` takes what another version's configuration has or lacks, and none of it is refused."""
     config, segments = channel.facts.get("controller"), channel.facts.get("segments")
     if not isinstance(config, dict) or not isinstance(segments, list):
         raise RecordError(f"{channel.where}: controller or segments are missing; restore the file from a copy")
     try:
+        if unknown is not None:
+            config = _fitted(config, empty_config(), unknown)
+            segments = [_fitted(segment, empty_segment(), unknown, "segment.") for segment in segments]
         return Controller(config, segments)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(
             f"{channel.where}: not a configuration of this version of the core ({error}); "
             "replay with the version of the record"
         ) from None
 
 
-def _columns(telemetry: Telemetry) -> tuple[str, ...]:
-    """The columns of the tick; all of them must be in the record."""
+def _columns(telemetry: Telemetry, unknown: list[str] | None) -> tuple[str, ...]:
+    """The columns of the tick; all of them must be in the record, if that is not another version's (`unknown`)."""
     wanted = empty_ticks(0).dtype
     names: tuple[str, ...] = wanted.names or ()
     known = dict(telemetry.columns)
+    if unknown is not None and telemetry.columns:
+        common = tuple(name for name in names if known.get(name) == wanted[name].str)
+        unknown += [name for name in dict.fromkeys((*known, *names)) if name not in common]
+        return common
     for name in names:
         if telemetry.columns and known.get(name) != wanted[name].str:
             raise RecordError(
@@ -197,16 +244,17 @@ def _find_missing(rows: Rows, expected: int | None) -> tuple[str | None, int | N
     return text, int(index[-1]) + 1
 
 
-def _compare(recorded: Rows, replayed: Rows) -> Difference | None:
-    """The first difference of two arrays of struct Tick; both have zeros between their fields."""
+def _compare(recorded: Rows, replayed: Rows, names: tuple[str, ...]) -> Difference | None:
+    """The first difference of two arrays of struct Tick in these columns; both have zeros between their fields."""
+    if len(names) < len(recorded.dtype.names or ()):
+        # What the record does not have is not compared.
+        for name in set(recorded.dtype.names or ()) - set(names):
+            recorded[name] = replayed[name]
     left, right = _bytes(recorded), _bytes(replayed)
     if np.array_equal(left, right):
         return None
     row = int(np.flatnonzero((left != right).any(axis=1))[0])
-    assert recorded.dtype.names is not None
-    terms = tuple(
-        name for name in recorded.dtype.names if recorded[name][row].tobytes() != replayed[name][row].tobytes()
-    )
+    terms = tuple(name for name in names if recorded[name][row].tobytes() != replayed[name][row].tobytes())
     term = terms[0]
     values = recorded[term][row], replayed[term][row]
     texts = [repr(value.item()) for value in values]

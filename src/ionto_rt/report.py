@@ -87,7 +87,7 @@ _LABELS = {
     "session_id": "Session",
     "ended_utc": "Ended (UTC)",
 }
-_NOT_IN_TABLE = frozenset(("alarms", "events", "notes", "channels"))
+_NOT_IN_TABLE = frozenset(("alarms", "alarm_log", "events", "notes", "channels"))
 _AT_A_GLANCE = (
     "name",
     "outcome",
@@ -829,6 +829,7 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
         parts.append(f"<h2>Receipt</h2>{_rows(shown, _LABELS)}")
         if len(record.channels) > 1:
             parts.append(f"<h2>Channels</h2>{_channel_tables(record)}")
+    parts.append(_alarm_table((receipt or {}).get("alarm_log") or []))
     parts += [f"<h2>{title}</h2>{drawing}" for title, drawing in drawings.items()]
     if telemetry is not None and telemetry.dropped_bytes:
         parts.append(f"<div class=note>{telemetry.dropped_bytes} bytes of an unfinished batch are not shown.</div>")
@@ -859,6 +860,35 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
     )
     parts.append("</body></html>\n")
     return "\n".join(parts)
+
+
+def _alarm_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What stood from when to when, and what the operator did about it. Times are those of the session."""
+    if not rows:
+        return ""
+    several = any(row.get("channel") for row in rows)
+    grid = [
+        {
+            "alarm": f"{row.get('title', '')} [{row['hazard']}]" if row.get("hazard") else row.get("title", ""),
+            "priority": str(row.get("priority", "")).lower(),
+            **({"channel": row.get("channel", "")} if several else {}),
+            "raised": _seconds(row.get("raised_s")),
+            "times": row.get("times", 1),
+            "cause gone": _seconds(row.get("gone_s")),
+            "acknowledged": _seconds(row.get("acknowledged_s")),
+            "reset": _seconds(row.get("reset_s")) if row.get("latched") else "clears by itself",
+            "ended": _seconds(row.get("ended_s")) or "stood at the end",
+        }
+        for row in rows
+    ]
+    return f"<h2>Alarms</h2>{_grid(grid)}"
+
+
+def _seconds(seconds: Any) -> str:
+    """A time of the session as minutes and seconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return ""
+    return f"{int(seconds // 60)}:{seconds % 60:06.3f}"
 
 
 def _of_event(record: Record, event: Event) -> str:
@@ -908,7 +938,7 @@ def _details(event: Event) -> dict[str, str]:
     for key, value in event.fields.items():
         name, _, unit = key.rpartition("_")
         known = {"a": "A", "c": "C", "v": "V"}.get(unit)
-        if key in ("advice", "title", "alarm", "channel"):
+        if key in ("advice", "title", "alarm", "channel", "transition", "stops", "cause"):
             continue
         if known is not None and name and isinstance(value, float):
             shown, factor = _READ_UNITS.get(known, (known, 1.0))
@@ -920,7 +950,4 @@ def _details(event: Event) -> dict[str, str]:
 
 def _clock(record: Record, tick: Any) -> str:
     """A tick as minutes and seconds since arming."""
-    if not isinstance(tick, int):
-        return ""
-    seconds = tick * record.tick_s
-    return f"{int(seconds // 60)}:{seconds % 60:06.3f}"
+    return _seconds(tick * record.tick_s) if isinstance(tick, int) else ""

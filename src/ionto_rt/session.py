@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ionto_rt import black_box
+from ionto_rt import __version__, black_box
 from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
@@ -35,6 +35,7 @@ from ionto_rt.codes import (
     Trip,
 )
 from ionto_rt.configuration import FIT, controller_config, device_limits, ticks_of
+from ionto_rt.core.controller import TICK_SHA256
 from ionto_rt.core.loop import Loop
 from ionto_rt.device import DeviceCounters, SessionDevice, new_token
 from ionto_rt.errors import RefusedError
@@ -363,6 +364,7 @@ class Session:
         session: dict[str, Any] = {
             "subject": self.treatment.subject or "",
             "rate_hz": 1.0 / hello.tick_s,
+            "core": {"version": __version__, "tick_sha256": TICK_SHA256},
             "device": {
                 "uri": self.device.uri,
                 "name": hello.name,
@@ -793,6 +795,9 @@ class Session:
                 self._end_soft(SoftAlarm.PAUSE_LEFT, channel.name)
             if channel.derated_long(self._now.time_s):
                 self._raise_soft(SoftAlarm.DERATED_LONG, channel.name)
+        row = self.channels[0].last
+        if row is not None and self._over_s is None:
+            self._hold(SoftAlarm.SUPPLY_WARNING, bool(int(row["status"]) & DeviceStatus.SUPPLY_WARNING))
         self._watch_speaker()
 
     def _grows(self, soft: SoftAlarm, count: int) -> bool:

@@ -20,24 +20,28 @@ from ionto_rt.errors import RefusedError, one_line
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-MAX_BYTES = 1 << 20
-"""Largest file that is read."""
+MAX_BYTES = 1 << 19
+"""Largest file that is read: what Python and pydantic make of it takes hundreds of times as much."""
 MAX_LINE = 2000
 """Longest line, in characters."""
 MAX_DOTS = 50
 """Most dots in a line that is no comment: the time for a dotted key goes with the square of its parts."""
+MAX_DOTS_IN_ALL = 1 << 15
+MAX_ENTRIES = 4096
+"""Most entries of a table or a list: pydantic keeps a report for each that is wrong."""
 
 Location = tuple[str | int, ...]
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _QUOTED_KEY = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'')
+# Possessive: what could be matched otherwise would be kept for each character of a long text.
 _STRING = re.compile(
     r'''
-    """(?:[^"\\]|\\.|"(?!""))*""""{0,2}
-    | \'\'\'(?:[^\']|\'(?!\'\'))*\'\'\'\'{0,2}
-    | "(?:[^"\\]|\\.)*"
-    | \'[^\']*\'
+    """(?:[^"\\]++|\\.|"(?!""))*+""""{0,2}
+    | \'\'\'(?:[^\']++|\'(?!\'\'))*+\'\'\'\'{0,2}
+    | "(?:[^"\\]++|\\.)*+"
+    | \'[^\']*+\'
     ''',
     re.DOTALL | re.VERBOSE,
 )
@@ -74,8 +78,13 @@ def read_source(path: str | os.PathLike[str]) -> bytes:
     finally:
         os.close(descriptor)
     if len(source) > MAX_BYTES:
-        raise RefusedError("is larger than 1 MiB", file=name, remedy="a file of this kind has a few kilobytes")
+        raise _too_large(name)
     return source
+
+
+def _too_large(path: str) -> RefusedError:
+    remedy = "a file of this kind has a few kilobytes"
+    return RefusedError(f"is larger than {MAX_BYTES >> 10} KiB", file=path, remedy=remedy)
 
 
 def format_location(location: Location) -> str:
@@ -228,7 +237,7 @@ class TomlDocument:
         """Parse the bytes of the file called `path`. Raises RefusedError."""
         remedy = "the file must be TOML; see examples/"
         if len(source) > MAX_BYTES:
-            raise RefusedError("is larger than 1 MiB", file=path, remedy="a file of this kind has a few kilobytes")
+            raise _too_large(path)
         if not source.strip():
             raise RefusedError("is empty", file=path, remedy=remedy)
         try:
@@ -239,15 +248,21 @@ class TomlDocument:
         if "\0" in text:
             line = text.count("\n", 0, text.index("\0")) + 1
             raise RefusedError("is a binary file, not text", file=path, line=line, remedy=remedy)
+        dots = 0
         for number, line_text in enumerate(text.split("\n"), start=1):
             if len(line_text) > MAX_LINE:
                 raise RefusedError(
                     f"the line is longer than {MAX_LINE} characters", file=path, line=number, remedy="break it up"
                 )
-            if line_text.count(".") > MAX_DOTS and not line_text.lstrip().startswith("#"):
+            of_line = 0 if line_text.lstrip().startswith("#") else line_text.count(".")
+            dots += of_line
+            if of_line > MAX_DOTS:
                 raise RefusedError(
                     f"the line has more than {MAX_DOTS} dots", file=path, line=number, remedy="a key has at most four"
                 )
+            if dots > MAX_DOTS_IN_ALL:
+                problem = f"has more than {MAX_DOTS_IN_ALL} dots up to this line"
+                raise RefusedError(problem, file=path, line=number, remedy="a key has at most four")
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -261,7 +276,11 @@ class TomlDocument:
             lines = key_lines(text)
         except (RecursionError, ValueError, IndexError):
             lines = {}
-        return cls(path, source, data, lines)
+        document = cls(path, source, data, lines)
+        crowded = _crowded(data)
+        if crowded is not None:
+            raise document.refuse(crowded, f"has more than {MAX_ENTRIES} entries", "write less, or repeat blocks")
+        return document
 
     def line_of(self, location: Location) -> int | None:
         """Line of the key at `location`, or of the nearest table around it; None for the file as a whole."""
@@ -297,6 +316,20 @@ def _holds(value: Any, part: int | str) -> bool:
     if isinstance(value, dict):
         return part in value
     return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _crowded(data: dict[str, Any]) -> Location | None:
+    """The first table or list with more than MAX_ENTRIES entries."""
+    waiting: list[tuple[Location, Any]] = [((), data)]
+    while waiting:
+        location, value = waiting.pop()
+        if not isinstance(value, (dict, list)):
+            continue
+        if len(value) > MAX_ENTRIES:
+            return location
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += [((*location, key), item) for key, item in items if isinstance(item, (dict, list))]
+    return None
 
 
 def _decode_problem(message: str, text: str) -> tuple[str, int | None]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ionto_rt.black_box import BLACK_BOX, is_black_box
 from ionto_rt.events import EventChain, check_events
+from ionto_rt.files import MOST_FILE_BYTES
 from ionto_rt.manifest import CLOSED, MANIFEST, RECOVERED, Damage, Entry, Manifest, decode, describe, locate
 from ionto_rt.record import (
     COULOMB_PER_MAMIN,
@@ -66,6 +67,11 @@ def verify(folder: Path) -> Verification:
     """
     if not any((folder / name).is_file() for name in (SESSION, MANIFEST, EVENTS)):
         raise RecordError(f"{folder}: not a session's folder (no {SESSION}); see `ionto-rt sessions`")
+    strange = [path.name for path in folder.iterdir() if not _readable(path)]
+    if strange:
+        # Nothing of it is opened: a pipe would keep its reader waiting, and a file without an end would fill memory.
+        damage = [Damage(name, 0, 0, "not a file, or one too large to read") for name in sorted(strange)]
+        return Verification([], [str(each) for each in damage], tuple(damage))
     found = _Bytes(folder)
     checked, problems = list(found.checked), [str(damage) for damage in found.damage]
 
@@ -80,6 +86,11 @@ def verify(folder: Path) -> Verification:
         if not problems:
             check("meaning", str(error))
     return Verification(checked, problems, tuple(found.damage))
+
+
+def _readable(path: Path) -> bool:
+    """Whether it is a file, and, unless it is read piece by piece, of a size that a session may have written."""
+    return path.is_file() and (path.suffix == ".arrows" or path.stat().st_size <= MOST_FILE_BYTES)
 
 
 class _Bytes:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS, FAULT_OFF, FAULT_VALUES, OFF, VirtualDevice
+from ionto_rt.files import read_regular
 
 PACINGS = {"real": 1, "host": 2, "lock-step": 4, "both": 5, "all": 7}
 """Bits of the hello: its own clock; answers to the host alone; a virtual clock; the first and the third; all three."""
 STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
 IDLE_MS = 500
+MOST_STATE_BYTES = 1 << 20
 
 
 Fault = tuple[str, float, float] | tuple[str, float, float, int]
@@ -82,10 +84,10 @@ def read_state(path: Path) -> dict[str, Any] | None:
         ValueError: the file is there and is no such memory.
     """
     try:
-        state = json.loads(path.read_text())
+        state = json.loads(read_regular(path, MOST_STATE_BYTES))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         state = None
     if (
         not isinstance(state, dict)
@@ -148,7 +150,10 @@ def make_device(
         **options,
     )
     if memory is not None:
-        device.recall(**{key: value for key, value in memory.items() if key != "serial"})
+        try:
+            device.recall(**{key: value for key, value in memory.items() if key != "serial"})
+        except OverflowError:
+            raise ValueError(f"{path}: counts that no device can have: move it away to start with none") from None
     return device
 
 

@@ -424,3 +424,15 @@ def test_what_a_device_did_replays_to_the_bit(front_end: str) -> None:
     assert {OperatorCommand.TRIM, OperatorCommand.PAUSE, OperatorCommand.RESUME} <= set(rows["operator_command"])
     again = Controller(config, segments).run(rows)
     assert [name for name in rows.dtype.names if again[name].tobytes() != rows[name].tobytes()] == []
+
+
+def test_a_sample_that_comes_again_is_answered_by_the_answer_to_the_newest() -> None:
+    """Found by the campaign: behind each sample a replayed one, and the device refused every command as stale."""
+    config, plan = planned()
+    made = Rig(config, plan.segments)
+    made.run(20)
+    newest, again = made.sample(), {**made.sample(), "index": 3, "nonce": 1234}
+    _, first = made.controller.step(newest, heartbeat=21)
+    row, second = made.controller.step(again, heartbeat=22)
+    assert row["sample_fault"] == SampleFault.REPEATED
+    assert (second["index"], second["nonce"]) == (first["index"], first["nonce"]) == (newest["index"], newest["nonce"])

@@ -75,6 +75,7 @@ def rig(settle: bool = True, **limits: float) -> Rig:
             programme={"polarity": 1.0, "compliance_v": 0.0},
             impedance={"tone_a": 0.0, "open_ticks": 1 << 30},
             guard={**OUT_OF_REACH, **limits},
+            estimates={"floor_a": 1.0},
         ),
         endless(LEVEL * LSB_A),
     )
@@ -375,6 +376,18 @@ def test_h29_what_the_device_did_is_followed_at_once(status: DeviceStatus, trip:
     assert calm(made)
     made.tick(status=DeviceStatus.RELAY_CLOSED | status)
     assert_safe_from_here(made, trip, Action.OFF)
+
+
+@pytest.mark.parametrize("lease_ticks", [20, 80, 100])
+def test_h20_a_command_in_force_for_two_leases_and_what_it_takes_to_act_is_one_too_many(lease_ticks: int) -> None:
+    made = rig(lease_us=1000 * lease_ticks)
+    stands = made.index
+    held = {"applied_index": stands, "applied_code": LEVEL, "current_code": LEVEL, "redundant_code": LEVEL}
+    while made.index - stands < 2 * lease_ticks + 2:
+        made.tick(**held)
+    assert calm(made)
+    made.tick(**held)
+    assert_safe_from_here(made, Trip.OUTPUT_MISMATCH, Action.OFF)
 
 
 CLOSED = DeviceStatus.RELAY_CLOSED
@@ -921,3 +934,27 @@ def test_h54_off_is_off_whichever_limit_is_corrupt(name: str) -> None:
         assert made.trips() == [Trip.LIMITS_CORRUPT]
         assert [row["output_code"] for row in made.rows[-20:]] == [0] * 20
         assert not any(row["close_relay"] for row in made.rows[-20:])
+
+
+@pytest.mark.parametrize("name", ["output_code_max", "output_code_min"])
+def test_h54_a_range_of_output_codes_without_zero_is_off_at_once(name: str) -> None:
+    """One flipped bit, and the guard's own bound would send the other end of the range."""
+    made = rig()
+    table = memory_of(made.controller, "guard")
+    table[getattr(struct("GuardLimits"), name).offset + 3] ^= 0x80
+    row = made.tick()
+    assert (row["trip"], row["action"], row["output_code"], row["close_relay"]) == (
+        Trip.LIMITS_CORRUPT,
+        Action.OFF,
+        0,
+        0,
+    )
+
+
+def test_h54_a_ramp_down_with_a_corrupt_slope_never_rises() -> None:
+    made = rig(session_ticks=SETTLED_TICKS)
+    made.run(20)
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    memory_of(made.controller, "guard")[struct("GuardLimits").stop_slope_codes.offset + 7] ^= 0x80
+    before = made.rows[-1]["output_code"]
+    assert made.tick()["output_code"] <= before

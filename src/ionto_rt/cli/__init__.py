@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": ("records", "Check a session's record against itself."),
     "latency": ("latency", "Measure wake-up jitter and round trip on this host."),
     "sounds": ("sounds", "Write the alarm signals as WAV files and describe them."),
+    "campaign": ("campaign", "Run sessions under seeded faults and check every invariant."),
     "certify": ("certify", "State where the regulation is stable, try it and prove it."),
 }
 """Name: module in this package that holds the command, and the line that lists it."""

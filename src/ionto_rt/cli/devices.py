@@ -49,8 +49,8 @@ VIRTUAL_HELP = {
     "cpu": "Processor to stay on.",
     "round-trip": "JSON file for the times from a sample's write to the read of the command that answers it.",
     "fault": "What goes wrong, and when in seconds of armed time: open@60, close@61, short@60, area=0.5@60, "
-    "return-area=0.5@60, unplug@60, stall@60+0.02, stuck@60, peel=120@60 (the pad comes off over 120 s), dry=8@60 (its "
-    "series resistance grows by 8 % a minute), loose=5@60 (the lead opens 5 times a minute for up to 0.1 s), "
+    "return-area=0.5@60, unplug@60, stall@60+0.02, stuck@60, peel=120@60 (the pad comes off over 120 s), dry=8@60 "
+    "(its series resistance grows by 8 % a minute), loose=5@60 (the lead opens 5 times a minute for up to 0.1 s), "
     "leak=100000@60 (ohm between the leads), redox=60@60 (the electrode's potential goes 1.2 V against the current "
     "within 60 s), breakdown=20@60 (the skin conducts 20 times as well), rising=3@60 (its resistance grows by 3 % a "
     "second), crosstalk=50000@60 (ohm to the next channel), hum=500@60 (mV of mains), gain=1.05@60, polarity@60 and "
@@ -59,8 +59,9 @@ VIRTUAL_HELP = {
     " adc-flat=1@60 (current readings; flat: 1 the first, 2 the second, 3 both), hot@60, stop-button=0.5@60 (held for"
     " 0.5 s), leakage@60, supply-warning@60, supply-low@60, speaker@60, post-fail@0, clock=1.02@60 (its periods are "
     "so many times as long as it says), lie-limits@0, identity@60, absurd=15@0 (a field of the hello that cannot be, "
-    "1 to 21), flood=100@60 (frames a period), repeat@60 and replayed@60 (samples again, or old ones). 2:open@60 is "
-    "on channel 2. hot=off@70 ends what can be ended. May be given several times.",
+    "1 to 21), flood=100@60 (frames a period), deaf=0.3@60 (commands are not heard for 0.3 s), lease-stuck@60 (no "
+    "lease runs out), repeat@60 and replayed@60 (samples again, or old ones). 2:open@60 is on channel 2. hot=off@70 "
+    "ends what can be ended. May be given several times.",
 }
 _CHOICES = {
     "skin": SKINS,

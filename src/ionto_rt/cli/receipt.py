@@ -78,6 +78,9 @@ def _whole_lines(
     yield "trips", ", ".join(map(str, receipt["trips"])) or "none"
     for alarm in dict.fromkeys(alarms):
         yield "alarm" if alarm == alarms[0] else "", alarm
+    left = [str(row["title"]) for row in receipt.get("alarm_log", []) if row["latched"] and row["ended_s"] is None]
+    if left:
+        yield "", f"not reset by the operator: {'; '.join(left)}"
 
 
 def _channel_lines(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -209,7 +212,6 @@ def _count(dose_mamin: float | None) -> str:
 
 def _faults(receipt: Mapping[str, Any]) -> str:
     return f"{receipt['gaps']} lost, {receipt['late']} late"
-
 
 
 def _time_text(time_us: float) -> str:

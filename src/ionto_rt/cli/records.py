@@ -165,8 +165,8 @@ def verify_command(session: str) -> int:
 @click.option("--all", "whole", is_flag=True, help="Every frame, and not only those around the trip.")
 @click.option("--json", "as_json", is_flag=True, help="Print each frame as one JSON object.")
 def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
-    """Print the black boxes of SESSION (a folder, or `latest`): frames both ways, from 2 s before a trip until the output
-    was off.
+    """Print the black boxes of SESSION (a folder, or `latest`): frames both ways, from 2 s before a trip until the
+    output was off.
 
     Exit code 0 if there is one, 1 if not.
     """

@@ -34,7 +34,11 @@ cdef enum ActKind:
     ACT_LIMITS = 9              # bit value of the guard's limits turns over
     ACT_NOT_FINITE = 10         # a NaN in the state; code: FINITE_*
     ACT_LEDGER = 11             # one code is added to the host's sum: a planted defect, for tests of the campaign
-    ACT_KINDS = 12
+    ACT_FOREIGN = 12            # a second host, without the token, writes to the device
+    ACT_REVERSE = 13            # the programme's polarity turns over in memory
+    ACT_DEVICE_COUNT = 14       # value is added to the device's count of charge
+    ACT_MARK = 15               # nothing: the hazard is in the scenario
+    ACT_KINDS = 16
 
 cdef enum:
     FINITE_REGULATOR = 0
@@ -81,7 +85,8 @@ cdef enum Invariant:
     PAUSE_TIME = 19
     SETPOINT = 20
     COMMAND = 21
-    INVARIANTS = 22
+    OTHERS = 22
+    INVARIANTS = 23
 
 cdef struct Act:
     int32_t kind                # ActKind
@@ -165,6 +170,7 @@ cdef struct Watch:
     uint64_t noted              # bits of SeenKind noted in this phase
     int64_t limits_spoilt
     int64_t not_finite
+    int64_t reversed_at
     # truth
     double before_a
     double before2_a
@@ -215,6 +221,9 @@ cdef struct Campaign:
     int32_t wire_faulted        # any fault of wire or host has been in force
     int32_t plant_faulted
     int32_t reading_faulted     # readings or counts no longer tell the truth
+    int32_t crossed             # another channel's current reaches this one's skin
+    int32_t fallen              # the first channel that ended short by itself; -1: none
+    uint64_t fallen_row
     uint64_t lost_before
     # what it runs on
     LoopState* loop

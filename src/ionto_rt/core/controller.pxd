@@ -52,6 +52,7 @@ cdef struct ControllerState:
     double hum_a                # rms of the mains in the current of the last block
     double loop_gain            # 1, halved for each hunting
     ImpedanceState sentinel     # of the active site alone, by the sentinel electrode's voltage
+    uint16_t last_nonce         # of the last good sample
 
 cdef void controller_start(ControllerState* controller) noexcept nogil
 # One tick. *row receives every input and every term; *command is what must be sent.

@@ -79,6 +79,8 @@ cdef enum FaultKind:
     FAULT_FLOOD = 37            # value COUNTERS frames ahead of each sample
     FAULT_REPEAT = 38           # each sample is sent twice
     FAULT_REPLAYED = 39         # each sample is followed by one from when the fault began
+    FAULT_DEAF = 40             # commands of the next value seconds are not heard
+    FAULT_LEASE_STUCK = 41      # no lease runs out
 
 cdef enum:
     ABSURD_CLAIMS = 21
@@ -206,6 +208,8 @@ cdef struct VirtualDeviceState:
     uint32_t flood
     int32_t repeat
     int32_t replayed
+    uint64_t deaf_until
+    int32_t lease_stuck
     size_t old_length           # of the sample that is replayed; 0: the next one will be it
     uint8_t old[1024]
     int32_t unplugged

@@ -1,0 +1,164 @@
+"""The campaign: its quick slice holds, it repeats to the bit, and it finds and shrinks what is planted."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ionto_rt.campaign import (
+    ARMED_PHASES,
+    CHUNK,
+    Act,
+    Draw,
+    Script,
+    Tally,
+    explain,
+    hits,
+    possible_cells,
+    reproduce,
+    run,
+    run_chunk,
+    scenario,
+    script,
+    shrink,
+    simulator,
+)
+from ionto_rt.cli.campaign import campaign_command
+from ionto_rt.codes import OperatorCommand, Phase, Trip
+from ionto_rt.core.campaign import ACT_NAMES
+from ionto_rt.core.virtual_device import FAULT_KINDS
+from ionto_rt.hazards import hazards
+from ionto_rt.testing.whole import run_whole
+
+QUICK_SEED = 1
+QUICK_SESSIONS = 1500
+
+
+def test_in_the_quick_slice_every_invariant_holds() -> None:
+    tally = run(QUICK_SEED, sessions=QUICK_SESSIONS)
+    print(tally.table())
+    failures = [f"{reproduce(QUICK_SEED, number)}: {violation}" for number, violation in tally.violations]
+    assert not failures
+    assert tally.sessions == QUICK_SESSIONS
+    assert tally.ticks > 5000 * QUICK_SESSIONS
+
+
+@pytest.mark.parametrize("first", [0, 8, 16, 24])
+def test_in_the_quick_slice_whole_sessions_leave_what_is_true(first: int, tmp_path: Path) -> None:
+    """Receipt, journal, log, record and replay of sessions with everything in them."""
+    for number in range(first, first + 8):
+        made = run_whole(QUICK_SEED, number, tmp_path / str(number))
+        assert not made.problems, made.words
+
+
+def test_its_result_does_not_depend_on_the_number_of_processes() -> None:
+    alone, shared = run(7, sessions=2 * CHUNK + 5), run(7, sessions=2 * CHUNK + 5, jobs=2)
+    assert alone == shared
+    assert alone.sessions == 2 * CHUNK + 5
+
+
+def test_a_session_repeats_to_the_bit_and_seeds_differ() -> None:
+    once, again = (script(3, 40).run(simulator()) for _ in range(2))
+    assert repr(once) == repr(again)
+    assert script(4, 40).run(simulator())["digest"] != once["digest"]
+
+
+def test_until_so_many_ticks_means_whole_chunks_in_order() -> None:
+    whole = run(7, ticks=1)
+    assert whole.sessions == CHUNK
+    assert whole == run_chunk(7, 0, CHUNK)
+
+
+def planted(number: int) -> Script:
+    """A session with everything that can go wrong but for the end of it, and one code added to the host's ledger."""
+    quiet = Script(0, number, scenario(number), 1)
+    acts = [
+        Act("operator", int(OperatorCommand.TRIM), Phase.TREATMENT, 0, 40, 0, 1e-5),
+        Act("host-sleeps", 0, Phase.RAMP_UP, 0, 20, 0, 2.0),
+        Act("device", FAULT_KINDS.index("leak"), Phase.TREATMENT, 0, 30, 0, 1e6),
+        Act("ledger", 0, Phase.TREATMENT, 0, 60),
+        Act("heartbeat-stops", 0, Phase.TREATMENT, 0, 10, 500),
+        Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, 0, 90),
+    ]
+    return replace(quiet, acts=acts)
+
+
+def test_a_planted_defect_is_found_in_its_tick_and_shrunk_to_itself() -> None:
+    made = planted(1)
+    result = made.run(simulator())
+    violation = result["violation"]
+    assert violation is not None
+    assert violation["invariant"] == "ledger"
+    assert abs(violation["found"] - violation["allowed"]) == 65536
+    assert violation["tick"] - result["fired"][3][0] <= 1
+    small = shrink(made, "ledger")
+    assert small.acts == [Act("ledger", 0, Phase.TREATMENT, 0, 0)]
+    text = explain(made, violation)
+    assert reproduce(made.seed, made.number) in text.splitlines()[0]
+    assert "smallest script found (1 of 6 acts):" in text
+
+
+def test_a_session_without_faults_delivers_and_says_nothing() -> None:
+    for number in range(4):
+        made = Script(0, number, scenario(number), number)
+        result = made.run(simulator())
+        assert result["violation"] is None
+        assert not [seen for seen in result["seen"] if seen[0] in ("trip", "pause")]
+
+
+@pytest.mark.parametrize("name", [name for name in ACT_NAMES if name not in ("ledger", "heartbeat-wrong")])
+def test_every_kind_of_act_is_drawn(name: str) -> None:
+    assert any(act.kind == name for number in range(2000) for act in script(1, number).acts)
+
+
+def test_cells_are_hazards_of_the_table_in_phases_in_which_they_can_occur() -> None:
+    for hazard, phases in possible_cells().items():
+        assert {phase.name for phase in phases} <= set(hazards()[hazard].phases), hazard
+
+
+def test_a_hit_needs_the_injection_and_its_sight() -> None:
+    made = next(
+        made
+        for made in (script(1, number) for number in range(1000))
+        if made.focus is not None and made.focus[0].hazard == "H56"
+    )
+    result = made.run(simulator())
+    assert hits(made, result) == [("H56", made.focus[1] if made.focus else None)]
+    blind = {**result, "seen": [seen for seen in result["seen"] if seen[:2] != ("trip", int(Trip.OPERATOR_STOP))]}
+    assert hits(made, blind) == []  # type: ignore[arg-type]
+    assert hits(made, {**result, "fired": [(-1, -1)]}) == []  # type: ignore[typeddict-item]
+
+
+def test_numbers_drawn_are_the_same_everywhere() -> None:
+    draw = Draw(1, 2)
+    assert [draw.word() >> 32 for _ in range(3)] == [Draw(1, 2).word() >> 32, *[d for d in _after(Draw(1, 2), 2)]]
+    assert Draw(1, 2).word() != Draw(2, 1).word()
+
+
+def _after(draw: Draw, count: int) -> list[int]:
+    draw.word()
+    return [draw.word() >> 32 for _ in range(count)]
+
+
+def test_the_table_has_every_hazard_and_phase() -> None:
+    lines = Tally().table().splitlines()
+    assert len(lines) == 1 + len(possible_cells())
+    assert all(len(re.split(r"\s+", line.strip())) >= len(ARMED_PHASES) for line in lines)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "campaign.json"
+    result = CliRunner().invoke(
+        campaign_command, ["--sessions", "20", "--jobs", "1", "--out", str(out)], standalone_mode=False
+    )
+    assert result.return_value == 0, result.output
+    assert "every invariant held" in result.output
+    written = json.loads(out.read_text())
+    assert written["sessions"] == 20
+    assert written["digest"] in result.output
+    one = CliRunner().invoke(campaign_command, ["--session", "5"], standalone_mode=False)
+    assert one.return_value == 0
+    assert "every invariant held" in one.output
