@@ -24,6 +24,7 @@ def in_real_time(
         rows = done.rows
         shown = np.flatnonzero((rows[kind] != 0) & (device_time_s(rows) > at_s))
         assert f"[{hazard}]" in " ".join(done.receipt["alarms"]), done.receipt["reason"]
+        assert len(shown), done.receipt["reason"]
         row = int(shown[0])
         responded_s = float(device_time_s(rows)[row]) + float(rows["host_late_us"][row]) * 1e-6
         response(hazard, at_s, responded_s, real_time=True)
