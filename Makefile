@@ -6,6 +6,9 @@ PREFIX ?= $(HOME)/.local
 VENV := .venv
 BIN := $(VENV)/bin
 TREATMENT ?= examples/dexamethasone-40.toml
+# Tests of what runs in more than one thread: the loop, its rings, recorder and sessions in real time.
+THREADED := $(addprefix tests/,core/test_loop.py core/test_ring_and_clock.py core/test_host_thread.py test_recorder.py \
+	test_session.py test_session_channels.py test_several_sessions.py test_host_pacing.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
@@ -83,13 +86,19 @@ coverage: $(VENV)/.test ## line coverage of Python and Cython sources, in build/
 		-m 'not slow' --timeout 0
 	cd build/coverage && $(CURDIR)/$(BIN)/coverage html --quiet && $(CURDIR)/$(BIN)/coverage report
 
-sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour sanitizers (slow)
+sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour sanitizers, what has threads under the thread sanitizer (slow)
 	$(call copy_tree,sanitize)
 	cd build/sanitize && IONTO_RT_SANITIZE=address,undefined $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/sanitize && PYTHONPATH=$(CURDIR)/build/sanitize/src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
 		$(CURDIR)/$(BIN)/python -m pytest tests -m 'not slow'
+	$(call copy_tree,threads)
+	cd build/threads && IONTO_RT_SANITIZE=thread IONTO_RT_OPTIMIZE=-O1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/threads && PYTHONPATH=$(CURDIR)/build/threads/src \
+		TSAN_OPTIONS=exitcode=66:suppressions=$(CURDIR)/tests/tsan.supp:log_path=$(CURDIR)/build/threads/race \
+		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libtsan.so))" $(CURDIR)/$(BIN)/python -m pytest $(THREADED)
+	@! cat build/threads/race.* 2>/dev/null
 
 fuzz: $(VENV)/.fuzz build ## libFuzzer on the wire and a device, atheris on the Python readers; FUZZ='--seconds 60 TARGET…'
 	$(call copy_tree,fuzz)

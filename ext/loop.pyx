@@ -63,6 +63,7 @@ cdef extern from *:
     static inline uint64_t load_u64(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline uint32_t load_u32(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline void store_u32(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
+    static inline void store_i32(int32_t *at, int32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
     static inline void raise_i32(int32_t *at, int32_t value) {
         int32_t seen = __atomic_load_n(at, __ATOMIC_ACQUIRE);
         while (seen < value
@@ -80,6 +81,7 @@ cdef extern from *:
     uint64_t load_u64(const uint64_t* at) nogil
     uint32_t load_u32(const uint32_t* at) nogil
     void store_u32(uint32_t* at, uint32_t value) nogil
+    void store_i32(int32_t* at, int32_t value) nogil
     void raise_i32(int32_t* at, int32_t value) nogil
     void touch(void* memory, size_t length) nogil
 
@@ -234,7 +236,7 @@ cdef void send_commands(LoopState* loop) noexcept nogil:
     loop.timing.phase_ns[LOOP_PHASE_WRITE] = timed_ns(loop) - encoded_ns
     if written < 0 and written != -ETIMEDOUT:
         loop.error = <int32_t>-written
-        loop.status = LOOP_DEVICE_LOST
+        store_i32(&loop.status, LOOP_DEVICE_LOST)
         return
     loop.sent += 1
 
@@ -312,7 +314,7 @@ cdef bint await_samples(LoopState* loop, uint64_t* read_ns) noexcept nogil:
             count = loop.port.read(loop.port.context, loop.bytes, READ_BYTES, 20000)
         if count < 0:
             loop.error = <int32_t>-count
-            loop.status = LOOP_DEVICE_LOST
+            store_i32(&loop.status, LOOP_DEVICE_LOST)
             return False
         loop.pending = <uint32_t>count
         loop.parsed = 0
@@ -328,7 +330,7 @@ cdef bint await_samples(LoopState* loop, uint64_t* read_ns) noexcept nogil:
     if loop.silent_since_ns == 0:
         loop.silent_since_ns = now_ns
     elif now_ns - loop.silent_since_ns > loop.silence_us * 1000:
-        loop.status = LOOP_DEVICE_SILENT
+        store_i32(&loop.status, LOOP_DEVICE_SILENT)
     return False
 
 
@@ -358,7 +360,7 @@ cdef void run_device_paced(LoopState* loop, uint64_t last) noexcept nogil:
         send_commands(loop)
         close_answer(loop, read_ns)
         if loop.status == LOOP_RUNNING and loop.ending > ENDING_TICKS:
-            loop.status = LOOP_ENDED
+            store_i32(&loop.status, LOOP_ENDED)
 
 
 cdef void sleep_until(uint64_t until_ns) noexcept nogil:
@@ -386,7 +388,7 @@ cdef void run_host_paced(LoopState* loop, uint64_t last) noexcept nogil:
             memset(&loop.timing, 0, sizeof(loop.timing))
             send_commands(loop)
             if loop.ending > ENDING_TICKS and loop.status == LOOP_RUNNING:
-                loop.status = LOOP_ENDED
+                store_i32(&loop.status, LOOP_ENDED)
                 break
         else:
             late_ns = 0
@@ -611,7 +613,7 @@ cdef class Loop:
             if self.state.descriptor.fd >= 0 and not self.state.abandoned:
                 port_open_reading(&self.state.descriptor)
             if self.state.abandoned:
-                self.state.status = LOOP_DEVICE_LOST
+                store_i32(&self.state.status, LOOP_DEVICE_LOST)
             status = loop_run(self.state, ticks)
             port_close_reading(&self.state.descriptor)
         return STATUSES[status]
@@ -620,7 +622,7 @@ cdef class Loop:
         """In a forked child: whatever it has of the device's port leads nowhere, and its copy of the loop is dead."""
         cdef int nowhere
         self.state.abandoned = 1
-        self.state.status = LOOP_DEVICE_LOST
+        store_i32(&self.state.status, LOOP_DEVICE_LOST)
         port_close_reading(&self.state.descriptor)
         if self.state.descriptor.fd >= 0:
             nowhere = c_open("/dev/null", O_RDWR)
@@ -680,7 +682,7 @@ cdef class Loop:
     @property
     def status(self) -> str:
         """As `run` returns it, readable while the loop runs in another thread."""
-        return STATUSES[self.state.status]
+        return STATUSES[load_i32(&self.state.status)]
 
     @property
     def error(self) -> str:
