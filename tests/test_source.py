@@ -19,7 +19,10 @@ from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "src/ionto_rt/core"
-STAGES = ["wire", "impedance", "contact_area", "recursive", "programme", "regulator", "guard", "guard_estimates", "ledger"]
+STAGES = [
+    "wire", "impedance", "contact_area", "recursive", "programme",
+    "regulator", "guard", "guard_estimates", "ledger",
+]
 BARE_REGULATOR = {
     "predictive": {"types", "elementary"},
     "probe": {"types", "elementary"},
