@@ -81,6 +81,8 @@ cdef void pause_and_retry(GuardState* state, const GuardLimits* limits, int32_t 
     if state.pause == TRIP_NONE:
         pause(state, cause, 1 if state.retried >= limits.retries else 0)
         state.retried += 1
+
+
 cdef inline uint32_t mix(uint32_t x) noexcept nogil:
     """A permutation in which each bit depends on all."""
     x = (x ^ (x >> 16)) * <uint32_t>0x7FEB352D

@@ -238,9 +238,9 @@ class _Bytes:
                 size = self.size(TELEMETRY_CHAIN)
                 self.wrong(TELEMETRY_CHAIN, self._line_starts()[-1], size, "its last line was changed")
         elif not self.closed and not told:
-            if found.torn and not found.beyond:
-                start = self._line_starts()[-1]
-                self.wrong(TELEMETRY_CHAIN, start, self.size(TELEMETRY_CHAIN), "its last line is half written")
+            if found.torn:
+                what = "its last line is half written, or was changed"
+                self.wrong(TELEMETRY_CHAIN, self._line_starts()[-1], self.size(TELEMETRY_CHAIN), what)
             if found.beyond and not is_running(self.folder):
                 where = f"{found.beyond} batches from byte {found.covered} on are not in {TELEMETRY_CHAIN}"
                 self.wrong(TELEMETRY, found.covered, size, where)
