@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_at_once_and_ends_the_session_after_thirty_seconds(t
     def free() -> None:
         disk.full = False
 
-    session, receipt = run(tmp_path, "sim:", 60.0, {5.0: fill, 36.0: free}, disk, speed="max")
+    session, receipt = run(tmp_path, "sim:", 60.0, {5.0: fill, 35.4: free}, disk, speed="max")
     assert receipt["outcome"] == "faulted" and "[H38]" in receipt["reason"]
     assert alarms(session) == ["record-behind", "ring-overflow", "record-stopped"]
     behind, overflow, _ = events(session, "alarm")

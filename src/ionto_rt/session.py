@@ -839,10 +839,10 @@ class Session:
             self._end_soft(SoftAlarm.RECORD_BEHIND)
         if (
             self.loop.status == "running"
-            and self._now_s() - recorder.written_at_s > STALL_MOST_S
+            and self._now_s() - recorder.written_at_s > STALL_MOST_S - 2.0 * SERVICE_S
             and not self._unrecorded
         ):
-            # The reservation in the journal covers no more.
+            # The reservation in the journal covers no more than STALL_MOST_S; the next visit may come late by one.
             self._unrecorded = True
             self._raise_soft(SoftAlarm.RECORD_STOPPED, problem=recorder.problem)
             self.stop()

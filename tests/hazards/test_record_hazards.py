@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli_support import treatment
@@ -17,21 +18,26 @@ from responses import Response
 def test_h38_record_cannot_be_written(tmp_path: Path, response: Response, at_s: float) -> None:
     """From the last row that is on disk, to the ramp down."""
     disk = FullDisk()
+    last_written_s = float("nan")
 
     def fill(running: Session) -> None:
+        nonlocal last_written_s
         disk.full = True
+        last_written_s = running._recorder.written_at_s
 
     def free(running: Session) -> None:
         disk.full = False
 
     done = session(
         tmp_path, current="1 mA", hold="60 s", uri="sim:", files=disk, whole=False,
-        acts={at_s: fill, at_s + 31.0: free},
+        acts={at_s: fill, at_s + 30.4: free},
     )  # fmt: skip
     assert done.receipt["outcome"] == "faulted" and "[H38]" in done.receipt["reason"]
-    alarms = done.events("alarm")
-    assert [alarm["alarm"] for alarm in alarms] == ["record-behind", "ring-overflow", "record-stopped"]
-    response("H38", at_s, (alarms[-1]["tick"] + 1) * 1e-3, through="file")
+    assert [alarm["alarm"] for alarm in done.events("alarm")] == ["record-behind", "ring-overflow", "record-stopped"]
+    time_s, current_a = done.truth["device_time_s"], np.abs(done.truth["current_a"])
+    begun = np.flatnonzero((current_a < 0.98e-3) & (time_s > at_s + 5.0))[0]
+    assert current_a[begun - 100] > 0.98e-3
+    response("H38", last_written_s, float(time_s[begun]), through="file")
 
 
 def test_h38_no_session_starts_where_nothing_can_be_written(tmp_path: Path, response: Response) -> None:
