@@ -19,14 +19,13 @@ from ionto_rt.core.loop cimport LOOP_DEVICE_SILENT, LOOP_ENDED, OperatorRequest,
 from ionto_rt.core.ring cimport Ring, ring_close, ring_open, ring_push
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
-    END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, EVENT_BAD_SAMPLE, EVENT_CONTACT,
-    EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE,
-    ON_TRIP_STOP, OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK,
-    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD,
-    STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN,
-    TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_LEASE_LAPSED,
-    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP, TRIP_SESSION_TIME, TRIP_STALE_DATA, Calibration, Port, Segment,
-    Tick,
+    END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, EVENT_ADVICE, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
+    EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE, ON_TRIP_STOP,
+    OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK, PHASE_PAUSE, PHASE_RAMP_DOWN,
+    PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD, STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
+    STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT,
+    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_LEASE_LAPSED, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP,
+    TRIP_SESSION_TIME, TRIP_STALE_DATA, TRIP_UNDER_CURRENT, Calibration, Port, Segment, Tick,
 )
 from ionto_rt.core.virtual_device cimport (
     DEVICE_ARMED, DEVICE_IDLE, FAULT_CROSSTALK, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel,
@@ -47,12 +46,11 @@ ACT_NAMES = (
 )
 SEEN_NAMES = (
     "phase", "trip", "pause", "end", "limited", "contact-lost", "gap", "bad-sample", "status", "late", "device-off",
-    "resumed", "loop", "refused", "bad-frames",
+    "resumed", "loop", "refused", "bad-frames", "advice",
 )
 
 cdef double FLOOR_A = 1e-9      # an open relay lets flow exactly nothing
 cdef double SILENT_S = 0.5
-cdef double PATIENCE_VISITS = 8
 
 
 cdef inline uint64_t draw(uint64_t* noise) noexcept nogil:
@@ -370,6 +368,11 @@ cdef void check_guard(Campaign* c, Watch* w, const Tick* row, const GuardLimits*
     else:
         w.over_run = 0
 
+    # What the safe ramp down itself does to the current is no finding.
+    if (row.pause != w.pause and w.action >= ACTION_RAMP_DOWN
+            and (row.pause == TRIP_HUNTING or row.pause == TRIP_UNDER_CURRENT)):
+        violate(c, GUARD_EARLY, row.channel, row.pause, 0.0)
+
     if w.limits_spoilt >= 0:
         # Whatever the limits say now: within the second in which they are verified it is off.
         if <int64_t>c.tick - w.limits_spoilt > 1000 + 2 * 255 and row.action != ACTION_OFF and w.action != ACTION_OFF:
@@ -467,7 +470,7 @@ cdef void check_event(Campaign* c, Watch* w, const Tick* row) noexcept nogil:
     cdef const Tick* told
     cdef uint32_t due = 0
     cdef uint32_t watched = (EVENT_PHASE | EVENT_TRIP | EVENT_PAUSE | EVENT_END | EVENT_CONTACT | EVENT_LIMITED
-                             | EVENT_GAP | EVENT_BAD_SAMPLE | EVENT_STATUS)
+                             | EVENT_ADVICE | EVENT_GAP | EVENT_BAD_SAMPLE | EVENT_STATUS)
     if row.phase != w.phase:
         due |= EVENT_PHASE
     if row.trip != w.trip or (row.action >= ACTION_RAMP_DOWN and row.action != w.action):
@@ -480,6 +483,8 @@ cdef void check_event(Campaign* c, Watch* w, const Tick* row) noexcept nogil:
         due |= EVENT_CONTACT
     if row.limited != w.limited:
         due |= EVENT_LIMITED
+    if row.advice != w.advice:
+        due |= EVENT_ADVICE
     if row.lost_ticks:
         due |= EVENT_GAP
     if row.sample_fault != SAMPLE_GOOD:
@@ -509,6 +514,8 @@ cdef void note_row(Campaign* c, Watch* w, const Tick* row) noexcept nogil:
         note(c, SEEN_END, row.end_reason, channel, w.phase)
     if row.limited and not w.limited:
         note_once(c, w, SEEN_LIMITED, 1, channel)
+    if row.advice & ~w.advice:
+        note(c, SEEN_ADVICE, <int32_t>(row.advice & ~w.advice), channel, w.phase)
     if row.contact == CONTACT_LOST and w.contact != CONTACT_LOST:
         note_once(c, w, SEEN_CONTACT_LOST, 1, channel)
     if row.lost_ticks:
@@ -587,6 +594,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     w.end_reason = row.end_reason
     w.contact = row.contact
     w.limited = row.limited
+    w.advice = row.advice
     w.stop = row.stop
     w.segment = row.segment
     w.close_relay = row.close_relay
@@ -704,7 +712,7 @@ cdef void one_period(Campaign* c) noexcept nogil:
         # What a person must resume, and not a pause of the plan.
         if c.controllers[channel].programme.paused or c.controllers[channel].guard.pause_latched:
             w.pause_since += 1
-            if w.pause_since >= PATIENCE_VISITS:
+            if w.pause_since >= c.patience_visits:
                 w.pause_since = 0
                 operate(c, OPERATOR_RESUME if c.resumes else OPERATOR_STOP, 0.0, channel)
         else:
@@ -836,6 +844,8 @@ cdef void begin(Campaign* c) noexcept nogil:
     c.crossed = 0
     c.fallen = -1
     c.lost_before = 0
+    # At the least the operator resumes while the current still falls.
+    c.patience_visits = 8 * (1 + <int64_t>(draw(&c.noise) >> 62))
     c.next_due = INT64_MAX
 
     memset(c.loop, 0, sizeof(LoopState))

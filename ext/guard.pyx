@@ -8,13 +8,13 @@ from ionto_rt.core.types cimport (
     STATUS_CHARGE_CAP, STATUS_CLAMPED, STATUS_COMPLIANCE, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
     STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_RELAY_CLOSED, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW,
     STATUS_SUPPLY_WARNING, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA,
-    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT,
-    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE,
-    TRIP_LEASE_LAPSED,
-    TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP,
-    TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY,
-    TRIP_READINGS_DISAGREE, TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
-    TRIP_SUPPLY_LOW, TRIP_TEMPERATURE, TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
+    TRIP_CROSS_LEAKAGE, TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST,
+    TRIP_ELECTRODE_SPENT, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE,
+    TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED, TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE,
+    TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP, TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT,
+    TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY, TRIP_READINGS_DISAGREE, TRIP_READING_STUCK,
+    TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA, TRIP_SUPPLY_LOW, TRIP_TEMPERATURE,
+    TRIP_UNDER_CURRENT, TRIP_WATCHDOG, Verdict,
 )
 
 cdef enum:
@@ -25,6 +25,7 @@ cdef enum:
     SENT = 128                  # commands that an echo is compared with
     RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
+    FOREIGN_TICKS = 20          # H42
     SWITCHED_OFF = (STATUS_LEASE_EXPIRED | STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP | STATUS_LEAKAGE
                     | STATUS_SELF_TEST_FAILED)
     SENSORS = (STATUS_LEAKAGE | STATUS_OVER_TEMPERATURE | STATUS_PATIENT_STOP | STATUS_SELF_TEST_FAILED
@@ -329,9 +330,11 @@ cdef inline void check_flat(GuardState* state, const GuardLimits* limits, const 
 
 cdef inline void check_ripple(GuardState* state, const GuardLimits* limits, const GuardInput* given, double along,
                               double lowest, double highest) noexcept nogil:
-    """H34: what the current does beside every setpoint that it may belong to."""
+    """H34: what the current does beside every setpoint that it may belong to. In the guard's own ramp down there is
+    none: the current falls, as it must.
+    """
     cdef double apart, mean, square, limit
-    if lowest < limits.open_floor_a:
+    if lowest < limits.open_floor_a or state.action >= ACTION_RAMP_DOWN:
         state.ripple_fill = state.ripple_run = 0
         state.ripple_sum = state.ripple_square = 0.0
         return
@@ -395,8 +398,23 @@ cdef inline void check_direction(GuardState* state, const GuardLimits* limits, c
     state.zero_run = 0
 
 
+cdef inline void check_foreign(GuardState* state, const GuardLimits* limits, const GuardInput* given,
+                               double current) noexcept nogil:
+    """H42: through a channel whose relay is open flows what another one drives. Nothing here can stop it: the loop
+    stops the others, whatever the treatment wants of them.
+    """
+    if (given.status & STATUS_RELAY_CLOSED or state.relay_closed or not state.begun
+            or current < limits.open_floor_a):
+        state.foreign_run = 0
+        return
+    state.foreign_run += given.ticks
+    if state.foreign_run >= FOREIGN_TICKS:
+        state.foreign = 1
+        trip(state, TRIP_CROSS_LEAKAGE, ACTION_OFF)
+
+
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 from the redundant reading."""
+    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H42, H43 from the redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
     cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
@@ -463,6 +481,8 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
             trip(state, TRIP_SHORT, ACTION_RAMP_DOWN)
     else:
         state.short_run = 0
+
+    check_foreign(state, limits, given, current)
 
     state.density_sum += current
     state.disagree_sum += (

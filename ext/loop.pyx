@@ -102,14 +102,17 @@ cdef void take_requests(LoopState* loop, OperatorRequest* request) noexcept nogi
 
 
 cdef void ask_others(LoopState* loop, uint32_t faulted) noexcept nogil:
-    """One channel has ended short by itself: what the treatment wants of those that go on."""
+    """One channel has ended short by itself: what the treatment wants of those that go on. Where their current flows
+    through it (H42) they stop in any case.
+    """
     cdef uint32_t channel
-    if loop.on_trip == ON_TRIP_CONTINUE:
+    cdef bint foreign = loop.controllers[faulted].guard.foreign != 0
+    if loop.on_trip == ON_TRIP_CONTINUE and not foreign:
         return
     for channel in range(loop.channels):
         if channel == faulted or loop.faulted[channel] or loop.over[channel]:
             continue
-        if loop.on_trip == ON_TRIP_PAUSE:
+        if loop.on_trip == ON_TRIP_PAUSE and not foreign:
             loop.others_pause[channel] = 1
         else:
             loop.others_stop[channel] = 1
@@ -170,6 +173,8 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
                 row.end_reason != END_NONE and row.end_reason != END_COMPLETE and row.end_reason != END_OPERATOR)):
             fallen[channel] = 1
             loop.faulted[channel] = 1
+        if loop.controllers[channel].guard.foreign:
+            fallen[channel] = 1
         if row.end_reason != END_NONE:
             loop.over[channel] = 1
         if channel == 0:

@@ -1,7 +1,7 @@
 """The campaign: its quick slice holds, it repeats to the bit, and it finds and shrinks what is planted."""
 
 import json
-import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from ionto_rt.campaign import (
-    ARMED_PHASES,
     CHUNK,
     Act,
     Draw,
@@ -23,6 +22,7 @@ from ionto_rt.campaign import (
     run_chunk,
     scenario,
     script,
+    session_cells,
     shrink,
     simulator,
 )
@@ -115,8 +115,9 @@ def test_every_kind_of_act_is_drawn(name: str) -> None:
 
 
 def test_cells_are_hazards_of_the_table_in_phases_in_which_they_can_occur() -> None:
-    for hazard, phases in possible_cells().items():
+    for hazard, phases in session_cells().items():
         assert {phase.name for phase in phases} <= set(hazards()[hazard].phases), hazard
+    assert set(possible_cells()) == set(hazards())
 
 
 def test_a_hit_needs_the_injection_and_its_sight() -> None:
@@ -144,9 +145,12 @@ def _after(draw: Draw, count: int) -> list[int]:
 
 
 def test_the_table_has_every_hazard_and_phase() -> None:
-    lines = Tally().table().splitlines()
-    assert len(lines) == 1 + len(possible_cells())
-    assert all(len(re.split(r"\s+", line.strip())) >= len(ARMED_PHASES) for line in lines)
+    tally = Tally(hits=Counter({("H01", int(Phase.PAUSE)): 17}))
+    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in tally.table().splitlines())
+    assert head[1:-1] == ["start", "self test", "contact check", "ramp up", "treatment", "pause", "ramp down"]
+    assert [line[0] for line in lines] == list(hazards())
+    assert lines[0][1:-1] == [".", ".", ".", "0", "0", "17", "0"]
+    assert all(line[-1] for line in lines if line[0] in session_cells())
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -159,6 +163,9 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     written = json.loads(out.read_text())
     assert written["sessions"] == 20
     assert written["digest"] in result.output
+    *_, summary = result.output.splitlines()
+    assert summary == out.with_suffix(".md").read_text().splitlines()[0]
+    assert "seed 1: 20 sessions" in summary and summary.endswith(" 0 violations")
     one = CliRunner().invoke(campaign_command, ["--session", "5"], standalone_mode=False)
     assert one.return_value == 0
     assert "every invariant held" in one.output

@@ -9,27 +9,41 @@ what came of them is counted.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import multiprocessing
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ionto_rt
+import ionto_rt.core
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import EndReason, FrontEnd, OnTrip, OperatorCommand, Pacing, Phase, StopFlag, Trip
+from ionto_rt.codes import (
+    Advice,
+    EndReason,
+    FrontEnd,
+    OnTrip,
+    OperatorCommand,
+    Pacing,
+    Phase,
+    SegmentKind,
+    StopFlag,
+    Trip,
+)
 from ionto_rt.configuration import FIT, UNFIT, controller_config, device_limits
 from ionto_rt.core.campaign import ACT_NAMES, Prepared, Simulator
 from ionto_rt.core.fault_port import WAYS, WIRE_FAULT_KINDS
 from ionto_rt.core.virtual_device import DEVICE_FAULTS, FAULT_KINDS
 from ionto_rt.device import Device, SimBytes
-from ionto_rt.hazards import hazards, threshold
+from ionto_rt.hazards import START, hazards, threshold
 from ionto_rt.plan import compile_plan
 from ionto_rt.safety import resolve_channels
 from ionto_rt.treatment import Treatment
@@ -37,7 +51,7 @@ from ionto_rt.treatment import Treatment
 if TYPE_CHECKING:
     from ionto_rt.core.campaign import ActTuple, Simulated, Violation
 
-SCENARIOS = 192
+SCENARIOS = 256
 HEALTHY = 17
 """One session in so many has no fault: nothing may trip in it."""
 MASK = (1 << 64) - 1
@@ -49,6 +63,11 @@ ARMED_PHASES = (
     Phase.PAUSE,
     Phase.RAMP_DOWN,
 )
+COLUMNS = {START: -1} | {phase.name: int(phase) for phase in ARMED_PHASES}
+"""Of the table of coverage: name, and the number under which hits are counted."""
+BILLION = 1_000_000_000
+HITS_LEAST = 100
+"""Of each cell in a campaign of a billion ticks."""
 TOKEN = 0x5EED5EED
 
 
@@ -189,15 +208,22 @@ def _steps(draw: Draw, research: bool, voltage: bool) -> str:
     )
 
 
-def _long(draw: Draw, research: bool) -> str:
+def _special_steps(draw: Draw, research: bool, special: str) -> str:
     a = draw.between(50, 100) if research else draw.between(300, 1000)
-    ramp = 0.5 if research else round(a / 800.0 + draw.uniform(0.2, 0.5), 2)
-    return f'[[steps]]\ncurrent = "{a} uA"\ntime = "{draw.between(14, 18)} s"\nramp = "{ramp:g} s"\n'
+    ramp_s = 0.5 if research else round(a / 800.0 + draw.uniform(0.2, 0.5), 2)
+    time_s: float = draw.between(14, 18)
+    if special == "sight":
+        time_s = 21.0
+    elif special == "slow":
+        a, ramp_s, time_s = draw.between(1500, 2000), 6.0, 13.0
+    elif special == "brief":
+        a = draw.between(210, 260)
+        ramp_s = round(a / 800.0 + draw.uniform(0.02, 0.06), 2)
+        time_s = round(ramp_s + 0.1, 2)
+    return f'[[steps]]\ncurrent = "{a} uA"\ntime = "{time_s:g} s"\nramp = "{ramp_s:g} s"\n'
 
 
-def treatment_text(
-    draw: Draw, channels: int, research: bool, voltage: bool, on_trip: OnTrip, long: bool = False
-) -> str:
+def treatment_text(draw: Draw, channels: int, research: bool, voltage: bool, on_trip: OnTrip, special: str = "") -> str:
     """A treatment file of a few seconds."""
     lines = ["format = 1", 'title = "campaign"']
     if channels > 1:
@@ -218,9 +244,9 @@ def treatment_text(
             f"[{table}electrodes.return]",
             f'type = "{"perfusion-return" if research else "return-pad"}"',
             'area = "25 cm^2"',
-            (_long(draw, research) if long else _steps(draw, research, voltage)).replace(
-                "[[steps]]", f"[[{table}steps]]"
-            ),
+            (
+                _special_steps(draw, research, special) if special in OWN_STEPS else _steps(draw, research, voltage)
+            ).replace("[[steps]]", f"[[{table}steps]]"),
         ]
     return "\n".join(lines)
 
@@ -229,17 +255,46 @@ RATES_HZ = (1000.0,) * 12 + (500.0,) * 8 + (2000.0,) * 2 + (4000.0, 10000.0)
 SKINS = ("typical", "typical", "typical", "hairy", "sweating", "wounded")
 
 
-VARIANTS = {16: "density", 17: "charge", 18: "time", 19: "charge", 20: "time", 21: "long", 22: "long", 23: "long"}
+ORDINARY = 16
+VARIANTS = (
+    *("",) * ORDINARY,
+    *("density", "brief", "charge", "charge", "time", "time", "late"),
+    *("long", "long", "long", "long", "long", "sight", "sight", "slow", "slow"),
+)
+OWN_STEPS = ("long", "sight", "slow", "brief")
+SIGHT_HZ = 5000.0
+"""At slower rates the corner of conditioned skin lies beyond the tones (docs/estimator.md)."""
 
 
 def variant(number: int) -> str:
-    """What is particular about a scenario: "long", or a limit of the guard's that will be passed; "" for most."""
-    return VARIANTS.get(number % 24, "")
+    """What is particular about a scenario; "" for most.
+
+    A limit of the guard's that will be passed ("density", "charge", "time", and by the end of the session "brief" and
+    "late"), or what the estimator needs: "long", at 5 kHz "sight", with long ramps "slow".
+    """
+    return VARIANTS[number % len(VARIANTS)]
 
 
 def channels_of(number: int) -> int:
     """How many channels a scenario has."""
+    if variant(number) in ("sight", "slow", "brief"):
+        return 1
     return int(Draw(0xC4A22E15, number).of((1, 1, 1, 2, 1, 3)))
+
+
+def voltage_source(number: int) -> bool:
+    """Whether its output stage is one; the others are current sources."""
+    return variant(number) != "brief" and Draw(0xF2047E4D, number).below(3) == 0
+
+
+def _ramps(segments: list[dict[str, Any]]) -> tuple[float, float]:
+    """Ticks of the first ramp up and of the last ramp down."""
+    delivers = [one for one in segments if one["kind"] == SegmentKind.DELIVER]
+    first, last = delivers[0], delivers[-1]
+    return (
+        first["level_a"] / first["slope_a_per_tick"] if first["slope_a_per_tick"] else 0.0,
+        last["level_a"] / last["ramp_out_a_per_tick"] if last["ramp_out_a_per_tick"] else 0.0,
+    )
 
 
 @cache
@@ -249,15 +304,20 @@ def scenario(number: int) -> Scenario:
     special = variant(number)
     rate_hz = draw.of((500.0, 1000.0, 2000.0)) if special == "long" else draw.of(RATES_HZ)
     channels = channels_of(number)
-    voltage = draw.below(3) == 0
+    voltage = voltage_source(number)
     research = draw.below(4) == 0
+    skin = draw.of(SKINS)
+    if special in ("sight", "slow"):
+        rate_hz, research, skin = SIGHT_HZ, False, "typical"
+    elif special == "brief":
+        research = False
     on_trip = OnTrip(draw.below(3))
-    text = treatment_text(draw, channels, research, voltage, on_trip, special == "long")
+    text = treatment_text(draw, channels, research, voltage, on_trip, special)
     treatment = Treatment.parse(text.encode(), f"scenario {number}")
     options: dict[str, Any] = {
         "front_end": "voltage" if voltage else "current",
         "sample_rate_hz": rate_hz,
-        "skin": draw.of(SKINS),
+        "skin": skin,
         "seed": draw.below(1000),
         "channels": channels,
         "pacing": "both",
@@ -281,6 +341,14 @@ def scenario(number: int) -> Scenario:
             guard["charge_cap_codes"] = round(
                 draw.uniform(0.1, 1.0) * plan.prescribed_c * 65536.0 / (guard["current_lsb_a"] * hello.tick_s)
             )
+        elif special == "brief":
+            up, down = _ramps(plan.segments)
+            # All current so far is within the last second: its mean grows until the end of the ramp down.
+            counted_s = (0.5 * up + 0.1 / hello.tick_s + draw.uniform(0.15, 0.3) * down) * hello.tick_s
+            guard["density_trip_a"] = plan.max_level_a * counted_s
+        elif special == "late":
+            _, down = _ramps(plan.segments)
+            guard["session_ticks"] = round(plan.nominal_duration_s / hello.tick_s - draw.uniform(0.2, 0.8) * down)
         elif special == "time":
             guard["session_ticks"] = round(draw.uniform(0.02, 1.0) * plan.nominal_duration_s / hello.tick_s)
         delivers = [segment for segment in plan.segments if segment["kind"] == 2]
@@ -356,7 +424,8 @@ TRIP, PAUSE, END = "trip", "pause", "end"
 class Recipe:
     """How a hazard is injected, by its first act, and what of it must be seen. Its phases are those of the table.
 
-    `variant` is of the scenarios that it needs.
+    `variant` is of the scenarios that it needs; `only` are the phases of it, where another recipe has the others;
+    `weight` is how often it is drawn, of which the long and dear sessions need less.
     """
 
     hazard: str
@@ -364,6 +433,9 @@ class Recipe:
     sights: tuple[Sight, ...]
     variant: str = ""
     channels: int = 1
+    voltage: bool = False
+    only: tuple[Phase, ...] = ()
+    weight: int = 2
 
 
 def _ticks(scenario: Scenario, seconds: float) -> int:
@@ -401,15 +473,22 @@ def plant(
     length_s: tuple[float, float] | None = None,
     undo: str = "",
     undo_value: float = 0.0,
+    after_s: tuple[float, float] = (0.0, 0.3),
 ) -> Make:
     """One fault of the device, one of `kinds`, for good or for a while."""
 
     def make(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
         length = 0 if length_s is None else _ticks(scenario, draw.uniform(*length_s))
         value = draw.uniform(least, most)
-        return [device(draw.of(kinds), phase, channel, _soon(draw, scenario), value, length, undo, undo_value)]
+        after = int(draw.uniform(*after_s) / scenario.tick_s)
+        return [device(draw.of(kinds), phase, channel, after, value, length, undo, undo_value)]
 
     return make
+
+
+def mark(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
+    """Nothing at all, where the scenario itself is what goes wrong."""
+    return [Act("mark", 0, phase, channel)]
 
 
 def simple(kind: str, code: int = 0, values: Sequence[float] = (0.0,), length_s: float = 0.0) -> Make:
@@ -473,10 +552,12 @@ def intermittent(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> 
 
 
 def another_pad(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
-    """A pause, and when it ends the load is another."""
-    pause = Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, scenario))
-    share = draw.uniform(0.1, 0.4)
-    return [device("area", phase, channel, 0, share), pause, device("area", Phase.PAUSE, channel, 50, share)]
+    """A pause of the operator's, in which the load becomes another."""
+    after = _ticks(scenario, draw.uniform(3.0, 6.0))
+    return [
+        device("area", phase, channel, draw.below(_ticks(scenario, 0.1)), draw.uniform(0.1, 0.4)),
+        Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, after),
+    ]
 
 
 def wire_noise(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -> list[Act]:
@@ -507,12 +588,14 @@ def operator_noise(draw: Draw, scenario: Scenario, phase: Phase, channel: int) -
 
 
 TRIM = int(OperatorCommand.TRIM)
+RAMP_UP, TREATMENT, RAMP_DOWN = Phase.RAMP_UP, Phase.TREATMENT, Phase.RAMP_DOWN
+BROKEN: tuple[Sight, ...] = ((PAUSE, 11), (TRIP, 11), (TRIP, 1), (TRIP, 55))
 OVER: tuple[Sight, ...] = ((TRIP, 1), (TRIP, 2), (TRIP, 20), (TRIP, 55))
 SEEN: tuple[Sight, ...] = (("phase", -1), (TRIP, -1), (END, -1), (PAUSE, -1), ("loop", -1))
 """A hazard that nothing has to answer: the session goes on, under every invariant."""
 RECIPES: list[Recipe] = [
     Recipe("H01", plant("dac", "dac-told", least=50.0, most=100.0), OVER),
-    Recipe("H02", plant("adc-gain", least=0.85, most=0.94), ((TRIP, 2), (TRIP, 23), (TRIP, 1))),
+    Recipe("H02", plant("adc-gain", least=0.85, most=0.94), ((TRIP, 2), (TRIP, 23), (TRIP, 1)), weight=3),
     Recipe(
         "H03",
         either(plant("adc-gain", least=1.12, most=1.4), plant("stuck-told")),
@@ -520,23 +603,54 @@ RECIPES: list[Recipe] = [
     ),
     Recipe(
         "H04",
-        plant("area", least=0.001, most=0.02, length_s=(0.3, 1.0), undo="area", undo_value=1.0),
+        plant("area", least=0.001, most=0.01, length_s=(0.3, 1.0), undo="area", undo_value=1.0),
         (("limited", -1),),
+        only=(TREATMENT,),
+        weight=4,
+    ),
+    Recipe(
+        "H04",
+        plant("area", least=0.002, most=0.02, length_s=(2.0, 5.0), undo="area", undo_value=1.0, after_s=(0.05, 1.0)),
+        (("limited", -1),),
+        "slow",
+        only=(RAMP_UP, RAMP_DOWN),
+        weight=2,
     ),
     Recipe("H05", plant("open"), ((TRIP, 5), (END, 4), (TRIP, 3))),
     Recipe("H06", plant("open", length_s=(0.002, 0.004), undo="close"), (("contact-lost", -1), (TRIP, 5))),
-    Recipe("H07", intermittent, ((TRIP, 7), (TRIP, 5))),
+    Recipe("H07", intermittent, ((TRIP, 7), (TRIP, 5)), weight=3),
     Recipe("H08", plant("short"), ((TRIP, 8), (END, 5), (END, 8), (END, 7), (TRIP, 1), (TRIP, 55), (TRIP, 2))),
-    Recipe("H09", plant("area", "return-area", least=0.15, most=0.5), ((PAUSE, 9), (TRIP, 9)), "long"),
     Recipe(
-        "H10", plant("dry", least=500.0, most=4000.0), (("limited", -1), (PAUSE, 10), (TRIP, 10), (TRIP, 12)), "long"
+        "H09",
+        plant("area", "return-area", least=0.1, most=0.4, after_s=(3.0, 4.5)),
+        ((PAUSE, 9), (TRIP, 9)),
+        "slow",
+        only=(RAMP_UP, TREATMENT),
     ),
-    Recipe("H11", plant("breakdown", least=12.0, most=200.0), ((PAUSE, 11), (TRIP, 11), (TRIP, 1), (TRIP, 55))),
+    Recipe(
+        "H09",
+        plant("area", "return-area", least=0.1, most=0.4, after_s=(0.2, 2.0)),
+        ((PAUSE, 9), (TRIP, 9)),
+        "slow",
+        only=(RAMP_DOWN,),
+    ),
+    Recipe(
+        "H10",
+        plant("dry", least=2500.0, most=5000.0, after_s=(9.0, 15.0)),
+        (("advice", int(Advice.WET_PADS)),),
+        "sight",
+    ),
+    Recipe("H11", plant("breakdown", least=12.0, most=200.0), BROKEN, voltage=True, only=(RAMP_UP,)),
+    Recipe("H11", plant("breakdown", least=12.0, most=200.0, after_s=(3.0, 9.0)), BROKEN, "long", only=(TREATMENT,)),
     Recipe("H12", plant("rising", least=4.0, most=15.0), ((TRIP, 12),), "long"),
-    Recipe("H13", simple("mark"), ((TRIP, 13),), "density"),
-    Recipe("H14", simple("mark"), ((END, 1),)),
-    Recipe("H15", simple("mark"), ((TRIP, 15),), "charge"),
-    Recipe("H16", simple("mark"), ((TRIP, 16),), "time"),
+    Recipe("H13", mark, ((TRIP, 13),), "density", only=(RAMP_UP, TREATMENT), weight=4),
+    Recipe("H13", mark, ((TRIP, 13),), "brief", only=(RAMP_DOWN,)),
+    Recipe("H14", mark, ((END, 1),)),
+    Recipe("H15", mark, ((TRIP, 15),), "charge"),
+    Recipe("H16", mark, ((TRIP, 16),), "time", only=(Phase.SELF_TEST, Phase.CONTACT_CHECK)),
+    Recipe("H16", mark, ((TRIP, 16),), "time", only=(RAMP_UP, TREATMENT), weight=3),
+    Recipe("H16", mark, ((TRIP, 16),), "time", only=(Phase.PAUSE,), weight=7),
+    Recipe("H16", mark, ((TRIP, 16),), "late", only=(RAMP_DOWN,)),
     Recipe("H17", plant("polarity"), ((TRIP, 17), (TRIP, 1), (TRIP, 5), (TRIP, 55), (END, -1))),
     Recipe(
         "H20",
@@ -562,24 +676,40 @@ RECIPES: list[Recipe] = [
     Recipe("H32", simple("not-finite", 1), ((TRIP, 32),)),
     Recipe(
         "H33",
-        plant("area", least=0.001, most=0.02, length_s=(0.2, 0.6), undo="area", undo_value=1.0),
+        plant("area", least=0.002, most=0.02, length_s=(2.0, 5.0), undo="area", undo_value=1.0, after_s=(0.2, 2.0)),
         (("limited", -1),),
+        "slow",
+        only=(RAMP_UP,),
+        weight=2,
+    ),
+    Recipe(
+        "H33",
+        plant("area", least=0.001, most=0.01, length_s=(0.2, 0.6), undo="area", undo_value=1.0),
+        (("limited", -1),),
+        only=(TREATMENT,),
     ),
     Recipe(
         "H34",
         either(plant("gain", least=2.5, most=8.0), plant("delay", least=4.0, most=20.0)),
         ((TRIP, 34), (PAUSE, 34), *OVER),
+        weight=3,
     ),
     Recipe("H35", simple("operator", TRIM, (1e-3, -1e-3)), SEEN),
     Recipe("H36", simple("operator", TRIM, (math.nan, math.inf, -math.inf, -1e300)), SEEN),
     Recipe("H39", plant("supply-warning", "supply-low"), ((TRIP, 39), ("status", -1))),
     Recipe("H40", plant("leakage"), ((TRIP, 40),)),
     Recipe("H41", plant("hum", least=500.0, most=2e4), ((PAUSE, 41), (TRIP, 41))),
-    Recipe("H42", plant("crosstalk", least=500.0, most=2e4), ((TRIP, 42), *OVER), channels=2),
-    Recipe("H43", plant("redox", least=0.2, most=1.0), ((TRIP, 43),), "long"),
+    Recipe(
+        "H42",
+        plant("crosstalk", least=500.0, most=2e4),
+        ((TRIP, 42), (PAUSE, 34), (TRIP, 34), (PAUSE, 3), (TRIP, 3), *OVER),
+        channels=2,
+        weight=4,
+    ),
+    Recipe("H43", plant("redox", least=0.5, most=2.0, after_s=(8.0, 11.0)), ((TRIP, 43),), "sight"),
     Recipe("H44", plant("hot"), ((TRIP, 44),)),
     Recipe("H45", plant("stop-button", least=0.05, most=0.5), ((TRIP, 45),)),
-    Recipe("H48", another_pad, ((TRIP, 48), (PAUSE, 48))),
+    Recipe("H48", another_pad, ((TRIP, 48), (PAUSE, 48)), "long", weight=12),
     Recipe("H49", plant("post-fail"), ((TRIP, 49),)),
     Recipe("H50", plant("speaker"), (("status", -1),)),
     Recipe("H51", simple("foreign"), (("refused", -1),)),
@@ -589,6 +719,7 @@ RECIPES: list[Recipe] = [
         simple("host-clock", 0, (-2e4, 2e4, -5e4, 5e4)),
         ((TRIP, 53), (TRIP, 25), (TRIP, 26), (PAUSE, 25), (PAUSE, 26), ("late", -1)),
         "long",
+        weight=4,
     ),
     Recipe(
         "H54",
@@ -625,10 +756,14 @@ NOISE: list[Make] = [
 
 @cache
 def cells() -> tuple[tuple[Recipe, Phase], ...]:
-    """Every recipe in every phase in which the hazard table says that its hazard can occur."""
+    """Every recipe in every phase in which the hazard table says that its hazard can occur, as often as it weighs."""
     table = hazards()
     return tuple(
-        (recipe, phase) for recipe in RECIPES for phase in ARMED_PHASES if phase.name in table[recipe.hazard].phases
+        (recipe, phase)
+        for turn in range(max(recipe.weight for recipe in RECIPES))
+        for recipe in RECIPES
+        for phase in recipe.only or ARMED_PHASES
+        if turn < recipe.weight and phase.name in table[recipe.hazard].phases
     )
 
 
@@ -641,6 +776,7 @@ def scenarios_for(recipe_number: int) -> tuple[int, ...]:
         for number in range(SCENARIOS)
         if (recipe.variant == variant(number) or (not recipe.variant and variant(number) == ""))
         and channels_of(number) >= recipe.channels
+        and (voltage_source(number) or not recipe.voltage)
     )
 
 
@@ -660,7 +796,7 @@ def script(seed: int, number: int) -> Script:
         # A lesser cause before or behind it must not lower what is in force.
         soon = max(0, made.acts[0].after_ticks + draw.between(-20, 20))
         made.acts.append(device("hot", phase, channel, soon))
-    if phase == Phase.PAUSE:
+    if phase == Phase.PAUSE and recipe.make is not another_pad:
         made.acts.append(Act("operator", int(OperatorCommand.PAUSE), Phase.TREATMENT, channel, _soon(draw, found)))
     while draw.below(3) == 0 and len(made.acts) < 24:
         other = draw.below(found.channels)
@@ -729,32 +865,55 @@ class Tally:
             self.violations.append((made.number, result["violation"]))
 
     def table(self) -> str:
-        """Hits by hazard and phase."""
-        phases = [Phase(phase) for phase in ARMED_PHASES]
-        rows = [["", *(phase.name.lower().replace("_", "-") for phase in phases)]]
-        for hazard, possible in possible_cells().items():
-            rows.append(
-                [hazard, *(str(self.hits[hazard, int(phase)]) if phase in possible else "." for phase in phases)]
-            )
+        """Hits by hazard and phase, as a table of Markdown: "." where the hazard cannot occur."""
+        rows = [["", *(name.lower().replace("_", " ") for name in COLUMNS), "injected as"]]
+        rows.append([":--", *("--:" for _ in COLUMNS), ":--"])
+        for hazard, places in possible_cells().items():
+            counts = (str(self.hits[hazard, place]) if place in places else "." for place in COLUMNS.values())
+            rows.append([hazard, *counts, served(hazard)])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-    def least(self) -> tuple[int, str, Phase]:
-        """The cell with the fewest hits."""
-        return min(
-            (self.hits[hazard, int(phase)], hazard, phase)
-            for hazard, possible in possible_cells().items()
-            for phase in possible
+        return "\n".join(
+            "| " + " | ".join(one.ljust(width) for one, width in zip(row, widths, strict=True)) + " |" for row in rows
         )
 
+    def least(self, hazard_cells: Mapping[str, Sequence[int]]) -> tuple[int, str, str]:
+        """Of these cells that with the fewest hits: how many, hazard and phase."""
+        names = {place: name for name, place in COLUMNS.items()}
+        hits, hazard, place = min(
+            (self.hits[hazard, place], hazard, place) for hazard, places in hazard_cells.items() for place in places
+        )
+        return hits, hazard, names[place]
 
-def possible_cells() -> dict[str, list[Phase]]:
+
+def session_cells() -> dict[str, list[Phase]]:
     """Phases in which each hazard of the recipes is injected, in the order of the hazards."""
     found: dict[str, list[Phase]] = {}
     for recipe, phase in cells():
         if phase not in found.setdefault(recipe.hazard, []):
             found[recipe.hazard].append(phase)
     return dict(sorted(found.items()))
+
+
+def possible_cells() -> dict[str, list[int]]:
+    """Where each hazard can occur, by the hazard table: before the start, or in phases."""
+    return {
+        row.id: [COLUMNS[name] for name in (START, *(phase.name for phase in ARMED_PHASES)) if name in row.phases]
+        for row in hazards().values()
+    }
+
+
+def served(hazard: str) -> str:
+    """Which of the campaign's parts inject a hazard."""
+    parts = {"sessions": session_cells()}
+    return ", ".join(name for name, part in parts.items() if hazard in part)
+
+
+def core_digest() -> str:
+    """What the core was built to, in twelve digits: sessions repeat to the bit on the same."""
+    digest = hashlib.sha256()
+    for library in sorted(Path(ionto_rt.core.__path__[0]).glob("*.so")):
+        digest.update(library.name.encode() + library.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 _simulators: list[Simulator] = []

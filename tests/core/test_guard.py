@@ -884,6 +884,18 @@ def test_h34_hunting_pauses_and_halves_the_gain(amplitude: int, pauses: bool) ->
         assert calm(made)
 
 
+def test_h34_the_guards_own_ramp_down_is_no_hunting() -> None:
+    made = rig(ripple_ratio=0.0625, ripple_margin_a=0.0, ripple_ticks=50, session_ticks=SETTLED_TICKS)
+    made.tick()
+    assert made.rows[-1]["action"] == Action.RAMP_DOWN
+    begun = len(made.rows)
+    while made.rows[-1]["action"] == Action.RAMP_DOWN:
+        made.tick(redundant_code=made.rows[-1]["output_code"])
+    assert len(made.rows) - begun > 4 * 50
+    assert not any(row["pause"] for row in made.rows)
+    assert made.trips() == [Trip.SESSION_TIME]
+
+
 def test_h43_charge_beyond_what_the_pads_are_rated_for() -> None:
     made = rig()
     spent = made.rows[-1]["absolute_codes"] + 20 * LEVEL * CODE

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import ionto_rt
 from ionto_rt.cli import DONE, SHORT, say
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ PLAIN_S = 10.0
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.json",
-    help="Write counts and coverage there.",
+    help="Write counts and coverage there, and the table beside it as FILE.md.",
 )
 def campaign_command(
     seed: int,
@@ -71,9 +72,9 @@ def campaign_command(
 
     A session is its number and the seed: the same line gives the same result on any number of processors. A violation
     ends the campaign, and is shrunk to the smallest script of faults that still shows it. Exit code 0 if every
-    invariant held, 1 if not.
+    invariant held, 1 if not, or if in a billion ticks a hazard was hit less than 100 times in a phase.
     """
-    from ionto_rt.campaign import explain, run, script
+    from ionto_rt.campaign import BILLION, HITS_LEAST, core_digest, explain, run, script, session_cells
 
     if number is not None:
         return _one(seed, number)
@@ -84,23 +85,28 @@ def campaign_command(
     with _progress(ticks, sessions) as tell:
         tally = run(seed, ticks=ticks, sessions=sessions, jobs=jobs, tell=tell)
     took_s = time.monotonic() - began
+    wrong = _whole(seed, whole, keep) if whole else 0
+    hits, hazard, phase = tally.least(session_cells())
+    rare = hits < HITS_LEAST and ticks is not None and ticks >= BILLION
     say(tally.table())
-    hits, hazard, phase = tally.least()
-    say(
-        f"seed {seed}: {tally.sessions:,} sessions, {tally.ticks:,} ticks, {tally.rows:,} rows in {took_s:.1f} s"
-        f" ({tally.ticks / took_s:,.0f} ticks/s, {jobs} jobs), digest {tally.digest:016x}"
+    say(f"fewest hits: {hits}, of {hazard} in {phase}")
+    summary = (
+        f"ionto_rt {ionto_rt.__version__}, core {core_digest()}, seed {seed}: {tally.sessions:,} sessions,"
+        f" {tally.ticks:,} ticks, {tally.rows:,} rows in {took_s:.1f} s ({tally.ticks / took_s:,.0f} ticks/s,"
+        f" {jobs} jobs), digest {tally.digest:016x}, {len(tally.violations)} violations"
     )
-    say(f"fewest hits: {hits}, of {hazard} in {phase.name}")
     if out is not None:
         out.write_text(json.dumps(_as_json(seed, tally, took_s, jobs), indent=1) + "\n")
-    wrong = _whole(seed, whole, keep) if whole else 0
-    if not tally.violations:
-        if wrong == 0:
-            say("every invariant held")
-        return SHORT if wrong else DONE
-    failed, violation = tally.violations[0]
-    say(explain(script(seed, failed), violation))
-    return SHORT
+        out.with_suffix(".md").write_text(f"{summary}\n\n{tally.table()}\n")
+    if tally.violations:
+        failed, violation = tally.violations[0]
+        say(explain(script(seed, failed), violation))
+    elif rare:
+        say(f"{hazard} in {phase} was hit {hits} times: at least {HITS_LEAST} of each are due in {BILLION:,} ticks")
+    elif not wrong:
+        say("every invariant held")
+    say(summary)
+    return SHORT if tally.violations or wrong or rare else DONE
 
 
 def _whole(seed: int, count: int, keep: Path | None) -> int:
@@ -123,11 +129,13 @@ def _whole(seed: int, count: int, keep: Path | None) -> int:
 
 
 def _as_json(seed: int, tally: "Tally", took_s: float, jobs: int) -> dict[str, Any]:
-    import ionto_rt
-    from ionto_rt.campaign import possible_cells, reproduce
+    from ionto_rt.campaign import COLUMNS, core_digest, possible_cells, reproduce
+
+    names = {place: name for name, place in COLUMNS.items()}
 
     return {
         "version": ionto_rt.__version__,
+        "core": core_digest(),
         "seed": seed,
         "sessions": tally.sessions,
         "ticks": tally.ticks,
@@ -136,8 +144,8 @@ def _as_json(seed: int, tally: "Tally", took_s: float, jobs: int) -> dict[str, A
         "seconds": round(took_s, 3),
         "jobs": jobs,
         "hits": {
-            hazard: {phase.name: tally.hits[hazard, int(phase)] for phase in phases}
-            for hazard, phases in possible_cells().items()
+            hazard: {names[place]: tally.hits[hazard, place] for place in places}
+            for hazard, places in possible_cells().items()
         },
         "violations": [{"line": reproduce(seed, number), **violation} for number, violation in tally.violations],
     }

@@ -61,6 +61,7 @@ cdef enum SeenKind:
     SEEN_LOOP = 12              # code: LoopStatus at the end
     SEEN_REFUSED = 13           # code: how many frames and commands the device refused
     SEEN_BAD_FRAMES = 14        # code: how many frames the host refused
+    SEEN_ADVICE = 15            # code: Advice bits that came
 
 cdef enum Invariant:
     HOLDS = 0
@@ -177,6 +178,7 @@ cdef struct Watch:
     double peak_over            # consecutive periods above the cap
     double charge_c
     double absolute_c
+    uint32_t advice
 
 cdef struct Campaign:
     const Scenario* scenario
@@ -235,6 +237,7 @@ cdef struct Campaign:
     Ring telemetry
     Ring events
     Ring operators
+    int64_t patience_visits     # until the operator resumes what waits for him
 
 # One session from arming to the open relay. The acts are in place; everything else is worked out from the scenario.
 cdef void campaign_run(Campaign* campaign) noexcept nogil

@@ -142,6 +142,8 @@ cdef struct GuardState:
     double descent_codes        # slope that the patient has asked for; 0: the guard's own
     int32_t begun               # 1: the relay has been closed
     int32_t zero_code           # output code of zero current, as the limits had it when they were first verified
+    uint32_t foreign_run        # H42: ticks with current through an open relay
+    int32_t foreign             # 1: that was long enough; stays
 
 cdef struct GuardInput:
     int32_t sample_good
