@@ -51,7 +51,7 @@ if COVERAGE:
 
 # What decides the bits of a tick: a record names it, and replay asks whether it is the same.
 TICK = ["types", "elementary", "wire", "ledger", "impedance", "contact_area", "recursive", "prbs", "programme", "probe",
-        "predictive", "constant_current", "regulator", "guard", "controller"]  # fmt: skip
+        "predictive", "constant_current", "regulator", "guard", "guard_estimates", "controller"]  # fmt: skip
 TICK_SOURCES = [path for name in TICK for path in (f"ext/{name}.pyx", f"src/ionto_rt/core/{name}.pxd")]
 TICK_SOURCES = [path for path in TICK_SOURCES if Path(path).is_file()]
 DIGEST = hashlib.sha256(b"".join(Path(path).read_bytes() for path in TICK_SOURCES)).hexdigest()[:16]

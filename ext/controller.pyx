@@ -21,7 +21,7 @@ from ionto_rt.core.impedance cimport (
 )
 from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.predictive cimport (
-    predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step,
+    OUTPUT_HISTORY, predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step,
 )
 from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
@@ -48,6 +48,7 @@ TICK_SHA256 = IONTO_RT_TICK.decode("ascii")
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
+    MOST_BLOCK_TICKS = 1 << 20
 
 
 cdef double POTENTIAL_MOST_V = 3.0  # of electrodes; inert ones reach 2 V
@@ -589,7 +590,8 @@ cdef class Controller:
     """The tick of one channel: every stage, from sample to command.
 
     `config` is a dict of struct ControllerConfig (calibration, impedance, programme, regulator, guard, lease_ticks,
-    token); `segments` a list of 1 to 4096 dicts of struct Segment. ValueError if one is missing, or too many.
+    token); `segments` a list of 1 to 4096 dicts of struct Segment. ValueError if one is missing, or too many, or if
+    blocks or the loop's delay are of a length that the tick cannot count.
     """
     cdef ControllerState* state
 
@@ -608,6 +610,13 @@ cdef class Controller:
         config = {**config, "programme": {**config["programme"], "segments": len(segments)},
                   "guard": {**config["guard"], "checksum": 0}}
         self.state.config = config
+        # What the tick divides by and counts to: a record's configuration may say anything.
+        if not 8 <= self.state.config.impedance.block_ticks <= MOST_BLOCK_TICKS:
+            raise ValueError(f"impedance.block_ticks = {self.state.config.impedance.block_ticks}: must be 8 to "
+                             f"{<int>MOST_BLOCK_TICKS}")
+        if not 0 <= self.state.config.probe.delay_ticks <= OUTPUT_HISTORY:
+            raise ValueError(f"probe.delay_ticks = {self.state.config.probe.delay_ticks}: must be 0 to "
+                             f"{<int>OUTPUT_HISTORY}")
         for k in range(len(segments)):
             self.state.segments[k] = segments[k]
         controller_start(self.state)
