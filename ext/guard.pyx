@@ -8,9 +8,9 @@ from ionto_rt.core.types cimport (
     STATUS_CHARGE_CAP, STATUS_CLAMPED, STATUS_COMPLIANCE, STATUS_LEAKAGE, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
     STATUS_OVER_TEMPERATURE, STATUS_PATIENT_STOP, STATUS_RELAY_CLOSED, STATUS_SELF_TEST_FAILED, STATUS_SUPPLY_LOW,
     STATUS_SUPPLY_WARNING, STATUS_TIME_CAP, STOP_NOW, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_CONTACT_AREA,
-    TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST, TRIP_ELECTRODE_SPENT,
-    TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE, TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE,
-    TRIP_LEASE_LAPSED,
+    TRIP_CROSS_LEAKAGE, TRIP_DEADLINES, TRIP_DENSITY, TRIP_DEVICE_CAP, TRIP_DEVICE_CLOCK, TRIP_DEVICE_SELF_TEST,
+    TRIP_ELECTRODE_SPENT, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_INTERFERENCE,
+    TRIP_INTERMITTENT_LEAD, TRIP_LEAKAGE, TRIP_LEASE_LAPSED,
     TRIP_LIMITS_CORRUPT, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_NOT_FINITE, TRIP_OPEN_LEAD, TRIP_OPERATOR_STOP,
     TRIP_OUTPUT_MISMATCH, TRIP_OVER_CURRENT, TRIP_OVER_CURRENT_MEAN, TRIP_PATIENT_STOP, TRIP_POLARITY,
     TRIP_READINGS_DISAGREE, TRIP_READING_STUCK, TRIP_REVERSAL, TRIP_SESSION_TIME, TRIP_SHORT, TRIP_STALE_DATA,
@@ -23,6 +23,7 @@ cdef enum:
     DEADLINE_WINDOW = 100
     CHECKSUM_TICKS = 500        # a second at the slowest rate; not one of the limits, which may be what is corrupt
     SENT = 128                  # commands that an echo is compared with
+    REST_RUN = 3                # tenths: by then skin that was driven has let go of its charge
     RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
     SWITCHED_OFF = (STATUS_LEASE_EXPIRED | STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP | STATUS_LEAKAGE
@@ -217,7 +218,7 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
 
 
 cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nogil:
-    """H02, H03, H13, H23: means over the tenth of a second that has just ended, and over the last second.
+    """H02, H03, H13, H23, H42: means over the tenth of a second that has just ended, and over the last second.
 
     The two tones go through whole periods in a tenth. While the setpoint moves, that of the tenth before still counts:
     it forgives the loop's delay, a command that stood, and how slowly skin lets a voltage source down.
@@ -242,6 +243,13 @@ cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nog
     # Where next to nothing is asked for, H01 judges alone.
     if most >= n * limits.open_floor_a and fabs(state.along_sum) > total:
         trip(state, TRIP_OVER_CURRENT_MEAN, ACTION_RAMP_DOWN)
+
+    # H42: what flows through a site at rest is another channel's.
+    state.rest_run = state.rest_run + 1 if not state.rest_void and fabs(state.rest_sum) > n * limits.rest_a else 0
+    if state.rest_run >= REST_RUN:
+        trip(state, TRIP_CROSS_LEAKAGE, ACTION_RAMP_DOWN)
+    state.rest_void = 0
+    state.rest_sum = 0.0
 
     if state.under_void or state.pause != TRIP_NONE or state.action >= ACTION_RAMP_DOWN:
         state.under_blocks = 0
@@ -394,7 +402,7 @@ cdef inline void check_direction(GuardState* state, const GuardLimits* limits, c
 
 
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
-    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H43 from the redundant reading."""
+    """H01 to H03, H05, H07 to H09, H13, H15, H17, H20, H22, H23, H34, H42, H43 from the redundant reading."""
     cdef double signed_current = (given.redundant_code - limits.redundant_offset_q16 / 65536.0) * limits.redundant_lsb_a
     cdef double current = fabs(signed_current)
     cdef double newest = state.setpoints[state.history_at]
@@ -467,6 +475,9 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
         given.current_code - limits.current_offset_q16 / 65536.0
     ) * limits.current_lsb_a - signed_current
     state.along_sum += along
+    state.rest_sum += signed_current
+    if highest > 0.0 or not given.armed_output:
+        state.rest_void = 1
     level = state.setpoints[(state.history_at - 1) & (HISTORY_TICKS - 1)]
     state.set_sum += level if newest >= 0.0 else -level
     if limiting or lowest < limits.open_floor_a:
