@@ -50,7 +50,10 @@ day: $(VENV)/.test build ## memory of a session of 24 h on the virtual clock (te
 alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: measured rate of false alarms
 	$(BIN)/python bench/false_alarms.py
 
-.PHONY: hazards safety
+.PHONY: hazards safety contacts
+contacts: $(VENV)/.test build ## what the guard notices of skin, pads and leads, and current at re-contact: docs/estimator.md
+	$(BIN)/python bench/contact_safety.py
+
 hazards: $(VENV)/.test build ## inject every hazard of docs/safety.md; limits beside the worst times measured (minutes)
 	@mkdir -p build
 	@$(BIN)/python -m pytest tests/hazards -q --junitxml build/hazards.xml; tests=$$?; \

@@ -23,6 +23,7 @@ cdef enum:
     DEADLINE_WINDOW = 100
     CHECKSUM_TICKS = 500        # a second at the slowest rate; not one of the limits, which may be what is corrupt
     SENT = 128                  # commands that an echo is compared with
+    REST_RUN = 3                # tenths: by then skin that was driven has let go of its charge
     RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
     FOREIGN_TICKS = 20          # H42
@@ -220,7 +221,7 @@ cdef void count_open(GuardState* state, const GuardLimits* limits) noexcept nogi
 
 
 cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nogil:
-    """H02, H03, H13, H23: means over the tenth of a second that has just ended, and over the last second.
+    """H02, H03, H13, H23, H42: means over the tenth of a second that has just ended, and over the last second.
 
     The two tones go through whole periods in a tenth. While the setpoint moves, that of the tenth before still counts:
     it forgives the loop's delay, a command that stood, and how slowly skin lets a voltage source down.
@@ -245,6 +246,13 @@ cdef void judge_tenth(GuardState* state, const GuardLimits* limits) noexcept nog
     # Where next to nothing is asked for, H01 judges alone.
     if most >= n * limits.open_floor_a and fabs(state.along_sum) > total:
         trip(state, TRIP_OVER_CURRENT_MEAN, ACTION_RAMP_DOWN)
+
+    # H42: what flows through a site at rest is another channel's.
+    state.rest_run = state.rest_run + 1 if not state.rest_void and fabs(state.rest_sum) > n * limits.rest_a else 0
+    if state.rest_run >= REST_RUN:
+        trip(state, TRIP_CROSS_LEAKAGE, ACTION_RAMP_DOWN)
+    state.rest_void = 0
+    state.rest_sum = 0.0
 
     if state.under_void or state.pause != TRIP_NONE or state.action >= ACTION_RAMP_DOWN:
         state.under_blocks = 0
@@ -489,6 +497,9 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
         given.current_code - limits.current_offset_q16 / 65536.0
     ) * limits.current_lsb_a - signed_current
     state.along_sum += along
+    state.rest_sum += signed_current
+    if highest > 0.0 or not given.armed_output:
+        state.rest_void = 1
     level = state.setpoints[(state.history_at - 1) & (HISTORY_TICKS - 1)]
     state.set_sum += level if newest >= 0.0 else -level
     if limiting or lowest < limits.open_floor_a:

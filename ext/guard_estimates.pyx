@@ -19,6 +19,7 @@ cdef enum:
     DRY_RUN = 10
     DENSE_RUN = 10
     BACK_RUN = 5
+    GLANCES_AFTER = 10          # a breakdown moves a voltage source's current, for some samples
     HUM_RUN = 2
     POTENTIAL_BLOCKS = 50
 
@@ -27,20 +28,27 @@ cdef void estimates_glance(EstimateWatch* watch, const EstimateLimits* limits, d
                            double voltage_v) noexcept nogil:
     """H11, on the voltage's fall while the current stands: it is at least that of a Rp which falls so far. Rs is what
     was last known of it; the electrodes' potential, which does not fall, is taken as large as it may be. Where that is
-    most of the voltage there is no verdict.
+    most of the voltage there is no verdict by Rp. Skin bends: where it conducts ten times as well, V/I falls by less,
+    and where its corner lies beyond the tones Rs is not known at all. So V/I itself is judged as well.
     """
     cdef double size_a = fabs(current_a), now, before, parallel
     cdef uint32_t k
-    if size_a < limits.floor_a or watch.steady_blocks < SETTLE:
+    if watch.steady_blocks >= SETTLE:
+        watch.glances_left = GLANCES_AFTER
+    elif watch.glances_left:
+        watch.glances_left -= 1
+    if size_a < limits.floor_a or watch.glances_left == 0:
         watch.glances = 0
         return
     now = voltage_v / current_a
     for k in range(watch.glances if watch.glances < GLANCES else GLANCES):
         before = watch.glance_ohm[k]
         parallel = before - watch.series_known_ohm - limits.potential_v / size_a
-        if (fabs(watch.glance_a[k] - current_a) < 0.05 * size_a
-                and parallel > limits.potential_v / size_a
-                and before - now > (1.0 - limits.breakdown_ratio) * parallel):
+        # A fiftieth is less than what the shortest opening that rides through at 1 kHz takes off a glance.
+        if fabs(watch.glance_a[k] - current_a) < 0.02 * size_a and (
+                now < limits.fall_ratio * before
+                or (parallel > limits.potential_v / size_a
+                    and before - now > (1.0 - limits.breakdown_ratio) * parallel)):
             watch.verdict.pause = TRIP_BREAKDOWN
             watch.verdict.latched = 1
     watch.glance_ohm[watch.glances % GLANCES] = now
@@ -48,25 +56,31 @@ cdef void estimates_glance(EstimateWatch* watch, const EstimateLimits* limits, d
     watch.glances += 1
 
 
-cdef void rising(EstimateWatch* watch, const EstimateLimits* limits, double resistance_ohm) noexcept nogil:
+cdef void forget_rise(Rise* course) noexcept nogil:
+    course.second_ohm = 0.0
+    course.second_fill = course.seconds = 0
+
+
+cdef void rising(EstimateWatch* watch, const EstimateLimits* limits, Rise* course,
+                 double resistance_ohm) noexcept nogil:
     """H12. A slope, no step: no second of the five makes up half of the rise."""
     cdef double rise, step, largest = 0.0, first, last
     cdef uint32_t k
-    watch.second_ohm += resistance_ohm
-    watch.second_fill += 1
-    if watch.second_fill < SECOND:
+    course.second_ohm += resistance_ohm
+    course.second_fill += 1
+    if course.second_fill < SECOND:
         return
-    watch.seconds_ohm[watch.seconds % 6] = watch.second_ohm / SECOND
-    watch.seconds += 1
-    watch.second_ohm = 0.0
-    watch.second_fill = 0
-    if watch.seconds < 6:
+    course.seconds_ohm[course.seconds % 6] = course.second_ohm / SECOND
+    course.seconds += 1
+    course.second_ohm = 0.0
+    course.second_fill = 0
+    if course.seconds < 6:
         return
-    first = watch.seconds_ohm[watch.seconds % 6]
-    last = watch.seconds_ohm[(watch.seconds - 1) % 6]
+    first = course.seconds_ohm[course.seconds % 6]
+    last = course.seconds_ohm[(course.seconds - 1) % 6]
     rise = last - first
     for k in range(1, 6):
-        step = watch.seconds_ohm[(watch.seconds + k) % 6] - watch.seconds_ohm[(watch.seconds + k - 1) % 6]
+        step = course.seconds_ohm[(course.seconds + k) % 6] - course.seconds_ohm[(course.seconds + k - 1) % 6]
         largest = step if step > largest else largest
     if rise > 5.0 * limits.rising_per_s * first and largest <= 0.5 * rise:
         watch.verdict.trip = TRIP_RESISTANCE_RISING
@@ -160,32 +174,54 @@ cdef void potential(EstimateWatch* watch, const EstimateLimits* limits, const Es
         watch.verdict.trip = TRIP_ELECTRODE_SPENT
 
 
-cdef void compare(EstimateWatch* watch, const EstimateLimits* limits, double resistance_ohm,
+cdef inline bint apart(double a, double margin, double b, double ratio) noexcept nogil:
+    """1: a, give or take the margin, is beyond ratio times b, or below b by it."""
+    return a - margin > ratio * b or (a + margin) * ratio < b
+
+
+cdef inline double known_f(const Estimate* estimate) noexcept nogil:
+    return (
+        estimate.capacitance_f if estimate.capacitance_sigma_f < 0.05 * estimate.capacitance_f
+        and estimate.series_sigma_ohm < 0.05 * estimate.series_ohm else 0.0
+    )
+
+
+cdef void compare(EstimateWatch* watch, const EstimateLimits* limits, const Estimate* estimate,
                   double current_a) noexcept nogil:
-    """H48, once the current is back where it was."""
+    """H48. V/I once the current is back where it was, for skin bends; C, which hardly does, as soon as it is seen."""
+    cdef bint changed = False
+    # On the way up the tones are small beside the converters' steps: three deviations count for nothing.
+    if (watch.before_f > 0.0 and estimate.capacitance_f > 0.0
+            and estimate.capacitance_sigma_f < 0.15 * estimate.capacitance_f
+            and apart(estimate.capacitance_f, 3.0 * estimate.capacitance_sigma_f, watch.before_f,
+                      limits.changed_ratio)):
+        watch.seen_run += 1
+        changed = watch.seen_run >= BACK_RUN
+    else:
+        watch.seen_run = 0
     if current_a < 0.9 * watch.before_a:
         watch.back_run = 0
-        return
-    watch.back_run += 1
-    if watch.back_run < BACK_RUN:
-        return
-    watch.resumed = 0
-    if (resistance_ohm > limits.changed_ratio * watch.before_ohm
-            or resistance_ohm * limits.changed_ratio < watch.before_ohm):
+    else:
+        watch.back_run += 1
+        if watch.back_run >= BACK_RUN:
+            watch.resumed = 0
+            changed = changed or apart(estimate.resistance_ohm, 0.0, watch.before_ohm, limits.changed_ratio)
+    if changed:
+        watch.resumed = 0
         watch.verdict.pause = TRIP_PAD_CHANGED
         watch.verdict.latched = 1
 
 
 cdef void forget_course(EstimateWatch* watch) noexcept nogil:
-    watch.second_ohm = 0.0
-    watch.second_fill = watch.seconds = 0
+    forget_rise(&watch.total)
+    forget_rise(&watch.tangent)
     watch.potential_v = 0.0
     watch.potential_fill = watch.potentials = 0
 
 
 cdef void estimates_step(EstimateWatch* watch, const EstimateLimits* limits, const Estimate* estimate,
                          const EstimateInput* given) noexcept nogil:
-    cdef double current_a = fabs(given.current_a)
+    cdef double current_a = fabs(given.current_a), tangent_ohm
     watch.blocks += 1
     if fabs(given.current_a - watch.last_a) > limits.steady_ratio * current_a or given.limited or given.pausing:
         watch.steady_blocks = 0
@@ -200,13 +236,20 @@ cdef void estimates_step(EstimateWatch* watch, const EstimateLimits* limits, con
         watch.series_known_ohm = estimate.series_ohm
     mains(watch, limits, estimate, given, current_a)
     if watch.resumed:
-        compare(watch, limits, estimate.resistance_ohm, current_a)
+        compare(watch, limits, estimate, current_a)
     if watch.steady_blocks < SETTLE:
         forget_course(watch)
         return
     watch.steady_ohm = estimate.resistance_ohm
     watch.steady_a = current_a
-    rising(watch, limits, estimate.resistance_ohm)
+    watch.steady_f = known_f(estimate)
+    rising(watch, limits, &watch.total, estimate.resistance_ohm)
+    tangent_ohm = estimate.series_ohm + estimate.parallel_ohm
+    if (estimate.series_sigma_ohm + estimate.parallel_sigma_ohm < 0.02 * tangent_ohm
+            and estimate.series_ohm > 0.0 and estimate.parallel_ohm > 0.0):
+        rising(watch, limits, &watch.tangent, tangent_ohm)
+    else:
+        forget_rise(&watch.tangent)
     potential(watch, limits, estimate, 1.0 if given.current_a > 0.0 else -1.0)
     drying(watch, limits, estimate, given.area_smaller)
 
@@ -215,11 +258,12 @@ cdef void estimates_operator(EstimateWatch* watch, int32_t command, int32_t paus
     if command == OPERATOR_PAUSE and not watch.resumed:
         watch.before_ohm = watch.steady_ohm
         watch.before_a = watch.steady_a
+        watch.before_f = watch.steady_f
     elif command == OPERATOR_RESUME:
         # Who resumes after H48 has said so vouches for the pads.
         watch.resumed = 1 if pause == TRIP_NONE and watch.before_ohm > 0.0 else 0
-        watch.back_run = 0
+        watch.back_run = watch.seen_run = 0
         watch.series_ohm = 0.0
-        watch.glances = 0
+        watch.glances = watch.glances_left = 0
         watch.verdict.advice = 0
         forget_course(watch)

@@ -254,6 +254,7 @@ def controller_config(
         "short_voltage_v": threshold("H08", "short_voltage_v"),
         "short_current_a": threshold("H08", "short_current_a"),
         "density_trip_a": limits.density_trip_a,
+        "rest_a": threshold("H42", "rest_full_scale_ratio") * calibration["full_scale_a"],
         "disagree_a": threshold("H23", "disagree_full_scale_ratio") * calibration["full_scale_a"],
         "charge_cap_codes": round(limits.charge_cap_c * codes_per_coulomb),
         "charge_mismatch_codes": round(
@@ -305,6 +306,7 @@ def controller_config(
         "floor_a": open_floor_a,
         "steady_ratio": STEADY_RATIO,
         "breakdown_ratio": threshold("H11", "breakdown_ratio"),
+        "fall_ratio": threshold("H11", "fall_ratio"),
         "potential_v": ELECTRODE_EMF_V,
         "glance_ticks": max(1, impedance["block_ticks"] // 5),
         "rising_per_s": threshold("H12", "rising_ratio") / threshold("H12", "rising_s"),

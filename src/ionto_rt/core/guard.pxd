@@ -23,6 +23,7 @@ cdef struct GuardLimits:
     double short_voltage_v      # H08
     double short_current_a
     double density_trip_a       # H13: 1.1 x density limit x nominal area, on a 1 s mean
+    double rest_a               # H42: mean over 0.1 s beside a setpoint of zero
     double disagree_a           # H23: current readings further apart than this, on a 0.1 s mean
     int64_t charge_cap_codes    # H15: absolute, 1/65536 code
     int64_t charge_mismatch_codes
@@ -91,6 +92,9 @@ cdef struct GuardState:
     uint32_t heartbeat_age
     uint32_t checksum_age
     uint32_t density_fill
+    uint32_t rest_void          # H42: 1: in the tenth that is open not all setpoints were zero
+    double rest_sum
+    uint32_t rest_run           # tenths in a row beyond its limit
     uint32_t density_blocks
     uint32_t history_at
     uint64_t ticks

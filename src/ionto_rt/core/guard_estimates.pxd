@@ -6,6 +6,7 @@ cdef struct EstimateLimits:
     double floor_a              # no verdict below this current
     double steady_ratio         # change of the mean current from block to block that counts as moving
     double breakdown_ratio      # H11: Rp below this share of what it was within a second
+    double fall_ratio           # H11: or V/I below this share
     double potential_v          # H11: most that the electrodes' potential may be
     double rising_per_s         # H12: slope of V/I over five seconds, as a share of itself
     double drying_ratio         # H10: Rs beyond this share of the least that it was ...
@@ -19,7 +20,7 @@ cdef struct EstimateLimits:
     double potential_rise_v     # H43: of the electrodes' potential along the current within two minutes
     uint32_t glance_ticks       # of a fifth of a block
     double potential_sigma_v    # H43: known no worse than this
-    double changed_ratio        # H48: V/I after an operator's pause over that before it, or the other way round
+    double changed_ratio        # H48: V/I or C after an operator's pause over that before it, or the other way round
 
 # What one block has shown.
 cdef struct EstimateInput:
@@ -38,6 +39,13 @@ cdef struct EstimateVerdict:
     uint32_t advice             # Advice bits that hold
     double cap_a                # H13: highest level on the contact area that is left; 0: no such cap
 
+# H12: the course of one resistance.
+cdef struct Rise:
+    double second_ohm           # sum over the second that is open
+    uint32_t second_fill
+    double seconds_ohm[6]       # and the means of the last six
+    uint32_t seconds
+
 cdef struct EstimateWatch:
     EstimateVerdict verdict
     double last_a
@@ -49,11 +57,10 @@ cdef struct EstimateWatch:
     double glance_v             # sums over the fifth that is open
     double glance_sum_a
     uint32_t glance_fill
+    uint32_t glances_left       # so many more are judged although the current no longer stands
     uint32_t blocks
-    double second_ohm           # H12: sum over the second that is open
-    uint32_t second_fill
-    double seconds_ohm[6]       # and the means of the last six
-    uint32_t seconds
+    Rise total                  # H12: V/I
+    Rise tangent                # H12: Rs + Rp, which no potential dilutes
     double series_ohm           # H10: smoothed
     double series_least_ohm
     double log_parallel         # smoothed, and more so
@@ -68,10 +75,13 @@ cdef struct EstimateWatch:
     uint32_t potentials
     double before_ohm           # H48: V/I and current before the operator's pause; 0: none
     double before_a
+    double before_f             # and C; 0: not known
     double steady_ohm           # of the last steady block
     double steady_a
+    double steady_f             # 0: not known
     int32_t resumed             # 1: to be compared when the current is back
     uint32_t back_run
+    uint32_t seen_run           # H48: blocks in a row that know C
 
 # One block that has closed.
 cdef void estimates_step(EstimateWatch* watch, const EstimateLimits* limits, const Estimate* estimate,
