@@ -93,21 +93,20 @@ def named(rows: Any, rate_hz: float, after_s: float) -> tuple[str, float] | None
     """What was noticed first from that time on, and after how long."""
     first = round(after_s * rate_hz)
     found: list[tuple[int, str]] = []
-    for kind, name in (
-        ("trip", lambda value: Trip(value).name), ("pause", lambda value: Trip(value).name),
-        ("advice", lambda value: Advice(value & -value).name),
-    ):  # fmt: skip
+    for kind in ("trip", "pause", "advice"):
         column = rows[kind]
         shown = np.flatnonzero((column[first:] != 0) & (column[first:] != column[first - 1]))
         if len(shown):
-            found.append((int(shown[0]), name(int(column[first + shown[0]]))))
+            value = int(column[first + shown[0]])
+            what = Advice(value & -value).name if kind == "advice" else Trip(value).name
+            found.append((int(shown[0]), str(what)))
     lost = np.flatnonzero(rows["contact"][first:] == Contact.LOST)
     if len(lost):
         found.append((int(lost[0]), "CONTACT_LOST"))
     if not found:
         return None
-    tick, what = min(found)
-    return what, (tick + 1) / rate_hz
+    tick, cause = min(found)
+    return cause, (tick + 1) / rate_hz
 
 
 def causes(seed: int) -> None:

@@ -44,6 +44,7 @@ OUT_OF_REACH = {
     "open_voltage_v": 1e3,
     "short_current_a": 1.0,
     "density_trip_a": 1.0,
+    "rest_a": 1.0,
     "disagree_a": 1.0,
     "charge_cap_codes": FAR,
     "charge_mismatch_codes": FAR,
@@ -907,6 +908,41 @@ def test_h43_charge_beyond_what_the_pads_are_rated_for() -> None:
     assert_safe_from_here(exact, Trip.ELECTRODE_SPENT, Action.RAMP_DOWN)
 
 
+@pytest.mark.parametrize(("codes", "trips"), [(64, False), (65, True), (-65, True)])
+def test_h42_current_beside_a_setpoint_of_zero(codes: int, trips: bool) -> None:
+    """For three tenths of a second in a row, each of them wholly at rest."""
+    step = function("guard", "guard_step", None, *[ctypes.c_void_p] * 4)
+    checksum = function("guard", "guard_checksum", ctypes.c_uint32, ctypes.c_void_p)
+    config, _ = planned()
+    lsb_a = 2.0**-22
+    limits = fill(
+        struct("GuardLimits")(),
+        {
+            **config["guard"], **OUT_OF_REACH, "second_ticks": 100, "rest_a": 64 * lsb_a, "redundant_lsb_a": lsb_a,
+            "current_lsb_a": lsb_a, "redundant_offset_q16": 0, "current_offset_q16": 0,
+        },
+    )  # fmt: skip
+    limits.checksum = checksum(ctypes.byref(limits))
+    state, out = struct("GuardState")(), struct("Verdict")()
+
+    def ticks(count: int, setpoint_a: float = 0.0, armed: int = 1, reading: int = codes) -> int:
+        for _ in range(count):
+            seen = {
+                "ticks": 1, "sample_good": 1, "finite": 1, "setpoint_a": setpoint_a, "armed_output": armed,
+                "redundant_code": reading, "current_code": reading,
+            }  # fmt: skip
+            given = fill(struct("GuardInput")(), seen)
+            step(ctypes.byref(state), ctypes.byref(limits), ctypes.byref(given), ctypes.byref(out))
+        return int(out.trip)
+
+    assert ticks(50, armed=0) == 0, "the self-test has a tolerance of its own"
+    assert ticks(50, setpoint_a=1e-3, reading=1000) == 0
+    assert ticks(10) == 0, "a tenth that is not wholly at rest does not count"
+    assert ticks(29) == 0
+    assert ticks(1) == (Trip.CROSS_LEAKAGE if trips else 0)
+    assert ticks(500) == (Trip.CROSS_LEAKAGE if trips else 0)
+
+
 @pytest.mark.parametrize(("held", "trips"), [(1000, False), (999, True)])
 def test_h52_a_direction_changes_through_a_hold_at_zero(held: int, trips: bool) -> None:
     step = function("guard", "guard_step", None, *[ctypes.c_void_p] * 4)
@@ -920,6 +956,8 @@ def test_h52_a_direction_changes_through_a_hold_at_zero(held: int, trips: bool) 
         step(ctypes.byref(state), ctypes.byref(limits), ctypes.byref(given), ctypes.byref(out))
     assert out.trip == (Trip.REVERSAL if trips else 0)
     assert out.action == (Action.RAMP_DOWN if trips else 0) or out.action == Action.OFF
+
+
 @pytest.mark.parametrize("lose", [1, 3, 40])
 def test_a_ramp_down_takes_its_time_whatever_samples_are_lost(lose: int) -> None:
     """Its slope is per sample period that passes, not per sample that comes."""

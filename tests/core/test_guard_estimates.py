@@ -70,6 +70,28 @@ def test_h11_breakdown(ohm: float, pauses: bool) -> None:
     assert (verdict.pause, verdict.latched) == ((Trip.BREAKDOWN, 1) if pauses else (0, 0))
 
 
+@pytest.mark.parametrize(("ohm", "pauses"), [(1024.0, False), (math.nextafter(1024.0, 0.0), True)])
+def test_h11_breakdown_by_the_whole_resistance_where_rs_is_not_known(ohm: float, pauses: bool) -> None:
+    made = Watched(breakdown_ratio=0.0, fall_ratio=0.5)
+    made.blocks(40, series_ohm=0.0, series_sigma_ohm=0.0, parallel_ohm=0.0)
+    for _ in range(60):
+        assert made.glance(2048.0).pause == 0
+    assert made.glance(ohm).pause == (Trip.BREAKDOWN if pauses else 0)
+
+
+@pytest.mark.parametrize(("before", "pauses"), [(8, True), (9, False)])
+def test_h11_a_current_that_has_just_moved_is_judged_for_nine_glances_more(before: int, pauses: bool) -> None:
+    """On a voltage source the breakdown itself moves the mean of its block."""
+    made = Watched()
+    made.blocks(40)
+    for _ in range(60):
+        made.glance(2048.0)
+    made.block(1.1 * LEVEL_A)
+    for _ in range(before):
+        assert made.glance(2048.0).pause == 0
+    assert made.glance(400.0).pause == (Trip.BREAKDOWN if pauses else 0)
+
+
 def test_h11_a_current_that_moves_explains_itself() -> None:
     made = Watched()
     made.blocks(40)
@@ -96,6 +118,24 @@ def test_h12_a_slope_trips_within_its_five_seconds() -> None:
         made.block(resistance_ohm=2048.0 * (1.0 + 0.03 * taken / 10.0))
     assert made.verdict.trip == Trip.RESISTANCE_RISING
     assert taken <= 60
+
+
+def test_h12_a_potential_does_not_dilute_the_slope() -> None:
+    """Rs + Rp rises by 3 % a second; V/I, most of which is the electrodes' potential, by a third of that."""
+    made = Watched()
+    made.blocks(80)
+    for taken in range(1, 62):
+        rise = 0.03 * taken / 10.0
+        if made.block(resistance_ohm=2048.0 * (1.0 + rise / 3.0), parallel_ohm=1400.0 + 2000.0 * rise).trip:
+            break
+    assert made.verdict.trip == Trip.RESISTANCE_RISING and taken <= 60
+
+
+def test_h12_elements_that_are_not_known_have_no_slope() -> None:
+    made = Watched()
+    made.blocks(80)
+    for k in range(200):
+        assert made.block(parallel_ohm=1400.0 * 1.005**k, parallel_sigma_ohm=100.0).trip == 0
 
 
 @pytest.mark.parametrize("seen", [{"limited": 1}, {"pausing": 1}])
@@ -202,3 +242,18 @@ def test_h48_another_impedance_after_an_operators_pause(ohm: float, pauses: bool
         made.verdict.pause = 0
         made.operator(OperatorCommand.RESUME, Trip.PAD_CHANGED)
         assert made.blocks(50, resistance_ohm=ohm).pause == 0, "who resumes then vouches for the pads"
+
+
+@pytest.mark.parametrize(("nano", "sigma", "pauses"), [(100.0, 1.0, True), (131.0, 1.0, False), (100.0, 16.0, False),
+                                                      (310.0, 1.0, True)])  # fmt: skip
+def test_h48_another_capacitance_is_seen_on_the_way_up(nano: float, sigma: float, pauses: bool) -> None:
+    """C is 200 nF before. 133 nF are within the ratio, and less than three deviations below that are no proof."""
+    made = Watched()
+    made.blocks(60, capacitance_f=200e-9, capacitance_sigma_f=2e-9)
+    made.operator(OperatorCommand.PAUSE)
+    made.blocks(20, current_a=0.0, pausing=1)
+    made.operator(OperatorCommand.RESUME)
+    for k in range(5):
+        assert made.verdict.pause == 0, k
+        made.block(0.1 * LEVEL_A, resistance_ohm=2e4, capacitance_f=nano * 1e-9, capacitance_sigma_f=sigma * 1e-9)
+    assert made.verdict.pause == (Trip.PAD_CHANGED if pauses else 0)

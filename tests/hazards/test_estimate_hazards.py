@@ -85,7 +85,7 @@ def test_h48_another_pad(tmp_path: Path, response: Response) -> None:
         hold="16 s",
         options="rate=5000",
         uri="sim:",
-        acts={8.0: Session.pause, 11.0: Session.resume},
+        acts={8.0: Session.pause, 11.0: Session.resume, 15.0: Session.stop},
         attended=True,
     )
     resumed_s = done.first("level_a", after_s=11.0)
