@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from ionto_rt.campaign import (
     CHUNK,
+    COLUMNS,
     Act,
     Draw,
     Script,
@@ -30,7 +31,8 @@ from ionto_rt.cli.campaign import campaign_command
 from ionto_rt.codes import OperatorCommand, Phase, Trip
 from ionto_rt.core.campaign import ACT_NAMES
 from ionto_rt.core.virtual_device import FAULT_KINDS
-from ionto_rt.hazards import hazards
+from ionto_rt.hazards import START, hazards
+from ionto_rt.testing.entries import ENTRIES, run_some
 from ionto_rt.testing.whole import run_whole
 
 QUICK_SEED = 1
@@ -118,6 +120,18 @@ def test_cells_are_hazards_of_the_table_in_phases_in_which_they_can_occur() -> N
     for hazard, phases in session_cells().items():
         assert {phase.name for phase in phases} <= set(hazards()[hazard].phases), hazard
     assert set(possible_cells()) == set(hazards())
+
+
+def test_every_cell_of_the_hazard_table_is_served() -> None:
+    served = {(hazard, int(phase)) for hazard, phases in session_cells().items() for phase in phases}
+    entries = {(hazard, COLUMNS[place]) for hazard, place in ENTRIES}
+    assert served | entries == {(hazard, place) for hazard, places in possible_cells().items() for place in places}
+    assert not served & entries
+
+
+@pytest.mark.parametrize(("hazard", "place"), [cell for cell in ENTRIES if cell != ("H46", "PAUSE")])
+def test_in_the_quick_slice_each_entry_is_refused_or_ends_as_it_must(hazard: str, place: str) -> None:
+    assert run_some(QUICK_SEED, hazard, place, 0, 3 if place == START else 1) == [""] * (3 if place == START else 1)
 
 
 def test_a_hit_needs_the_injection_and_its_sight() -> None:

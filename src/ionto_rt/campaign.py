@@ -904,7 +904,9 @@ def possible_cells() -> dict[str, list[int]]:
 
 def served(hazard: str) -> str:
     """Which of the campaign's parts inject a hazard."""
-    parts = {"sessions": session_cells()}
+    from ionto_rt.testing.entries import ENTRIES
+
+    parts = {"sessions": session_cells(), "entries": {of for of, _ in ENTRIES}}
     return ", ".join(name for name, part in parts.items() if hazard in part)
 
 
