@@ -937,6 +937,8 @@ def test_h52_a_direction_changes_through_a_hold_at_zero(held: int, trips: bool) 
         step(ctypes.byref(state), ctypes.byref(limits), ctypes.byref(given), ctypes.byref(out))
     assert out.trip == (Trip.REVERSAL if trips else 0)
     assert out.action == (Action.RAMP_DOWN if trips else 0) or out.action == Action.OFF
+
+
 @pytest.mark.parametrize("lose", [1, 3, 40])
 def test_a_ramp_down_takes_its_time_whatever_samples_are_lost(lose: int) -> None:
     """Its slope is per sample period that passes, not per sample that comes."""
