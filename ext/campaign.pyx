@@ -22,7 +22,8 @@ from ionto_rt.core.types cimport (
     END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, EVENT_ADVICE, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
     EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE, ON_TRIP_STOP,
     OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK, PHASE_PAUSE, PHASE_RAMP_DOWN,
-    PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD, STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT,
+    PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD, SAMPLE_REPEATED, STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED,
+    STATUS_OVER_CURRENT,
     STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT,
     TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_LEASE_LAPSED, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP,
     TRIP_SESSION_TIME, TRIP_STALE_DATA, TRIP_UNDER_CURRENT, Calibration, Port, Segment, Tick,
@@ -395,6 +396,15 @@ cdef void check_guard(Campaign* c, Watch* w, const Tick* row, const GuardLimits*
         violate(c, GUARD_EARLY, row.channel, fresh, 0.0)
 
 
+cdef inline uint32_t newer(uint32_t index, const Campaign* c) noexcept nogil:
+    """The first index that no accepted answer has had. What is decided on a sample that comes again is answered for one
+    that was answered before, and that the device refuses.
+    """
+    if c.any_accepted and <int32_t>(c.accept_index - index) > 0:
+        return c.accept_index + <uint32_t>1
+    return index + <uint32_t>1
+
+
 cdef void check_latch(Campaign* c, Watch* w, const Tick* row) noexcept nogil:
     """The first cause is kept, urgency only rises, and what waits for a person waits."""
     if w.trip != TRIP_NONE and row.trip != w.trip:
@@ -577,7 +587,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
     fold(c, <uint64_t>(row.phase | row.trip << 8 | row.action << 16 | row.pause << 24) ^ <uint64_t>row.events << 40)
     if row.action == ACTION_OFF and w.off_since < 0:
         w.off_since = <int64_t>c.tick
-        w.off_index = row.index if good else w.last_index
+        w.off_index = row.index if row.sample_fault != SAMPLE_REPEATED else newer(w.last_index, c)
     w.any = 1
     if good:
         w.started = 1

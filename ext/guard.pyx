@@ -26,7 +26,7 @@ cdef enum:
     REST_RUN = 3                # tenths: by then skin that was driven has let go of its charge
     RIPPLE_RUN = 3              # blocks of ripple in a row: by then the estimator knows whether it is the mains
     PRESSED_SAMPLES = 2         # H45
-    FOREIGN_TICKS = 20          # H42
+    FOREIGN_TICKS = 10          # H42
     SWITCHED_OFF = (STATUS_LEASE_EXPIRED | STATUS_OVER_CURRENT | STATUS_CHARGE_CAP | STATUS_TIME_CAP | STATUS_LEAKAGE
                     | STATUS_SELF_TEST_FAILED)
     SENSORS = (STATUS_LEAKAGE | STATUS_OVER_TEMPERATURE | STATUS_PATIENT_STOP | STATUS_SELF_TEST_FAILED
@@ -406,19 +406,20 @@ cdef inline void check_direction(GuardState* state, const GuardLimits* limits, c
     state.zero_run = 0
 
 
-cdef inline void check_foreign(GuardState* state, const GuardLimits* limits, const GuardInput* given,
+cdef inline bint check_foreign(GuardState* state, const GuardLimits* limits, const GuardInput* given,
                                double current) noexcept nogil:
     """H42: through a channel whose relay is open flows what another one drives. Nothing here can stop it: the loop
-    stops the others, whatever the treatment wants of them.
+    stops the others, whatever the treatment wants of them. 1: it is so, and no other row's matter.
     """
     if (given.status & STATUS_RELAY_CLOSED or state.relay_closed or not state.begun
             or current < limits.open_floor_a):
         state.foreign_run = 0
-        return
+        return False
     state.foreign_run += given.ticks
     if state.foreign_run >= FOREIGN_TICKS:
         state.foreign = 1
         trip(state, TRIP_CROSS_LEAKAGE, ACTION_OFF)
+    return True
 
 
 cdef void check_sample(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
@@ -454,7 +455,9 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     level = limits.over_ratio * highest
     if level < highest + limits.over_margin_a:
         level = highest + limits.over_margin_a
-    if current > level:
+    if check_foreign(state, limits, given, current):
+        state.over_run = 0
+    elif current > level:
         state.over_run += given.ticks
         if state.over_run >= limits.over_ticks:
             trip(state, TRIP_OVER_CURRENT, ACTION_OFF)
@@ -489,8 +492,6 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
             trip(state, TRIP_SHORT, ACTION_RAMP_DOWN)
     else:
         state.short_run = 0
-
-    check_foreign(state, limits, given, current)
 
     state.density_sum += current
     state.disagree_sum += (

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from click.testing import CliRunner
 
 from ionto_rt.campaign import (
     CHUNK,
+    COLUMNS,
     Act,
     Draw,
     Script,
     Tally,
     explain,
+    focus_of,
     hits,
     possible_cells,
     reproduce,
@@ -30,7 +33,8 @@ from ionto_rt.cli.campaign import campaign_command
 from ionto_rt.codes import OperatorCommand, Phase, Trip
 from ionto_rt.core.campaign import ACT_NAMES
 from ionto_rt.core.virtual_device import FAULT_KINDS
-from ionto_rt.hazards import hazards
+from ionto_rt.hazards import START, hazards
+from ionto_rt.testing.entries import ENTRIES, run_some
 from ionto_rt.testing.whole import run_whole
 
 QUICK_SEED = 1
@@ -44,6 +48,18 @@ def test_in_the_quick_slice_every_invariant_holds() -> None:
     assert not failures
     assert tally.sessions == QUICK_SESSIONS
     assert tally.ticks > 5000 * QUICK_SESSIONS
+
+
+COUNTED = ("H16", "H24", "H25", "H28", "H30", "H56")
+"""Rows whose limit is a number of ticks or microseconds, and what a person says: at the limit, and a step beside it."""
+
+
+@pytest.mark.parametrize("hazard", COUNTED)
+def test_in_the_quick_slice_counted_rows_are_exact(hazard: str) -> None:
+    numbers = (number for number in count(QUICK_SESSIONS) if (focus := focus_of(number)) and focus[0].hazard == hazard)
+    for number in islice(numbers, 80):
+        violation = script(QUICK_SEED, number).run(simulator())["violation"]
+        assert violation is None, f"{reproduce(QUICK_SEED, number)}: {violation}"
 
 
 @pytest.mark.parametrize("first", [0, 8, 16, 24])
@@ -120,6 +136,18 @@ def test_cells_are_hazards_of_the_table_in_phases_in_which_they_can_occur() -> N
     assert set(possible_cells()) == set(hazards())
 
 
+def test_every_cell_of_the_hazard_table_is_served() -> None:
+    served = {(hazard, int(phase)) for hazard, phases in session_cells().items() for phase in phases}
+    entries = {(hazard, COLUMNS[place]) for hazard, place in ENTRIES}
+    assert served | entries == {(hazard, place) for hazard, places in possible_cells().items() for place in places}
+    assert not served & entries
+
+
+@pytest.mark.parametrize(("hazard", "place"), [cell for cell in ENTRIES if cell != ("H46", "PAUSE")])
+def test_in_the_quick_slice_each_entry_is_refused_or_ends_as_it_must(hazard: str, place: str) -> None:
+    assert run_some(QUICK_SEED, hazard, place, 0, 3 if place == START else 1) == [""] * (3 if place == START else 1)
+
+
 def test_a_hit_needs_the_injection_and_its_sight() -> None:
     made = next(
         made
@@ -130,7 +158,7 @@ def test_a_hit_needs_the_injection_and_its_sight() -> None:
     assert hits(made, result) == [("H56", made.focus[1] if made.focus else None)]
     blind = {**result, "seen": [seen for seen in result["seen"] if seen[:2] != ("trip", int(Trip.OPERATOR_STOP))]}
     assert hits(made, blind) == []  # type: ignore[arg-type]
-    assert hits(made, {**result, "fired": [(-1, -1)]}) == []  # type: ignore[typeddict-item]
+    assert hits(made, {**result, "fired": [(-1, -1)]}) == []
 
 
 def test_numbers_drawn_are_the_same_everywhere() -> None:

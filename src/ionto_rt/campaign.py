@@ -398,7 +398,7 @@ class Script:
     @property
     def focus(self) -> tuple[Recipe, Phase] | None:
         """The cell that this session is after, by its first act. None: a session in which nothing goes wrong."""
-        return None if self.number % HEALTHY == HEALTHY - 1 else cells()[self.number % len(cells())]
+        return focus_of(self.number)
 
     def run(self, simulator: Simulator) -> Simulated:
         """Run it."""
@@ -767,6 +767,11 @@ def cells() -> tuple[tuple[Recipe, Phase], ...]:
     )
 
 
+def focus_of(number: int) -> tuple[Recipe, Phase] | None:
+    """The cell that a session is after; None: one in which nothing goes wrong."""
+    return None if number % HEALTHY == HEALTHY - 1 else cells()[number % len(cells())]
+
+
 @cache
 def scenarios_for(recipe_number: int) -> tuple[int, ...]:
     """Numbers of the scenarios that a recipe can be injected in."""
@@ -783,7 +788,7 @@ def scenarios_for(recipe_number: int) -> tuple[int, ...]:
 def script(seed: int, number: int) -> Script:
     """Session `number` of the campaign `seed`."""
     draw = Draw(seed, number)
-    cell = None if number % HEALTHY == HEALTHY - 1 else cells()[number % len(cells())]
+    cell = focus_of(number)
     chosen = scenarios_for(RECIPES.index(cell[0])) if cell is not None else scenarios_for(0)
     found = scenario(draw.of(chosen))
     made = Script(seed, number, found, draw.word(), resumes=draw.below(4) > 0, clock=draw.below(8) > 0)
@@ -904,7 +909,9 @@ def possible_cells() -> dict[str, list[int]]:
 
 def served(hazard: str) -> str:
     """Which of the campaign's parts inject a hazard."""
-    parts = {"sessions": session_cells()}
+    from ionto_rt.testing.entries import ENTRIES
+
+    parts = {"sessions": session_cells(), "entries": {of for of, _ in ENTRIES}}
     return ", ".join(name for name, part in parts.items() if hazard in part)
 
 

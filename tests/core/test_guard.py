@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, OperatorCommand, Phase, Trip
+from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, EndReason, OperatorCommand, Phase, Trip
 from ionto_rt.heartbeat import answer_of
 from support import (
     LSB_A,
@@ -895,6 +895,23 @@ def test_h34_the_guards_own_ramp_down_is_no_hunting() -> None:
     assert len(made.rows) - begun > 4 * 50
     assert not any(row["pause"] for row in made.rows)
     assert made.trips() == [Trip.SESSION_TIME]
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_h42_current_through_an_open_relay_is_another_channels(beyond: int) -> None:
+    """At the least current that counts for 10 ticks, and not before; a code less is none."""
+    made = rig(open_floor_a=64 * LSB_A)
+    made.tick(operator_command=OperatorCommand.STOP, operator_sequence=1)
+    while not made.rows[-1]["end_reason"]:
+        made.tick()
+    made.run(20)
+    assert not made.rows[-1]["status"] & DeviceStatus.RELAY_CLOSED and calm(made)
+    made.run(9, current_code=64, redundant_code=64)
+    assert calm(made)
+    made.tick(current_code=64, redundant_code=64 - 1 + beyond)
+    made.tick()
+    assert made.trips() == [Trip.CROSS_LEAKAGE] * beyond
+    assert made.rows[-1]["end_reason"] == EndReason.OPERATOR, "how it ended stays"
 
 
 def test_h43_charge_beyond_what_the_pads_are_rated_for() -> None:

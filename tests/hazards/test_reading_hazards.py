@@ -3,11 +3,15 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from injection import session
+from injection import device_time_s, session
 from ionto_rt.codes import Trip
+from ionto_rt.device import open_device
+from ionto_rt.record import Record
 from ionto_rt.session import Session
+from ionto_rt.treatment import Treatment
 from responses import Response
 from support import memory_of, state_of
 
@@ -76,3 +80,41 @@ def test_h54_limits_corrupt(tmp_path: Path, response: Response, byte: int, at_s:
     done = session(tmp_path, acts={at_s: flip}, uri="sim:", whole=False)
     assert Trip.LIMITS_CORRUPT.name in done.receipt["trips"]
     response("H54", injected[0], done.first("trip"), through="memory")
+
+
+CHANNEL = """
+[[channels]]
+name = "{name}"
+drug = "dexamethasone-phosphate"
+[channels.electrodes.active]
+type = "buffered-pad"
+area = "8 cm^2"
+polarity = "cathode"
+[channels.electrodes.return]
+type = "return-pad"
+area = "25 cm^2"
+[[channels.steps]]
+current = "1 mA"
+time = "{hold}"
+ramp = "1.5 s"
+"""
+
+
+@pytest.mark.parametrize("on_trip", ["continue", "pause", "stop"])
+def test_h42_leakage_between_channels(tmp_path: Path, response: Response, on_trip: str) -> None:
+    """One channel has had its dose; from the other's pad gel runs to its own, and current with it."""
+    head = f'format = 1\ntitle = "two"\non_channel_trip = "{on_trip}"\n'
+    text = head + CHANNEL.format(name="left", hold="2 s") + CHANNEL.format(name="right", hold="12 s")
+    truth = tmp_path / "truth.csv"
+    with open_device(f"sim:?channels=2&truth={truth}&fault=0:crosstalk=3000@7") as device:
+        running = Session(Treatment.parse(text.encode()), device, out_dir=tmp_path, speed="max")
+        receipt = running.run()
+    rows = Record.open(running.record_path).telemetry()
+    left, right = (rows["channel"] == channel for channel in (0, 1))
+    assert receipt["trips"] == ["CROSS_LEAKAGE"]
+    tripped = int(np.argmax(left & (rows["trip"] != 0)))
+    response("H42", 7.0, float(device_time_s(rows)[tripped]))
+    asked = int(np.argmax(right & (rows["stop"] != 0)))
+    assert rows["index"][asked] == rows["index"][tripped] + 1
+    assert rows["level_a"][right][-1] == 0.0
+    assert right.sum() < 10_000, "ended within the second or two that a ramp down takes"

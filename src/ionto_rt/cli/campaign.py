@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,12 @@ PLAIN_S = 10.0
     help="Also N whole sessions with record, journal and disk faults.",
 )
 @click.option(
+    "--entries",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Also N each of the hazards that no tick can show: refused starts, clock, disk; 100 in a billion ticks.",
+)
+@click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
@@ -65,6 +71,7 @@ def campaign_command(
     jobs: int | None,
     out: Path | None,
     whole: int,
+    entries: int | None,
     keep: Path | None,
 ) -> int:
     """Run whole sessions on a virtual clock with seeded faults in time, wire, device, skin, operator and memory, and
@@ -74,7 +81,16 @@ def campaign_command(
     ends the campaign, and is shrunk to the smallest script of faults that still shows it. Exit code 0 if every
     invariant held, 1 if not, or if in a billion ticks a hazard was hit less than 100 times in a phase.
     """
-    from ionto_rt.campaign import BILLION, HITS_LEAST, core_digest, explain, run, script, session_cells
+    from ionto_rt.campaign import (
+        BILLION,
+        HITS_LEAST,
+        core_digest,
+        explain,
+        possible_cells,
+        run,
+        script,
+        session_cells,
+    )
 
     if number is not None:
         return _one(seed, number)
@@ -85,15 +101,29 @@ def campaign_command(
     with _progress(ticks, sessions) as tell:
         tally = run(seed, ticks=ticks, sessions=sessions, jobs=jobs, tell=tell)
     took_s = time.monotonic() - began
-    wrong = _whole(seed, whole, keep) if whole else 0
-    hits, hazard, phase = tally.least(session_cells())
-    rare = hits < HITS_LEAST and ticks is not None and ticks >= BILLION
+    long = ticks is not None and ticks >= BILLION
+    cells: Mapping[str, Sequence[int]] = session_cells()
+    wrong = 0
+    each = entries if entries is not None else HITS_LEAST if long else 0
+    if each and not tally.violations:
+        from ionto_rt.testing.entries import run_entries
+
+        found, said = run_entries(seed, each, jobs)
+        tally.hits.update(found)
+        cells, wrong = possible_cells(), len(said)
+        for line in said:
+            say(line)
+    if whole and not tally.violations:
+        wrong += _whole(seed, whole, keep)
+    hits, hazard, phase = tally.least(cells)
+    rare = long and hits < HITS_LEAST
     say(tally.table())
     say(f"fewest hits: {hits}, of {hazard} in {phase}")
     summary = (
         f"ionto_rt {ionto_rt.__version__}, core {core_digest()}, seed {seed}: {tally.sessions:,} sessions,"
         f" {tally.ticks:,} ticks, {tally.rows:,} rows in {took_s:.1f} s ({tally.ticks / took_s:,.0f} ticks/s,"
-        f" {jobs} jobs), digest {tally.digest:016x}, {len(tally.violations)} violations"
+        f" {jobs} jobs), digest {tally.digest:016x}, {each} of each entry, {whole} whole sessions,"
+        f" {len(tally.violations) + wrong} violations"
     )
     if out is not None:
         out.write_text(json.dumps(_as_json(seed, tally, took_s, jobs), indent=1) + "\n")
