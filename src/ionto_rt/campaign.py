@@ -639,6 +639,7 @@ RECIPES: list[Recipe] = [
         plant("dry", least=2500.0, most=5000.0, after_s=(9.0, 15.0)),
         (("advice", int(Advice.WET_PADS)),),
         "sight",
+        weight=4,
     ),
     Recipe("H11", plant("breakdown", least=12.0, most=200.0), BROKEN, voltage=True, only=(RAMP_UP,)),
     Recipe("H11", plant("breakdown", least=12.0, most=200.0, after_s=(3.0, 9.0)), BROKEN, "long", only=(TREATMENT,)),
