@@ -148,3 +148,10 @@ def test_h42_leakage_into_a_channel_at_rest(tmp_path: Path, response: Response, 
     tripped = np.flatnonzero(trips == Trip.CROSS_LEAKAGE)
     assert len(tripped), sorted(set(trips.tolist()))
     response("H42", at_s, float(time_s[tripped[0]]))
+
+
+def test_h34_hunting(tmp_path: Path, response: Response) -> None:
+    """The output follows four periods later than the device says: a voltage source's loop swings up within a tenth."""
+    done = session(tmp_path, "delay=4@4.5", hold="9 s", options="front-end=voltage&rate=5000", uri="sim:")
+    assert done.receipt["trips"] == []
+    response("H34", 4.5, done.first("pause", int(Trip.HUNTING)))
