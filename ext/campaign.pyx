@@ -21,12 +21,12 @@ from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, CONTACT_LOST, END_COMPLETE, END_CONTACT_OPEN, END_CONTACT_OUTSIDE,
     END_CONTACT_UNCLEAR, END_NONE, END_OPERATOR, EVENT_ADVICE, EVENT_BAD_SAMPLE, EVENT_CONTACT, EVENT_END, EVENT_GAP,
     EVENT_LIMITED, EVENT_PAUSE, EVENT_PHASE, EVENT_STATUS, EVENT_TRIP, FRONT_END_CURRENT_SOURCE, ON_TRIP_STOP,
-    OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK, PHASE_PAUSE, PHASE_RAMP_DOWN,
-    PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD, SAMPLE_REPEATED, STATUS_CHARGE_CAP, STATUS_LEASE_EXPIRED,
-    STATUS_OVER_CURRENT,
-    STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN, TRIP_CHARGE_CAP, TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT,
-    TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_LEASE_LAPSED, TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP,
-    TRIP_SESSION_TIME, TRIP_STALE_DATA, TRIP_UNDER_CURRENT, Calibration, Port, Segment, Tick,
+    OPERATOR_PAUSE, OPERATOR_RESUME, OPERATOR_STOP, PACING_DEVICE, PHASE_COMPLETE, PHASE_CONTACT_CHECK, PHASE_PAUSE,
+    PHASE_RAMP_DOWN, PHASE_SELF_TEST, PORT_VERSION, SAMPLE_GOOD, SAMPLE_REPEATED, STATUS_CHARGE_CAP,
+    STATUS_LEASE_EXPIRED, STATUS_OVER_CURRENT, STATUS_TIME_CAP, STOP_NOW, STOP_RAMP_DOWN, TRIP_CHARGE_CAP,
+    TRIP_CHARGE_MISMATCH, TRIP_DEVICE_CAP, TRIP_HEARTBEAT, TRIP_HOST_SUSPENDED, TRIP_HUNTING, TRIP_LEASE_LAPSED,
+    TRIP_LOST_SAMPLES, TRIP_NONE, TRIP_OPERATOR_STOP, TRIP_SESSION_TIME, TRIP_STALE_DATA, TRIP_UNDER_CURRENT,
+    Calibration, Port, Segment, Tick,
 )
 from ionto_rt.core.virtual_device cimport (
     DEVICE_ARMED, DEVICE_IDLE, FAULT_CROSSTALK, FAULTS, TRANSMIT_BYTES, ScriptedFault, VirtualChannel,
@@ -472,6 +472,18 @@ cdef void check_output(Campaign* c, Watch* w, const Tick* row, const ControllerS
             violate(c, PAUSE_TIME, row.channel, <double>w.pause_rows, config.programme.level_limit_a / slope)
     elif row.pause == TRIP_NONE:
         w.pause_rows = 0
+    # The operator's pause lasts until he resumes.
+    if row.operator_command == OPERATOR_RESUME or row.end_reason != END_NONE:
+        w.held = 0
+    elif w.held and good and row.phase > PHASE_CONTACT_CHECK:
+        w.held_rows += 1
+        if level > fabs(w.level_a) + 1e-15:
+            violate(c, PAUSE_TIME, row.channel, level, fabs(w.level_a))
+        if level > 0.0 and w.held_rows > <uint64_t>(config.programme.level_limit_a / slope) + 20:
+            violate(c, PAUSE_TIME, row.channel, <double>w.held_rows, config.programme.level_limit_a / slope)
+    if row.operator_command == OPERATOR_PAUSE and row.end_reason == END_NONE and not w.held:
+        w.held = 1
+        w.held_rows = 0
 
 
 cdef void check_event(Campaign* c, Watch* w, const Tick* row) noexcept nogil:

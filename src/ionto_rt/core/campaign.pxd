@@ -179,6 +179,8 @@ cdef struct Watch:
     double charge_c
     double absolute_c
     uint32_t advice
+    int32_t held                # the operator has paused
+    uint64_t held_rows
 
 cdef struct Campaign:
     const Scenario* scenario
