@@ -426,6 +426,13 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     cdef double least_ohm = config.ballast_ohm + config.series_least_ohm if config.voltage_source else 1.0
     if state.ticks <= <uint32_t>config.delay_ticks + 2:
         return
+    if not config.voltage_source and (
+            fabs(current) > config.current_a or fabs(state.centre - current) > config.current_a):
+        # No offset is as large. Against a reading that is wrong, what nulls it would be a current of its own.
+        state.nulled_a = current
+        state.verdict = PROBE_UNCLEAR
+        enter(state, PROBE_FINISHED)
+        return
     if fabs(current) > 0.1 * config.current_a and state.tries < NULL_TRIES:
         # A step through the least impedance never passes zero, and what is only hum moves little.
         state.centre = quantised(state.centre - current * least_ohm, config.output_lsb)

@@ -50,6 +50,18 @@ def test_no_current_of_the_probe_passes_its_bound_on_a_current_source(loop: dict
     assert Trial(**loop).probe()[2] <= allowed
 
 
+@given(st.floats(-4e-3, 4e-3))
+def test_whatever_a_reading_says_a_current_source_is_told_no_more_than_the_probes_bound(reading_a: float) -> None:
+    """An offset is nulled only as far as the probe itself may go: what is read may not be what flows."""
+    regulator = ConstantCurrentRegulator(
+        front_end="current", tick_s=1e-3, full_scale_a=4e-3, compliance_v=80.0, output_lsb=1e-7
+    )
+    while regulator.verdict == "running":
+        assert abs(regulator.step(1e-3, reading_a, 0.0)) <= 2.0 * 50e-6
+    if abs(reading_a) > 50e-6:
+        assert regulator.verdict == "unclear"
+
+
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("rate", [500.0, 1e3, 5e3, 1e4])
 def test_the_excitation_is_charge_balanced_to_a_code(front_end: str, rate: float) -> None:
