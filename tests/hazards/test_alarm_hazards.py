@@ -187,10 +187,12 @@ class Stuck(io.StringIO):
 
 
 @contextmanager
-def watched(out_dir: Path, view: LiveView | LineView, hold: str) -> Iterator[Session]:
+def watched(
+    out_dir: Path, view: LiveView | LineView, hold: str, watcher: Callable[[Session], None] | None = None
+) -> Iterator[Session]:
     treatment = Treatment.parse(text(hold=hold).encode(), "t.toml")
     with open_device("sim:") as device, view:
-        running = Session(treatment, device, out_dir=out_dir, speed="max", watcher=view)
+        running = Session(treatment, device, out_dir=out_dir, speed="max", watcher=watcher or view)
         view.begin(running)
         yield running
 
@@ -198,7 +200,15 @@ def watched(out_dir: Path, view: LiveView | LineView, hold: str) -> Iterator[Ses
 def test_h30_a_screen_that_hangs_is_an_alarm_and_the_session_goes_on(tmp_path: Path) -> None:
     """Times here are those of the screen, which are the host's."""
     stuck = Stuck(free=20)
-    with watched(tmp_path, LiveView(Console(file=stuck, force_terminal=True, width=80), None), "590 s") as running:
+    view = LiveView(Console(file=stuck, force_terminal=True, width=80), None)
+
+    def watch(session: Session) -> None:
+        """Not faster than the screen would notice, while it hangs."""
+        view(session)
+        if stuck.free < 0 and session.alarms.find("screen-hung") is None:
+            stuck.go.wait(0.005)
+
+    with watched(tmp_path, view, "590 s", watch) as running:
         receipt = running.run()
         stuck.go.set()
     assert (receipt["outcome"], receipt["trips"]) == ("complete", [])
