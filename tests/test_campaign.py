@@ -34,8 +34,10 @@ from ionto_rt.codes import OperatorCommand, Phase, Trip
 from ionto_rt.core.campaign import ACT_NAMES
 from ionto_rt.core.virtual_device import FAULT_KINDS
 from ionto_rt.hazards import START, hazards
-from ionto_rt.testing.entries import ENTRIES, run_some
+from ionto_rt.session import Session
+from ionto_rt.testing.entries import ENTRIES, run_some, simulated, text
 from ionto_rt.testing.whole import run_whole
+from ionto_rt.treatment import Treatment
 
 QUICK_SEED = 1
 QUICK_SESSIONS = 1500
@@ -68,6 +70,28 @@ def test_in_the_quick_slice_whole_sessions_leave_what_is_true(first: int, tmp_pa
     for number in range(first, first + 8):
         made = run_whole(QUICK_SEED, number, tmp_path / str(number))
         assert not made.problems, made.words
+
+
+@pytest.mark.parametrize("first_visit", [15, 40, 60])
+def test_in_the_quick_slice_an_orchestrator_that_always_fails_ramps_down_and_trips_nothing(
+    first_visit: int, tmp_path: Path
+) -> None:
+    """For longer than the guard waits for a heartbeat: what fails must not look like what hangs."""
+    visits = 0
+
+    def watch(running: Session) -> None:
+        nonlocal visits
+        visits += 1
+        if visits >= first_visit:
+            raise ValueError("the screen is broken")
+
+    treatment = Treatment.parse(text(current="3.8 mA", ramp="5 s", length='time = "9 s"'))
+    session = Session(treatment, simulated(), out_dir=tmp_path, speed="max", watcher=watch)
+    receipt = session.run()
+    assert receipt["outcome"] == "faulted" and "the screen is broken" in receipt["reason"]
+    assert receipt["trips"] == []
+    assert session.loop.status == "ended"
+    assert not session.device.port.sim.device.relay_closed  # type: ignore[attr-defined]
 
 
 def test_its_result_does_not_depend_on_the_number_of_processes() -> None:
@@ -112,9 +136,9 @@ def test_a_planted_defect_is_found_in_its_tick_and_shrunk_to_itself() -> None:
     assert violation["tick"] - result["fired"][3][0] <= 1
     small = shrink(made, "ledger")
     assert small.acts == [Act("ledger", 0, Phase.TREATMENT, 0, 0)]
-    text = explain(made, violation)
-    assert reproduce(made.seed, made.number) in text.splitlines()[0]
-    assert "smallest script found (1 of 6 acts):" in text
+    told = explain(made, violation)
+    assert reproduce(made.seed, made.number) in told.splitlines()[0]
+    assert "smallest script found (1 of 6 acts):" in told
 
 
 def test_a_session_without_faults_delivers_and_says_nothing() -> None:
