@@ -20,7 +20,7 @@ from ionto_rt.alarms import (
     alarm_for_soft,
     alarm_for_trip,
 )
-from ionto_rt.codes import LOOP_SEQUENCE, Contact, EndReason, Event
+from ionto_rt.codes import LOOP_SEQUENCE, Advice, Contact, EndReason, Event
 from ionto_rt.device import open_device
 from ionto_rt.record import Record
 from ionto_rt.session import Session
@@ -41,6 +41,7 @@ ACTS: dict[str, Callable[[Session], object]] = {
 }
 FAULTS = ("open@{0}", "short@{0}", "area=0.4@{0}", "area=0.05@{0}", "stall@{0}+0.004", "stall@{0}+0.02", "stuck@{0}",
           "unplug@{0}")  # fmt: skip
+ADVICES = {Advice.WET_PADS: SoftAlarm.PADS_DRY, Advice.MAINS: SoftAlarm.MAINS, Advice.AREA: SoftAlarm.AREA_CAPPED}
 MOMENTS = st.integers(2, 80).map(lambda tenths: tenths / 10.0)
 
 
@@ -70,6 +71,9 @@ def wanted_alarms(rows: Any) -> Counter[tuple[str, int]]:
     for row in began(rows["limited"]):
         if rows["contact"][row] != Contact.LOST:
             add(alarm_for_soft(SoftAlarm.DERATED), row)
+    for bit, soft in ADVICES.items():
+        for row in began((rows["advice"] & bit) != 0):
+            add(alarm_for_soft(soft), row)
     for row in np.flatnonzero(rows["operator_sequence"] & LOOP_SEQUENCE):
         add(alarm_for_soft(SoftAlarm.HELD_FOR_OTHERS), int(row))
     for row in np.flatnonzero(rows["events"] & Event.END):
@@ -114,7 +118,8 @@ def check_log(receipt: dict[str, Any]) -> set[str]:
     return {event.fields["alarm"] for event in raised}
 
 
-COLUMNS = ("index", "trip", "pause", "contact", "limited", "operator_sequence", "events", "end_reason")
+COLUMNS = ("index", "trip", "pause", "contact", "limited", "operator_sequence", "events", "end_reason",
+           "advice")  # fmt: skip
 
 
 def run(text: Treatment, uri: str, acts: dict[float, str]) -> dict[str, Any]:
