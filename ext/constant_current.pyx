@@ -15,6 +15,8 @@ PROBE_MOST_A = 50e-6
 """No current of the probe passes it: less than what is felt at any pad."""
 PROBE_RATIO = 0.3
 """Nor this share of the setpoint."""
+OFFSET_RATIO = 0.02
+"""Of the setpoint: a current source's offset at rest, 1 % at most in the survey, and as much for the reading's noise."""
 PROBE_LEAST_S = 0.4
 PROBE_LEAST_PERIODS = 4
 PROBE_MOST_S = 2.0
@@ -112,7 +114,8 @@ def configure(*, front_end, double tick_s, double full_scale_a, double complianc
     periods = probe_periods(tick_s)
     return {
         "probe": {
-            "tick_s": tick_s, "current_a": probe_a, "current_lsb_a": current_lsb_a, "output_lsb": output_lsb,
+            "tick_s": tick_s, "current_a": probe_a, "offset_a": probe_a, "current_lsb_a": current_lsb_a,
+            "output_lsb": output_lsb,
             "output_min": output_min, "output_max": output_max, "ballast_ohm": ballast_ohm,
             "series_least_ohm": SERIES_LEAST_OHM, "compliance_v": compliance_v,
             "open_ohm": min(OPEN_OHM, 0.9 * compliance_v / probe_a) if not voltage else OPEN_OHM,
@@ -143,7 +146,8 @@ cdef class ConstantCurrentRegulator:
     """Probe, then constant current: one channel, one `step` per sample.
 
     The first steps probe the load with at most 50 uA and 0.3 of the first setpoint, charge-balanced, and identify the
-    plant (`identified`); then the setpoint is followed. On an open or shorted lead, or a load outside the certified
+    plant (`identified`). Of a current source an offset of up to that or 2 % of the setpoint is nulled before; where
+    more is read the verdict is "unclear". Then the setpoint is followed. On an open or shorted lead, or a load outside the certified
     region, `verdict` says so and the output stays zero.
 
     Args:
@@ -192,6 +196,7 @@ cdef class ConstantCurrentRegulator:
         if not self.begun and isfinite(setpoint_a) and setpoint_a != 0.0:
             self.begun = 1
             self.config.probe.current_a = min(self.config.probe.current_a, PROBE_RATIO * fabs(setpoint_a))
+            self.config.probe.offset_a = max(self.config.probe.current_a, OFFSET_RATIO * fabs(setpoint_a))
         constant_current_step(&self.state, &self.config, setpoint_a, tone_a, measured_a, voltage_v, &self.last)
         return self.last.output
 

@@ -427,8 +427,8 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     if state.ticks <= <uint32_t>config.delay_ticks + 2:
         return
     if not config.voltage_source and (
-            fabs(current) > config.current_a or fabs(state.centre - current) > config.current_a):
-        # No offset is as large. Against a reading that is wrong, what nulls it would be a current of its own.
+            fabs(current) > config.offset_a or fabs(state.centre - current) > config.offset_a):
+        # Against a reading that is wrong, what nulls it would be a current of its own.
         state.nulled_a = current
         state.verdict = PROBE_UNCLEAR
         enter(state, PROBE_FINISHED)

@@ -17,6 +17,7 @@ cdef enum ProbePhase:
 cdef struct ProbeConfig:
     double tick_s
     double current_a            # no current of the probe passes it
+    double offset_a             # current source: what is more at rest is not nulled, it is no offset
     double current_lsb_a
     double output_lsb
     double output_min
