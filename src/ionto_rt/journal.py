@@ -544,6 +544,9 @@ def _named_errors(path: Path) -> Iterator[None]:
             remedy = "check permissions and disk space"
             raise JournalError(f"{path}: cannot be written ({_short(error)}); {remedy}") from None
         raise JournalError(f"{path}: unusable ({_short(error)}); {_remedy(path.parent)}") from None
+    except MemoryError:
+        # SQLite's code of an allocation that failed; it also gives that for some damaged headers.
+        raise JournalError(f"{path}: unusable (no memory, or a damaged file); {_remedy(path.parent)}") from None
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         # A row whose time is none; and what SQLite says of a damaged file may be bytes of that file.
         raise JournalError(f"{path}: unusable ({_short(error)}); {_remedy(path.parent)}") from None
