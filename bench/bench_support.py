@@ -116,9 +116,10 @@ class Armed:
         return self.loop.drain(RING_ROWS)
 
 
-def arm(device: Device, path: Path = TREATMENT, token: int | None = None) -> Armed:
+def arm(device: Device, treatment: Path | Treatment = TREATMENT, token: int | None = None) -> Armed:
     """Resolve limits and programme of a treatment, and arm the device for it; without a token, by a new one."""
-    treatment = Treatment.load(path)
+    if isinstance(treatment, Path):
+        treatment = Treatment.load(treatment)
     limits = resolve_limits(treatment, Catalogue.load(), device.hello.capabilities, None)
     plan = compile_plan(treatment, limits, device.hello.tick_s)
     token = token or new_token()

@@ -20,17 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from guard_alarms import CLINIC, PERFUSION, TOKEN
+from bench_support import arm
+from guard_alarms import CLINIC, PERFUSION
 
-from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import Advice, Contact, EndReason, Pacing, Trip
-from ionto_rt.configuration import FIT, controller_config, device_limits
-from ionto_rt.core.controller import Controller
-from ionto_rt.core.loop import Loop
+from ionto_rt.codes import Advice, Contact, EndReason, Trip
 from ionto_rt.core.skin import skin_names
 from ionto_rt.device import open_device
-from ionto_rt.plan import compile_plan
-from ionto_rt.safety import resolve_limits
 from ionto_rt.treatment import Treatment
 
 AT_S = 10.0
@@ -67,13 +62,7 @@ def run(
         options["truth"] = name
     try:
         with open_device("sim:", defaults=options) as device:
-            treatment = Treatment.parse(text.encode(), "contact.toml")
-            limits = resolve_limits(treatment, Catalogue.load(), device.hello.capabilities)
-            plan = compile_plan(treatment, limits, device.hello.tick_s)
-            config = controller_config(device.hello, limits, plan, FIT, TOKEN)
-            loop = Loop(Controller(config, plan.segments), device.port.loop_port(), virtual_clock=True)
-            device.push_limits(**device_limits(device.hello, limits, TOKEN))
-            device.arm(Pacing.LOCK_STEP, TOKEN)
+            loop = arm(device, Treatment.parse(text.encode(), "contact.toml")).loop
             parts, ended, ticks = [], "running", 0
             while ended == "running" and ticks < (hold_s + 30.0) * rate_hz:
                 loop.beat()

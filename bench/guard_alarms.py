@@ -11,18 +11,13 @@ import sys
 import time
 from collections import Counter
 
-from ionto_rt.catalogue import Catalogue
-from ionto_rt.codes import Advice, EndReason, Event, OperatorCommand, Pacing, Trip
-from ionto_rt.configuration import FIT, controller_config, device_limits
-from ionto_rt.core.controller import Controller
-from ionto_rt.core.loop import Loop
+from bench_support import arm
+
+from ionto_rt.codes import Advice, EndReason, Event, OperatorCommand, Trip
 from ionto_rt.core.skin import skin_names
 from ionto_rt.device import open_device
-from ionto_rt.plan import compile_plan
-from ionto_rt.safety import resolve_limits
 from ionto_rt.treatment import Treatment
 
-TOKEN = 0x1234ABCD
 PERFUSION = """\
 format = 1
 title = "false alarms"
@@ -66,13 +61,7 @@ def session(
     options = {"skin": skin, "front_end": front_end, "sample_rate_hz": rate_hz, "seed": seed, "faults": faults or []}
     found: Counter[str] = Counter()
     with open_device("sim:", defaults=options) as device:
-        of = Treatment.parse(text.encode(), "alarms.toml")
-        limits = resolve_limits(of, Catalogue.load(), device.hello.capabilities)
-        plan = compile_plan(of, limits, device.hello.tick_s)
-        config = controller_config(device.hello, limits, plan, FIT, TOKEN)
-        loop = Loop(Controller(config, plan.segments), device.port.loop_port(), virtual_clock=True)
-        device.push_limits(**device_limits(device.hello, limits, TOKEN))
-        device.arm(Pacing.LOCK_STEP, TOKEN)
+        loop = arm(device, Treatment.parse(text.encode(), "alarms.toml")).loop
         ended, ticks, paused, was = "running", 0, 0, (0, 0, 0)
         half = round(0.5 * hold_s * rate_hz)
         while ended == "running":

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli_support import HEAD
 from ionto_rt.device import open_device
 from ionto_rt.errors import IontoError
 from ionto_rt.record import SESSION
@@ -32,18 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FEATURES = [f"{feature}{old}" for feature in ("AVX2", "FMA", "FMA4", "AVX512F") for old in ("", "_Usable")]
 TUNABLES = "glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in FEATURES)
 """Under which the C library chooses its functions for processors without these."""
-HEAD = """\
-format = 1
-title = "faulted"
-drug = "dexamethasone-phosphate"
-[electrodes.active]
-type = "buffered-pad"
-area = "8 cm^2"
-polarity = "cathode"
-[electrodes.return]
-type = "return-pad"
-area = "25 cm^2"
-"""
 FAULTS = (
     "open@{at}", "short@{at}", "stuck@{at}", "area=0.4@{at}", "area=0.7@{at}", "peel=2@{at}", "dry=4000@{at}",
     "loose=600@{at}", "leak=20000@{at}", "stall@{at}+0.04", "stall@{at}+0.005", "unplug@{at}", "leak=5000@{at}",

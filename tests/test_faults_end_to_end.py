@@ -434,24 +434,3 @@ def test_an_interrupt_before_the_device_is_armed_is_no_session(tmp_path: Path) -
         done = ended(process)
     assert "no current has flowed" in done.refusal
     assert not (tmp_path / "sessions").exists()
-
-
-def test_a_busy_port_is_refused_and_the_session_on_it_goes_on(tmp_path: Path) -> None:
-    path = treatment(tmp_path, current="1 mA", hold="600 s", ramp="1.25 s")
-    other = tmp_path / "other"
-    other.mkdir()
-    port, truth = tmp_path / "port", tmp_path / "truth.csv"
-    with started("virtual-device", "--link", port, "--truth", truth, cwd=tmp_path) as server:
-        assert server.stdout is not None
-        server.stdout.readline()
-        with started("run", path, "--device", f"serial:{port}", "--speed", "max", "--json", cwd=tmp_path) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if "ramp up" in line:
-                    break
-            assert "in use by another program" in refused(other, EXAMPLE, "--device", f"serial:{port}")
-            process.send_signal(signal.SIGINT)
-            done = ended(process)
-        receipt = says_the_same(done, tmp_path)
-        assert (done.code, receipt["reason"], receipt["trips"]) == (1, "stopped by the operator", [])
-        assert server.wait(10) == 0

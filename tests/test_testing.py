@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cli_support import HEAD
 from ionto_rt.catalogue import Catalogue
 from ionto_rt.codes import OperatorCommand, Pacing, SegmentKind, StopFlag, Trip
 from ionto_rt.configuration import FIT, controller_config, device_limits
@@ -76,22 +77,7 @@ class BareHost:
 
 
 TREATMENT = Treatment.parse(
-    b"""format = 1
-title = "embedded"
-drug = "dexamethasone-phosphate"
-[electrodes.active]
-type = "buffered-pad"
-area = "8 cm^2"
-polarity = "cathode"
-[electrodes.return]
-type = "return-pad"
-area = "25 cm^2"
-[[steps]]
-current = "400 uA"
-dose = "1.2 mC"
-ramp = "1 s"
-""",
-    "embedded.toml",
+    f'{HEAD}[[steps]]\ncurrent = "400 uA"\ndose = "1.2 mC"\nramp = "1 s"\n'.encode(), "embedded.toml"
 )
 
 

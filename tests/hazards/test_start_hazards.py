@@ -150,6 +150,7 @@ def test_h51_two_controllers(tmp_path: Path, response: Response) -> None:
             assert "in use by another program" in second.refusal
             process.send_signal(2)
             done = ended(process)
+        assert server.wait(10) == 0
     assert (done.code, done.receipt["reason"], done.receipt["trips"]) == (1, "stopped by the operator", [])
     assert np.abs(Truth(truth)["current_peak_a"]).max() <= 1.05e-3 + NOTHING_A
     response.no_effect("H51", through="command line")
