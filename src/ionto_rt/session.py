@@ -17,16 +17,16 @@ from typing import Any, Literal
 import numpy as np
 
 from ionto_rt import __version__, black_box
+from ionto_rt.admission import Admission
 from ionto_rt.alarm_system import AlarmSystem, Condition, Transition
 from ionto_rt.alarms import SPEAKER_CHECK_S, STOPPING, Alarm, SoftAlarm, alarm_for_soft
 from ionto_rt.calibration_file import calibration_in_force
 from ionto_rt.catalogue import Catalogue
-from ionto_rt.channel_run import CONTACT_REASONS, SEEN_S, ChannelRun, Delivered, Progress
+from ionto_rt.channel_run import SEEN_S, ChannelRun, Progress
 from ionto_rt.codes import (
     ALL_CHANNELS,
     Action,
     DeviceStatus,
-    EndReason,
     OnTrip,
     OperatorCommand,
     Pacing,
@@ -46,13 +46,14 @@ from ionto_rt.hdr_log import write_log
 from ionto_rt.heartbeat import answer_of
 from ionto_rt.host import awake_processors, deadline_profile, describe_host, pin_to_cpu, prepare_thread
 from ionto_rt.interpret import DeviceClock, Happening, alarm_fields
-from ionto_rt.journal import Ending, Journal, Reservation
+from ionto_rt.journal import Ending, Journal
+from ionto_rt.outcome import Causes, outcome_of, together
 from ionto_rt.plan import Plan
 from ionto_rt.record import LATENCY, SLOWEST_RAMP_A_PER_S, STALL_MOST_S, RecordError, SessionFolder
-from ionto_rt.recorder import PASS_S, Recorder, reserved_first_c, ring_rows
-from ionto_rt.repeats import LOCK_RESET, Stop, locked_causes, recent_stops, refuse_locked
+from ionto_rt.recorder import PASS_S, Recorder, ring_rows
+from ionto_rt.repeats import LOCK_RESET
 from ionto_rt.running import program_is_ending, running
-from ionto_rt.safety import Limits, OperatorLimits, format_limit, resolve_channels
+from ionto_rt.safety import Limits, OperatorLimits, resolve_channels
 from ionto_rt.treatment import Treatment
 
 SERVICE_S = 0.1
@@ -71,9 +72,6 @@ AWAIT_RESET_MOST_S = 600.0
 """What a session waits for at its end, at most: the operator who resets what is latched."""
 
 ENDED_PHASES = tuple(phase.name for phase in (Phase.COMPLETE, Phase.ABORTED, Phase.FAULTED))
-Outcome = Literal["complete", "aborted", "faulted"]
-OUTCOMES: tuple[Outcome, ...] = ("complete", "aborted", "faulted")
-"""From the best to the worst."""
 __all__ = ["Progress", "Session", "Watcher"]
 
 Watcher = Callable[["Session"], None]
@@ -157,6 +155,7 @@ class Session:
         self.channels = [
             ChannelRun(channel, limit, hello.tick_s) for channel, limit in zip(treatment.channels, limits, strict=True)
         ]
+        self._admission = Admission(self.channels, treatment.subject or "", hardware=device.hardware)
         self.cpu = cpu
         self.fitness = examine_for(device, cpu=cpu)
         self.accepted = accept_unfit and self.fitness.verdict == "unfit"
@@ -174,16 +173,10 @@ class Session:
         self._over_s: float | None = None
         self._grown: dict[SoftAlarm, tuple[int, float]] = {}
         self._speaker_told_s = 0.0
-        self._not_begun: Alarm | None = None
-        self._unrecorded = False
-        self._leaving = False
+        self._causes = Causes()
         self._interrupts = 0
-        self._failure: Exception | None = None
-        self._raised: BaseException | None = None
         self._passes_seen = 0
         self._visits_behind = self._visits_well = 0
-        self._asked_to_stop = False
-        self._gone: str | None = None
         self._boxed: set[int] = set()
         self._boxes = 0
 
@@ -266,12 +259,12 @@ class Session:
 
     def stop(self) -> None:
         """Ramp all channels down and end."""
-        self._asked_to_stop = True
+        self._causes.asked_to_stop = True
         self.loop.stop(StopFlag.RAMP_DOWN)
 
     def stop_now(self) -> None:
         """Output of all channels off at once."""
-        self._asked_to_stop = True
+        self._causes.asked_to_stop = True
         self.loop.stop(StopFlag.NOW)
 
     def run(self) -> dict[str, Any]:
@@ -284,7 +277,7 @@ class Session:
         token = new_token()
         host = self._prepare_host()
         with Journal(self.out_dir) as journal:
-            self._keep_within_day(journal)
+            self._admission.keep_within_day(journal)
         profile = FIT if self.virtual_clock else deadline_profile(host)
         host["deadlines"] = profile.name
         for channel in self.channels:
@@ -310,10 +303,10 @@ class Session:
         host["memory"] = "not asked (virtual clock)" if self.virtual_clock else self.loop.lock_memory()
         journal = Journal(self.out_dir)
         try:
-            unlocked = self._recall_stops()
+            unlocked = self._admission.recall_stops(self.out_dir, self.alarms, reset_lock=self._reset_lock)
             folder = self._folder(host)
             try:
-                self._begin_in_journal(journal, folder)
+                self._admission.begin(journal, folder)
                 telemetry = folder.open_telemetry(
                     self.loop.drain(1).dtype, 1.0 / hello.tick_s, channels=len(self.channels)
                 )
@@ -354,8 +347,8 @@ class Session:
                     journal.close()
                 raise
             journal.close()
-        if self._raised is not None:
-            raise self._raised
+        if self._causes.raised is not None:
+            raise self._causes.raised
         return written
 
     def _folder(self, host: dict[str, Any]) -> SessionFolder:
@@ -387,73 +380,6 @@ class Session:
             treatment_source=self.treatment.source,
             session=session,
             files=self.files,
-        )
-
-    def _recall_stops(self) -> dict[int, list[str]]:
-        """Stops of recent sessions at the sites of this one count in it; RefusedError if they lock a site (H47).
-
-        Given are the channels whose lock the operator resets by this start, with its causes.
-        """
-        unlocked: dict[int, list[str]] = {}
-        if not self._capped:
-            return unlocked
-        subject = self.treatment.subject or ""
-        for channel in self.channels:
-            site = channel.treatment.site or ""
-            stops: list[Stop] = recent_stops(self.out_dir, subject, site, simulated=not self.device.hardware)
-            if self._reset_lock:
-                causes = locked_causes(stops)
-                stops = [stop for stop in stops if stop.cause not in causes]
-                if causes:
-                    unlocked[channel.number] = causes
-            refuse_locked(subject, site, stops)
-            for stop in stops:
-                self.alarms.recall(channel.name, stop.cause, -stop.ago_s)
-        return unlocked
-
-    @property
-    def _capped(self) -> bool:
-        """Whether a site's cap of a day holds, and its lock. Nobody is behind a simulated patient who has no name."""
-        return self.device.hardware or bool(self.treatment.subject)
-
-    def _keep_within_day(self, journal: Journal) -> None:
-        """Guard and device stop at what today leaves of each site's cap; too little `_begin_in_journal` refuses."""
-        if not self._capped:
-            return
-        subject, simulated = self.treatment.subject or "", not self.device.hardware
-        for channel in self.channels:
-            site = channel.treatment.site
-            received_c = journal.received_today(subject, site or "", simulated=simulated)
-            beside_c = sum(
-                other.plan.prescribed_c
-                for other in self.channels
-                if other is not channel and other.treatment.site == site
-            )
-            left_c = channel.limits.day_cap_c - received_c - beside_c
-            channel.received_c = received_c
-            if left_c >= channel.plan.prescribed_c:
-                channel.limits = channel.limits.within_day(left_c)
-
-    def _begin_in_journal(self, journal: Journal, folder: SessionFolder) -> None:
-        reservations = []
-        for channel in self.channels:
-            known = Reservation(channel.treatment.site or "", channel.plan.prescribed_c, reserved_first_c(channel))
-            if self._capped:
-                day = channel.limits.row("day dose")
-                known = replace(
-                    known,
-                    cap_c=channel.limits.day_cap_c,
-                    cap_text=f"a day's {format_limit(day.value, day.kind)} ({day.origin})",
-                    received_c=channel.received_c,
-                    rest_s=channel.limits.drug.site_rest_min_s or 0.0,
-                )
-            reservations.append(known)
-        journal.begin(
-            folder.session_id,
-            folder.path,
-            self.treatment.subject or "",
-            reservations,
-            simulated=not self.device.hardware,
         )
 
     @staticmethod
@@ -494,8 +420,8 @@ class Session:
         counters = self.device.disarm(token)
         self._visit_safely()
         self._keep_black_box(ended=True)
-        self._common_end()
-        if self._await_reset and self._failure is None:
+        self._look_for_device()
+        if self._await_reset and self._causes.failure is None:
             self._await_operator()
         self._close_recorder(folder)
         self._look()
@@ -510,7 +436,7 @@ class Session:
         until_s = time.monotonic() + AWAIT_RESET_MOST_S
         nothing = threading.Event()
         while any(found.alarm.latched for found in self.alarms.active) and time.monotonic() < until_s:
-            if self._asked_to_stop or self._raised is not None or self._leaving:
+            if self._causes.asked_to_stop or self._causes.raised is not None or self._causes.leaving:
                 return
             nothing.wait(SERVICE_S)
             self._visit_safely()
@@ -565,15 +491,15 @@ class Session:
         """The first failure ramps down, and the session goes on to its end. A second Ctrl-C switches off at once."""
         if isinstance(error, KeyboardInterrupt):
             self._interrupts += 1
-            self._asked_to_stop = True
+            self._causes.asked_to_stop = True
             self.loop.stop(StopFlag.RAMP_DOWN if self._interrupts == 1 else StopFlag.NOW)
             return
         self.loop.stop(StopFlag.RAMP_DOWN)
         self.loop.beat()
         if isinstance(error, Exception):
-            self._failure = self._failure or error
+            self._causes.failure = self._causes.failure or error
         else:
-            self._raised = self._raised or error
+            self._causes.raised = self._causes.raised or error
 
     def _visit_safely(self) -> None:
         """A visit after the loop's end: what fails is told, and what is meant to end the program does it later."""
@@ -601,8 +527,8 @@ class Session:
         self._watch_record()
         self._end_causes()
         self.alarms.pass_time(self._now.time_s)
-        if program_is_ending() and not self._leaving:
-            self._leaving = True
+        if program_is_ending() and not self._causes.leaving:
+            self._causes.leaving = True
             self._recorder.post("program-ending", self.channels[0].tick, safety=True)
             self.stop()
         if self.watcher is not None:
@@ -821,8 +747,8 @@ class Session:
             self._speaker_told_s = self._now.time_s
             self._raise_soft(SoftAlarm.SPEAKER_FAULT, again=again)
         begun = any(channel.progress.phase not in (Phase.SELF_TEST, Phase.CONTACT_CHECK) for channel in self.channels)
-        if not self.attended and not begun and self._not_begun is None:
-            self._not_begun = alarm_for_soft(SoftAlarm.SPEAKER_FAULT)
+        if not self.attended and not begun and self._causes.not_begun is None:
+            self._causes.not_begun = alarm_for_soft(SoftAlarm.SPEAKER_FAULT)
             self.loop.stop(StopFlag.RAMP_DOWN)
 
     def _watch_record(self) -> None:
@@ -840,10 +766,10 @@ class Session:
         if (
             self.loop.status == "running"
             and self._now_s() - recorder.written_at_s > STALL_MOST_S - 2.0 * SERVICE_S
-            and not self._unrecorded
+            and not self._causes.unrecorded
         ):
             # The reservation in the journal covers no more than STALL_MOST_S; the next visit may come late by one.
-            self._unrecorded = True
+            self._causes.unrecorded = True
             self._raise_soft(SoftAlarm.RECORD_STOPPED, problem=recorder.problem)
             self.stop()
 
@@ -865,13 +791,17 @@ class Session:
         found = self.loop.counters
         self.alarms.finish(self._moment().time_s)
         charges = [channel.delivered(counters) for channel in self.channels]
-        ends = [self._outcome(channel, charge) for channel, charge in zip(self.channels, charges, strict=True)]
+        self._look_for_device()
+        ends = [
+            outcome_of(channel, charge, self._causes, self.channels, self.treatment.on_channel_trip)
+            for channel, charge in zip(self.channels, charges, strict=True)
+        ]
         parts: list[dict[str, Any]] = [
             {"outcome": outcome, "reason": text, **channel.receipt(charge)}
             for channel, charge, (outcome, text) in zip(self.channels, charges, ends, strict=True)
         ]
         receipt: dict[str, Any] = {
-            **self._whole(parts),
+            **together(parts, self.channels),
             "duration_s": self.channels[0].totals.rows * self.device.hello.tick_s,
             "ticks": found["ticks"],
             "gaps": found["lost"],
@@ -902,76 +832,10 @@ class Session:
         ]
         return receipt, endings
 
-    def _whole(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of several channels: charges add up, of peaks the highest counts, and the worst end is the session's."""
-        if len(parts) == 1:
-            return parts[0]
-        worst = max(range(len(parts)), key=lambda number: self._badness(parts[number], self.channels[number]))
-        reason = parts[worst]["reason"]
-        if parts[worst]["outcome"] == "complete":
-            reason = "the prescribed doses were delivered"
-        elif any(part["reason"] != reason for part in parts):
-            reason = f"{self.channels[worst].name}: {reason}"
-        sums = [key for key in parts[0] if key.startswith(("dose_", "delivered_"))]
-        whole: dict[str, Any] = {"outcome": parts[worst]["outcome"], "reason": reason}
-        for key in sums:
-            values = [part[key] for part in parts]
-            whole[key] = None if None in values else sum(values)
-        return whole | {key: max(part[key] for part in parts) for key in ("peak_current_ma", "peak_voltage_v")}
-
-    @staticmethod
-    def _badness(part: dict[str, Any], channel: ChannelRun) -> tuple[int, bool, int, bool]:
-        """The worst outcome first, and of alike ones the channel that fell first and took others with it."""
-        fell = channel.fell
-        return OUTCOMES.index(part["outcome"]), fell is not None, -(fell or 0), channel.left is not None
-
-    def _common_end(self) -> tuple[Outcome, str] | None:
-        """How the session ended, where host or device ended it."""
-        if self._failure is not None:
-            return "faulted", f"the host failed ({type(self._failure).__name__}: {self._failure}); ramped down"
-        if self.loop.status in ("lost", "silent"):
-            self._gone = self._device_gone(self.loop.status) if self._gone is None else self._gone
-            return "faulted", self._gone
-        return None
-
-    def _outcome(self, channel: ChannelRun, charge: Delivered) -> tuple[Outcome, str]:
-        """How a channel ended, and why."""
-        reason, cause = channel.end_reason, channel.cause
-        common = self._common_end()
-        if common is not None:
-            return common
-        if reason == EndReason.COMPLETE:
-            if charge.net_c < channel.plan.prescribed_c * 0.995:
-                return "aborted", "the programme ended short of the prescribed dose"
-            return "complete", "the prescribed dose was delivered"
-        if reason in (EndReason.TRIP, EndReason.SELF_TEST):
-            return "faulted", cause.line if cause is not None else "a trip latched"
-        if reason in CONTACT_REASONS and cause is not None:
-            return "aborted", cause.line
-        if self._not_begun is not None:
-            return "aborted", f"{self._not_begun.line}; nobody watches the screen, so nothing was started"
-        if self._unrecorded:
-            return "faulted", alarm_for_soft(SoftAlarm.RECORD_STOPPED).line
-        if self._raised is not None:
-            return "aborted", f"the program was ended ({type(self._raised).__name__}: {self._raised}); ramped down"
-        if self._leaving:
-            return "aborted", "the program ended while the session ran; ramped down"
-        if channel.left is not None:
-            return "aborted", f"{channel.left.line}; nobody was there to resume"
-        fallen = None if self._asked_to_stop or channel.asked_to_end else self._fallen_other(channel)
-        if fallen is not None:
-            return "aborted", f"ended with {fallen.name}"
-        return "aborted", "stopped by the operator"
-
-    def _fallen_other(self, channel: ChannelRun) -> ChannelRun | None:
-        """The channel that ended short, or was left paused, and took this one with it, if the treatment wants that."""
-        if self.treatment.on_channel_trip == OnTrip.CONTINUE:
-            return None
-        others = [other for other in self.channels if other is not channel]
-        fallen = [other for other in others if other.fell is not None]
-        if fallen:
-            return min(fallen, key=lambda other: other.fell or 0)
-        return next((other for other in others if other.left is not None), None)
+    def _look_for_device(self) -> None:
+        """Raise the alarm of a device that is gone, once; a host that has failed itself says no more of it."""
+        if self._causes.failure is None and self._causes.gone is None and self.loop.status in ("lost", "silent"):
+            self._causes.gone = self._device_gone(self.loop.status)
 
     def _device_gone(self, status: str) -> str:
         text = f"the device is gone ({self.loop.error})" if status == "lost" else "the device sends nothing any more"
