@@ -196,9 +196,9 @@ MUTANTS = [
         "after a failure the heartbeat is left to chance",
     ),
     Mutant(
-        SESSION,
-        "            if charge.net_c < channel.plan.prescribed_c * 0.995:",
-        "            if charge.net_c > channel.plan.prescribed_c * 0.995:",
+        "src/ionto_rt/outcome.py",
+        "        if charge.net_c < channel.plan.prescribed_c * DOSE_LEAST_RATIO:",
+        "        if charge.net_c > channel.plan.prescribed_c * DOSE_LEAST_RATIO:",
         "sign: short of the dose is called complete",
     ),
     Mutant(

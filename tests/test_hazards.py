@@ -194,12 +194,11 @@ def as_it_is() -> dict[str, Any]:
 @pytest.mark.parametrize(("row", "name"), THRESHOLDS, ids=[f"{row.id}-{name}" for row, name in THRESHOLDS])
 def test_a_threshold_is_the_one_in_force(row: Hazard, name: str, as_it_is: dict[str, Any]) -> None:
     """A table with another number makes another configuration: so no number of it stands somewhere else."""
-    changed = set()
     for factor in (16.0, 1.0 / 16.0):
         with code_on(with_threshold(row, name, factor * row.thresholds[name])) as modules:
-            found = in_force(modules)
-        changed |= {key for key in as_it_is | found if as_it_is.get(key) != found.get(key)}
-    assert changed
+            if in_force(modules) != as_it_is:
+                return
+    pytest.fail("neither a larger nor a smaller number changes anything")
 
 
 def test_the_page_shows_the_table_as_it_is() -> None:
@@ -216,16 +215,8 @@ def collected() -> set[str]:
     return {line.partition("[")[0] for line in listing.splitlines() if "::" in line}
 
 
-PENDING = {
-    *("H02", "H03", "H06", "H10", "H11", "H12", "H13", "H17", "H20", "H22", "H31", "H34", "H39", "H40", "H41"),
-    *("H42", "H43", "H44", "H45", "H46", "H47", "H48", "H49", "H50", "H52", "H53"),
-}
-
-
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
 def test_a_row_is_injected_by_a_test_that_is_named_after_it(row: Hazard, collected: set[str]) -> None:
-    if row.id in PENDING and row.test not in collected:
-        pytest.skip("its test is on its way")
     assert row.test in collected
     assert row.test.rpartition("::")[2].startswith(f"test_{row.id.lower()}_")
 
