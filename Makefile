@@ -54,10 +54,11 @@ alarms: $(VENV)/.test build ## contact-area test over 100 h of virtual skin: mea
 contacts: $(VENV)/.test build ## what the guard notices of skin, pads and leads, and current at re-contact: docs/estimator.md
 	$(BIN)/python bench/contact_safety.py
 
-hazards: $(VENV)/.test build ## inject every hazard of docs/safety.md; limits beside the worst times measured (minutes)
+hazards: $(VENV)/.test build ## inject every hazard of docs/safety.md, on the virtual clock and in real time; limits beside worst times
 	@mkdir -p build
 	@$(BIN)/python -m pytest tests/hazards -q --junitxml build/hazards.xml; tests=$$?; \
-	PYTHONPATH=src $(BIN)/python tests/hazard_table.py times build/hazards.xml && exit $$tests
+	$(BIN)/python -m pytest tests/hazards -q --in-real-time -n 4 --junitxml build/hazards-real.xml || tests=1; \
+	PYTHONPATH=src $(BIN)/python tests/hazard_table.py times build/hazards.xml build/hazards-real.xml && exit $$tests
 
 safety: $(VENV)/.run ## write the table of docs/safety.md from src/ionto_rt/hazards.toml
 	PYTHONPATH=src $(BIN)/python tests/hazard_table.py page docs/safety.md
@@ -136,7 +137,7 @@ hooks: $(VENV)/.test ## run the quick checks before every commit
 	$(BIN)/pre-commit install
 
 pytest: $(VENV)/.test build
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
 
 build: $(VENV)/.tools
 	@$(BIN)/python setup.py -q build_ext --inplace

@@ -424,10 +424,10 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     source. Go to where none flows.
     """
     cdef double least_ohm = config.ballast_ohm + config.series_least_ohm if config.voltage_source else 1.0
+    cdef double offset = config.offset_a if config.offset_a > 0.0 else config.current_a
     if state.ticks <= <uint32_t>config.delay_ticks + 2:
         return
-    if not config.voltage_source and (
-            fabs(current) > config.offset_a or fabs(state.centre - current) > config.offset_a):
+    if not config.voltage_source and (fabs(current) > offset or fabs(state.centre - current) > offset):
         # Against a reading that is wrong, what nulls it would be a current of its own.
         state.nulled_a = current
         state.verdict = PROBE_UNCLEAR

@@ -1,9 +1,10 @@
 """The hazard table for people: the page docs/safety.md, and the times that the injecting tests have measured.
 
     python tests/hazard_table.py page docs/safety.md     write the table's part of the page (make safety)
-    python tests/hazard_table.py times REPORT.xml        print limits beside worst times (make hazards)
+    python tests/hazard_table.py times REPORT.xml...     print limits beside worst times (make hazards)
 
-REPORT.xml is pytest's --junitxml of tests/hazards. `times` exits with 1 if a row has no passing measurement.
+REPORT.xml is pytest's --junitxml of tests/hazards, of each clock one. `times` exits with 1 if a row has no passing
+measurement.
 """
 
 import json
@@ -102,10 +103,10 @@ class Measured:
     failed: int = 0
 
 
-def measurements(report: Path) -> dict[tuple[str, bool], Measured]:
+def measurements(reports: Iterable[Path]) -> dict[tuple[str, bool], Measured]:
     """By hazard and whether in real time."""
     found: dict[tuple[str, bool], Measured] = {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
+    for case in (case for report in reports for case in ElementTree.parse(report).getroot().iter("testcase")):
         failed = case.find("failure") is not None or case.find("error") is not None
         for item in case.iter("property"):
             if item.get("name") != "response":
@@ -129,9 +130,9 @@ def value_text(unit: str, value: float) -> str:
     return f"{100.0 * value:.1f} %" if unit == "ratio" else {"A": "no current", "none": "no effect"}[unit]
 
 
-def times_lines(report: Path) -> tuple[list[str], bool]:
+def times_lines(*reports: Path) -> tuple[list[str], bool]:
     """The table of `make hazards`, and whether every row has been measured and holds."""
-    found = measurements(report)
+    found = measurements(reports)
     table = [("", "hazard", "through", "clock", "limit", "worst", "times", "alarm", "latched", "")]
     whole = True
     for row in hazards().values():
@@ -169,8 +170,8 @@ def main(words: Iterable[str]) -> int:
         case ["page", page]:
             write_page(Path(page))
             return 0
-        case ["times", report]:
-            lines, whole = times_lines(Path(report))
+        case ["times", *reports] if reports:
+            lines, whole = times_lines(*map(Path, reports))
             print("\n".join(lines))
             return 0 if whole else 1
     print(__doc__, file=sys.stderr)

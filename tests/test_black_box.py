@@ -33,6 +33,8 @@ from ionto_rt.verify import verify
 from support import TICK_S, endless, hello, planned, struct
 from treatments import together
 
+pytestmark = pytest.mark.real_time
+
 WINDOW = round(BLACK_BOX_S / TICK_S)
 
 

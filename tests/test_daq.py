@@ -43,7 +43,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 CURRENT_A = -0.5e-3
 """Setpoint of the example's treatment: a cathode drives."""
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.real_time]
 
 
 def cc(*arguments: str | Path, cwd: Path) -> None:

@@ -34,6 +34,8 @@ from ionto_rt.record import Record
 from ionto_rt.replay import replay
 from ionto_rt.verify import verify
 
+pytestmark = pytest.mark.real_time
+
 NOTHING_A = 1e-6
 """A current that is none: some codes of the largest range are more."""
 COULOMB_PER_MAMIN = 0.06

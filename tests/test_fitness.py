@@ -39,6 +39,8 @@ from ionto_rt.session import Session
 from support import hello, struct
 from treatments import treatment
 
+pytestmark = pytest.mark.real_time
+
 HOSTS = sorted((ROOT / "tests" / "hosts").glob("*.toml"))
 PAGE = ROOT / "docs" / "real-time.md"
 PAGE_TABLE = re.compile(r"^\| what \|.*\n(?:\|.*\n)+", re.M)

@@ -19,6 +19,8 @@ from ionto_rt.treatment import Treatment
 from ionto_rt.verify import verify
 from treatments import together
 
+pytestmark = pytest.mark.real_time
+
 
 def run(folder: Path, uri: str = "virtual:?pacing=host", **how: Any) -> tuple[dict[str, Any], Path]:
     path = treatment(folder, current="1 mA", hold="3 s", ramp="1.25 s")

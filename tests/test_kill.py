@@ -8,6 +8,8 @@ import pytest
 
 from kill_survey import mixed, summary, survey, table
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.mark.slow
 def test_hosts_that_die_or_stand_still_leave_no_current_and_lose_no_dose(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from ionto_rt.device import COUNTERS, COUNTERS_REQUEST, HELLO, open_device
 from ionto_rt.hdr_log import read_log, write_log
 from ionto_rt.latency import FLOOR, ROUND_TRIP, WAKE_UP, LatencyResult, Measurement, counters_frame_bytes
 
+pytestmark = pytest.mark.real_time
+
 MS = 1_000_000
 ANSWER = encode_frame(bytes([COUNTERS]) + bytes(43))
 

@@ -28,6 +28,8 @@ from ionto_rt.session import Progress, Session
 from ionto_rt.treatment import Treatment
 from treatments import together
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:

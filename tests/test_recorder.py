@@ -23,6 +23,8 @@ from ionto_rt.session import Session
 from ionto_rt.verify import verify
 from treatments import treatment
 
+pytestmark = pytest.mark.real_time
+
 
 class Disk(Files):
     """A file system of which every call that touches the disk waits while it stalls, and fails while it is full."""

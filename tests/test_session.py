@@ -31,6 +31,8 @@ from ionto_rt.session import TURN_S, Session
 from ionto_rt.verify import verify
 from treatments import treatment
 
+pytestmark = pytest.mark.real_time
+
 DOSE = '[[steps]]\ncurrent = "400 uA"\ndose = "0.02 mA*min"\nramp = "1 s"'
 LEVELS = """
 [[steps]]

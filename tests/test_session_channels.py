@@ -24,6 +24,8 @@ from ionto_rt.verify import verify
 from test_recorder import Disk
 from treatments import together
 
+pytestmark = pytest.mark.real_time
+
 POLICIES = ["stop", "pause", "continue"]
 MAMIN_C = 0.06
 

@@ -19,6 +19,8 @@ from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
 from ionto_rt.verify import verify
 
+pytestmark = pytest.mark.real_time
+
 BOTH = """\
 import os, sys, threading, time
 from pathlib import Path

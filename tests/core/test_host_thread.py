@@ -13,6 +13,8 @@ import pytest
 from ionto_rt.core.host_thread import prepare, usage
 from support import as_dict, function, struct
 
+pytestmark = pytest.mark.real_time
+
 
 def in_a_thread(act: Callable[[], Any]) -> Any:
     """What `act` returns in a thread of its own, which takes what it was given with it when it ends."""

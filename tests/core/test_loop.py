@@ -24,6 +24,8 @@ from ionto_rt.core.wire import FrameReader, encode_frame, pack_sample, unpack_co
 from ionto_rt.heartbeat import answer_of
 from support import TOKEN, changed, planned, same_bits, struct
 
+pytestmark = pytest.mark.real_time
+
 READ = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
 WRITE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 ERROR_FRAME = bytes([0xFF, 7, 5, 0, 0, 0, 0, 0])

@@ -14,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ionto_rt.core.clock import LatencyHistogram, bucket_ends
 from support import function, struct
 
+pytestmark = pytest.mark.real_time
+
 PUSH = ("ring", "ring_push", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 TAKE = ("ring", "ring_take", ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 CAPACITY = 8

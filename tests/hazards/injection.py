@@ -29,6 +29,20 @@ NOTHING_A = 1e-6
 """A current that is none: some codes of the largest range are more."""
 
 
+@dataclass
+class Clock:
+    """Of `--in-real-time`: every session is one of real time, on a device that is a process on a pseudo-terminal.
+
+    sessions    so many were begun in this test for that reason
+    """
+
+    real: bool = False
+    sessions: int = 0
+
+
+clock = Clock()
+
+
 @dataclass(frozen=True)
 class Injected:
     """A session that has ended: its receipt, the rows of its record, what the device knows to have flowed."""
@@ -46,9 +60,10 @@ class Injected:
         return [event.fields | {"tick": event.tick} for event in found if event.kind == kind]
 
     def first(self, column: str, value: int | None = None, *, after_s: float = 0.0) -> float:
-        """Device time (s) of the first row whose column has this value, or is not zero; only rows after `after_s`."""
+        """Device time (s) of the first row whose column has this value, or is not zero; only rows after `after_s`. In
+        real time, when that row was worked out."""
         rows = self.rows
-        time_s = device_time_s(rows)
+        time_s = device_time_s(rows) + (1e-6 * rows["host_late_us"] if clock.real else 0.0)
         shown = rows[column] != 0 if value is None else rows[column] == value
         found = np.flatnonzero(shown & (time_s > after_s))
         assert len(found), f"{column} never was {'set' if value is None else value}: {self.receipt['reason']}"
@@ -91,6 +106,9 @@ def session(
     faults: lines of the fault script. acts: what the orchestrator does at its first visit at or after that time (s of
     the session). whole: the record must be whole, and replay to the bit.
     """
+    if clock.real:
+        uri, speed = "virtual:", "real"
+        clock.sessions += 1
     place = folder / f"session-{len(list(folder.glob('session-*')))}"
     place.mkdir()
     query = [f"truth={place / 'truth.csv'}", *(f"fault={fault}" for fault in faults), *filter(None, [options])]

@@ -11,12 +11,16 @@ class Response:
 
     through     what the hazard came in by: "device" (a fault of the virtual device), "command line", "API", "file",
                 "signal", "wire" (the bytes between host and device), "samples" (of a tick below the wire), "memory"
-    real_time   True: on the host's clock, by the profile of an unfit host; False: on the virtual clock
+    real_time   True: on the host's clock, by the profile of an unfit host; False: on the virtual clock, unless
+                `in_real_time` says that the test's session was not
     """
 
-    def __init__(self, keep: Callable[[str, object], None], test: str) -> None:
+    def __init__(
+        self, keep: Callable[[str, object], None], test: str, in_real_time: Callable[[], bool] = lambda: False
+    ) -> None:
         self._keep = keep
         self._test = test
+        self._in_real_time = in_real_time
 
     def __call__(
         self,
@@ -29,6 +33,7 @@ class Response:
     ) -> None:
         """Injection and start of the response, both on the device's clock (s)."""
         row = hazards()[hazard]
+        real_time = real_time or self._in_real_time()
         limit_s = row.limit_unfit_s if real_time else row.limit_s
         assert limit_s is not None, f"{hazard} has no limit in time"
         taken_us, limit_us = round((responded_s - injected_s) * 1e6), round(limit_s * 1e6)
@@ -57,7 +62,7 @@ class Response:
         found = {
             "hazard": hazard,
             "through": through,
-            "real_time": real_time,
+            "real_time": real_time or self._in_real_time(),
             "unit": unit,
             "value": value,
             "limit": limit,

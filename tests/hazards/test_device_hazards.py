@@ -127,6 +127,7 @@ def test_h49_self_test(tmp_path: Path, response: Response) -> None:
     response.nothing_flowed("H49", float(done.truth["current_peak_a"].max()), through="device")
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.98, 1.02])
 def test_h53_device_clock(tmp_path: Path, response: Response, factor: float) -> None:
@@ -144,6 +145,7 @@ def test_h53_device_clock(tmp_path: Path, response: Response, factor: float) -> 
     assert done.rows["action"][-1] == Action.OFF
 
 
+@pytest.mark.real_time
 def test_h53_a_clock_within_its_tolerance_is_no_hazard(tmp_path: Path) -> None:
     """The boundary itself is tested in tests/core/test_guard.py; here: a good clock, over a window."""
     done = session(tmp_path, options="clock-error-ppm=100", speed="real", hold="10 s")

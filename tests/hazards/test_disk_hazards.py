@@ -199,6 +199,7 @@ int clock_gettime(clockid_t id, struct timespec *now) {
 """
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("seconds", [-86400 * 3, 86400 * 400])
 @on_a_host_that_keeps_up
 def test_h27_a_program_whose_wall_clock_is_set_in_mid_session(

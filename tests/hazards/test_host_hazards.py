@@ -32,6 +32,8 @@ from ionto_rt.verify import verify
 from responses import Response
 from support import TICK_S, Rig, changed, endless, planned
 
+pytestmark = pytest.mark.real_time
+
 MOMENTS = (0.3, 0.9, 2.5, 4.5, 6.3)
 """In self-test, contact check, ramp up, treatment and ramp down of the short session."""
 

@@ -13,6 +13,8 @@ from ionto_rt.session import Session
 from responses import Response
 from support import TICK_S
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.mark.parametrize("at_s", [0.3, 0.9, 2.5, 4.5, 6.3])
 def test_h56_operator_stop(tmp_path: Path, response: Response, at_s: float) -> None:

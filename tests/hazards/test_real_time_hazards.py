@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cli_support import on_a_host_that_keeps_up
 from injection import device_time_s, session
 from responses import Response
+
+pytestmark = pytest.mark.real_time
 
 
 def in_real_time(

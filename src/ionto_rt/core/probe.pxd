@@ -17,7 +17,6 @@ cdef enum ProbePhase:
 cdef struct ProbeConfig:
     double tick_s
     double current_a            # no current of the probe passes it
-    double offset_a             # current source: what is more at rest is not nulled, it is no offset
     double current_lsb_a
     double output_lsb
     double output_min
@@ -32,6 +31,7 @@ cdef struct ProbeConfig:
     int32_t delay_ticks         # as the device states it
     uint32_t periods            # even; one more goes before, for the transient
     uint32_t periods_most       # where the response is but a few codes
+    double offset_a             # current source: more at rest is no offset, and is not nulled; 0: current_a
 
 # What the probe found. Sigmas are one standard deviation; a sigma as large as its value says: not seen at this rate.
 cdef struct Identified:
