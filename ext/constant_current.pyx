@@ -16,7 +16,7 @@ PROBE_MOST_A = 50e-6
 PROBE_RATIO = 0.3
 """Nor this share of the setpoint."""
 OFFSET_RATIO = 0.02
-"""Of the setpoint: a current source's offset at rest, 1 % at most in the survey, and as much for the reading's noise."""
+"""Of the setpoint: a current source's offset at rest, 1 % at most in the survey, and as much for noise."""
 PROBE_LEAST_S = 0.4
 PROBE_LEAST_PERIODS = 4
 PROBE_MOST_S = 2.0
@@ -147,8 +147,8 @@ cdef class ConstantCurrentRegulator:
 
     The first steps probe the load with at most 50 uA and 0.3 of the first setpoint, charge-balanced, and identify the
     plant (`identified`). Of a current source an offset of up to that or 2 % of the setpoint is nulled before; where
-    more is read the verdict is "unclear". Then the setpoint is followed. On an open or shorted lead, or a load outside the certified
-    region, `verdict` says so and the output stays zero.
+    more is read the verdict is "unclear". Then the setpoint is followed. On an open or shorted lead, or a load outside
+    the certified region, `verdict` says so and the output stays zero.
 
     Args:
         front_end: "current" (outputs in A) or "voltage" (outputs in V, behind ballast_ohm).
