@@ -295,7 +295,9 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             estimates.area_ratio = controller.contact_area.area_ratio
             estimates.area_smaller = controller.contact_area.alarm == AREA_SMALLER
             estimates.limited = controller.programme.limited
-            estimates.pausing = controller.phase == PHASE_PAUSE or controller.guard.pause != TRIP_NONE
+            # While the guard ramps down for a cause, its slope is no mains.
+            estimates.pausing = (controller.phase == PHASE_PAUSE or controller.guard.pause != TRIP_NONE
+                                 or controller.guard.action >= ACTION_RAMP_DOWN)
             estimates_step(
                 &controller.estimates, &config.estimates, &controller.impedance.estimate, &estimates
             )

@@ -64,6 +64,7 @@ def test_h08_short(tmp_path: Path, response: Response, moment: str) -> None:
     done = session(tmp_path, f"short@{at_s}")
     in_its_phase(moment, done)
     assert (done.receipt["outcome"], done.receipt["trips"]) == ("faulted", ["SHORT"])
+    assert not any("[H41]" in alarm for alarm in done.receipt["alarms"]), "the fall of the current is no mains"
     response("H08", at_s, done.first("trip"))
 
 

@@ -124,12 +124,12 @@ from ionto_rt.treatment import Treatment
 for line in sys.stdin:
     with open_device("sim:") as device:
         session = Session(Treatment.load(line.strip()), device, out_dir=Path("sessions"), speed="max")
-        keep = session._keep_within_day
+        keep = session._admission.keep_within_day
         def both(journal):
             keep(journal)
             print("read", flush=True)
             sys.stdin.readline()
-        session._keep_within_day = both
+        session._admission.keep_within_day = both
         try:
             print(session.run()["outcome"], flush=True)
         except IontoError as error:
