@@ -68,9 +68,11 @@ def test_the_picture_tells_the_phase_the_readings_the_dose_and_the_keys(session:
 
 def test_an_alarm_is_shown_with_time_priority_and_advice(session: Session) -> None:
     alarm = alarm_for_trip(Trip.OPEN_LEAD)
-    text = drawn(replace(frame(session, phase=Phase.FAULTED), alarms=(AlarmLine(61.0, alarm),)), 200)
+    text = drawn(replace(frame(session, phase=Phase.FAULTED), alarms=(AlarmLine(61.0, alarm, standing=True),)), 200)
     assert "faulted" in text
     assert f"1:01 MEDIUM {alarm.line}" in text
+    gone = drawn(replace(frame(session, phase=Phase.FAULTED), alarms=(AlarmLine(61.0, alarm, "over"),)), 200)
+    assert f"1:01 MEDIUM {alarm.title} (over)" in gone and alarm.advice not in gone
 
 
 def test_nothing_is_known_before_the_first_estimate(session: Session) -> None:

@@ -433,7 +433,7 @@ class LiveView:
                 state = f"{state}, cause gone, x resets".removeprefix(", ")
             lines.append(AlarmLine(found.raised_s, replace(found.alarm, title=title), state, standing=True))
         known = {line.alarm.title for line in lines}
-        over = [AlarmLine(at_s, alarm) for at_s, alarm in reversed(self._alarms) if alarm.title not in known]
+        over = [AlarmLine(at_s, alarm, "over") for at_s, alarm in reversed(self._alarms) if alarm.title not in known]
         return tuple([*lines, *over][: max(SHOWN_ALARMS, len(lines))])
 
     def _copy(self, session: "Session") -> None:
@@ -558,7 +558,9 @@ def _framed(frame: Frame, rows: "Table", time_s: float, channels: int = 1) -> "R
         line.append(f"{clock(listed.elapsed_s)} ", style="bold")
         label = f"bold black on {light.colour}" if lit else f"bold {light.colour}"
         line.append(listed.alarm.priority.name, style=label)
-        line.append(f" {listed.alarm.line if number < TOLD_IN_FULL else listed.alarm.title}")
+        # Advice of what is over would be false now.
+        full = listed.standing and number < TOLD_IN_FULL
+        line.append(f" {listed.alarm.line if full else listed.alarm.title}")
         if listed.state:
             line.append(f" ({listed.state})", style="bold")
         rows.add_row(line)
