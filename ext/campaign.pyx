@@ -581,8 +581,11 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
         unseen = lost - w.missed if lost > w.missed else 0
         ticks = 1 + unseen
         check_ledger(c, w, row, &controller.config.calibration)
-    elif row.net_codes != w.net_codes or row.absolute_codes != w.absolute_codes:
-        violate(c, LEDGER, row.channel, <double>row.net_codes, <double>w.net_codes)
+    else:
+        if row.sample_fault == SAMPLE_REPEATED:
+            ticks = 0
+        if row.net_codes != w.net_codes or row.absolute_codes != w.absolute_codes:
+            violate(c, LEDGER, row.channel, <double>row.net_codes, <double>w.net_codes)
     w.ticks += ticks
     check_event(c, w, row)
     if w.any:
@@ -606,7 +609,7 @@ cdef void check_row(Campaign* c, const Tick* row) noexcept nogil:
         w.last_index = row.index
         w.missed = 0
         w.status = row.status
-    else:
+    elif row.sample_fault != SAMPLE_REPEATED:
         w.missed += 1
     w.gaps += lost
     w.phase = row.phase

@@ -85,7 +85,7 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
     if not seen:
         # A load at the edge of sight is seen by lucky blocks alone, which are wrong: no verdict on those.
         state.sight -= 2
-        if state.sight <= 0:
+        if state.sight <= 0 and not state.held:
             start_over(state, tone)
         return
     if state.sight < SIGHT:
@@ -145,7 +145,7 @@ cdef void contact_area_step(ContactAreaState* state, const ContactAreaConfig* co
     state.log_area += gain if gain > 3.0 * sigma or gain < -3.0 * sigma else gain / MEAN_BLOCKS
     state.area_ratio = area_of(state.log_area, config.site_share)
     state.area_sigma = sigma
-    if state.alarm == AREA_STEADY and (state.moving_left or (
+    if state.alarm == AREA_STEADY and not state.held and (state.moving_left or (
             state.sum_lower < 0.5 * state.threshold and state.sum_higher < 0.5 * state.threshold)):
         # Two sites of unlike skin look like one of another C when the current moves: only a sudden change counts then.
         gain = 1.0 / (config.moving_blocks if state.moving_left else config.baseline_blocks)

@@ -29,10 +29,10 @@ from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, AREA_SMALLER, COMMAND_CLOSE_RELAY, EVENT_ADVICE, EVENT_BAD_SAMPLE, EVENT_CONTACT,
     EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS,
-    EVENT_TRIP, FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_RESUME, PHASE_PAUSE,
-    PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD, SAMPLE_NOT_FINITE,
-    SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration, Command, Estimate,
-    PlantModel, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
+    EVENT_TRIP, FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_NONE, OPERATOR_RESUME,
+    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD,
+    SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration,
+    Command, Estimate, PlantModel, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
 )
 
 cdef extern from *:
@@ -253,7 +253,11 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     cdef uint32_t advice_before = controller.estimates.verdict.advice
     cdef uint32_t block_before = controller.impedance.estimate.block
     cdef int32_t pause_before = controller.guard.pause, action_before = controller.guard.action
+    cdef int32_t operator_command = given.operator_command
 
+    if operator_command == OPERATOR_RESUME and not controller.programme.paused and pause_before == TRIP_NONE:
+        # Nothing is paused: the word would say of pads that nobody has looked at that they are good.
+        operator_command = OPERATOR_NONE
     current_a = (sample.current_code - calibration.current_offset_q16 / 65536.0) * calibration.current_lsb_a
     redundant_a = (sample.redundant_code - calibration.redundant_offset_q16 / 65536.0) * calibration.redundant_lsb_a
     voltage_v = (sample.voltage_code - calibration.voltage_offset_q16 / 65536.0) * calibration.voltage_lsb_v
@@ -284,6 +288,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
 
         if controller.impedance.estimate.block != block_before:
             controller.hum_a = impedance_hum(&controller.impedance, &config.impedance)
+            controller.contact_area.held = controller.estimates.verdict.cap_a > 0.0
             contact_area_step(
                 &controller.contact_area, &config.contact_area, &controller.impedance.estimate.latest,
                 controller.impedance.bins[0] ^ controller.impedance.bins[1] << 16, controller.impedance.estimate.mean_a,
@@ -320,7 +325,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         programme.ticks = 1 + lost
         programme.contact = controller.impedance.estimate.contact
         programme.pause = controller.guard.pause != TRIP_NONE
-        programme.operator_command = given.operator_command
+        programme.operator_command = operator_command
         programme.stop = given.stop
         programme.operator_value_a = given.operator_value_a
         programme.current_a = current_a
@@ -365,9 +370,10 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     else:
         # One bad sample changes no state: the last command is renewed, and only the guard counts. What the operator
         # said is no part of the sample.
-        controller.missing_ticks += 1
+        if fault != SAMPLE_REPEATED:
+            controller.missing_ticks += 1
         memset(&programme, 0, sizeof(programme))
-        programme.operator_command = given.operator_command
+        programme.operator_command = operator_command
         programme.operator_value_a = given.operator_value_a
         programme.stop = given.stop
         programme.net_c = ledger_coulombs(controller.ledger.net_codes, calibration)
@@ -379,28 +385,31 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         terms.output = controller.last_output
 
     guard.sample_good = fault == SAMPLE_GOOD
+    guard.saturated = fault == SAMPLE_OUT_OF_RANGE and (
+        beyond(sample.current_code, calibration.code_limit) or beyond(sample.redundant_code, calibration.code_limit))
     guard.probe_a = config.probe.current_a if setpoint.probing else 0.0
     guard.current_code = sample.current_code
     guard.redundant_code = sample.redundant_code
     guard.voltage_code = sample.voltage_code
     guard.status = sample.status
-    guard.ticks = 1 + unseen
+    # A sample that comes again is no time that passes.
+    guard.ticks = 0 if fault == SAMPLE_REPEATED else 1 + unseen
     guard.device_time_us = sample.device_time_us
     guard.host_late_us = given.host_late_us
     guard.host_time_us = given.host_time_us
     guard.heartbeat = given.heartbeat
     guard.stop = given.stop
-    guard.operator_command = given.operator_command
+    guard.operator_command = operator_command
     guard.finite = finite
     guard.armed_output = setpoint.close_relay
     guard.absolute_codes = controller.ledger.absolute_codes
     guard.net_codes = controller.ledger.net_codes
     guard.device_net_codes = controller.ledger.device_net_codes
-    if given.operator_command == OPERATOR_RESUME:
+    if operator_command == OPERATOR_RESUME:
         # The operator has seen to the pads: what is there counts as good contact from here on.
         contact_area_reset(&controller.contact_area)
-    if given.operator_command:
-        estimates_operator(&controller.estimates, given.operator_command, controller.guard.pause)
+    if operator_command:
+        estimates_operator(&controller.estimates, operator_command, controller.guard.pause)
     guard.estimate_trip = controller.estimates.verdict.trip
     guard.estimate_pause = controller.estimates.verdict.pause
     guard.estimate_latched = controller.estimates.verdict.latched

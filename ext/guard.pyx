@@ -166,6 +166,23 @@ cdef void check_status(GuardState* state, const GuardInput* given) noexcept nogi
         trip(state, TRIP_PATIENT_STOP, ACTION_RAMP_DOWN if state.stop_presses == 1 else ACTION_OFF)
 
 
+cdef inline void count_overruns(GuardState* state, const GuardLimits* limits, bint overrun) noexcept nogil:
+    """H26, over the last hundred ticks."""
+    cdef uint32_t word = state.overruns_ticks >> 6
+    cdef uint64_t bit = <uint64_t>1 << (state.overruns_ticks & 63)
+    state.overruns_window -= state.overrun_bits[word] & bit != 0
+    state.overrun_bits[word] &= ~bit
+    state.overruns_ticks = state.overruns_ticks + 1 if state.overruns_ticks + 1 < DEADLINE_WINDOW else 0
+    if not overrun:
+        return
+    state.overrun_bits[word] |= bit
+    state.overruns_window += 1
+    if state.overruns_window > limits.overruns_stop:
+        trip(state, TRIP_DEADLINES, ACTION_RAMP_DOWN)
+    elif state.overruns_window > limits.overruns_pause:
+        pause(state, TRIP_DEADLINES, 0)
+
+
 cdef void check_time(GuardState* state, const GuardLimits* limits, const GuardInput* given) noexcept nogil:
     """H16, H25, H26, H53: everything that counts ticks or microseconds."""
     cdef uint64_t host, device_us
@@ -180,16 +197,7 @@ cdef void check_time(GuardState* state, const GuardLimits* limits, const GuardIn
         trip(state, TRIP_STALE_DATA, ACTION_RAMP_DOWN)
     elif given.host_late_us > limits.late_pause_us:
         pause(state, TRIP_STALE_DATA, 0)
-    if given.host_late_us > limits.overrun_us:
-        state.overruns_window += 1
-        if state.overruns_window > limits.overruns_stop:
-            trip(state, TRIP_DEADLINES, ACTION_RAMP_DOWN)
-        elif state.overruns_window > limits.overruns_pause:
-            pause(state, TRIP_DEADLINES, 0)
-    state.overruns_ticks += 1
-    if state.overruns_ticks >= DEADLINE_WINDOW:
-        state.overruns_ticks = 0
-        state.overruns_window = 0
+    count_overruns(state, limits, given.host_late_us > limits.overrun_us)
 
     if given.host_time_us == 0 or not given.sample_good:
         return
@@ -411,8 +419,12 @@ cdef inline bint check_foreign(GuardState* state, const GuardLimits* limits, con
     """H42: through a channel whose relay is open flows what another one drives. Nothing here can stop it: the loop
     stops the others, whatever the treatment wants of them. 1: it is so, and no other row's matter.
     """
-    if (given.status & STATUS_RELAY_CLOSED or state.relay_closed or not state.begun
-            or current < limits.open_floor_a):
+    cdef bint looked_at = state.begun
+    if not looked_at and state.action == ACTION_OFF:
+        # A channel that tripped before it began: what only one of its two readings sees may be why it did.
+        looked_at = fabs((given.current_code - limits.current_offset_q16 / 65536.0)
+                         * limits.current_lsb_a) >= limits.open_floor_a
+    if given.status & STATUS_RELAY_CLOSED or state.relay_closed or not looked_at or current < limits.open_floor_a:
         state.foreign_run = 0
         return False
     state.foreign_run += given.ticks
@@ -612,6 +624,11 @@ cdef void guard_step(GuardState* state, const GuardLimits* limits, const GuardIn
     check_time(state, limits, given)
     check_heartbeat(state, limits, given)
     check_gaps(state, limits, given)
+    if given.saturated:
+        # No reading is taken from it, but it does not speak for a small current either.
+        state.over_run += given.ticks
+        if state.over_run >= limits.over_ticks:
+            trip(state, TRIP_OVER_CURRENT, ACTION_OFF)
     if given.sample_good:
         check_status(state, given)
         check_sample(state, limits, given)

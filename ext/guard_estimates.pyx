@@ -19,6 +19,7 @@ cdef enum:
     DRY_RUN = 10
     DENSE_RUN = 10
     BACK_RUN = 5
+    AREA_RUN = 5
     GLANCES_AFTER = 10          # a breakdown moves a voltage source's current, for some samples
     HUM_RUN = 2
     POTENTIAL_BLOCKS = 50
@@ -114,17 +115,34 @@ cdef void drying(EstimateWatch* watch, const EstimateLimits* limits, const Estim
         watch.verdict.advice |= ADVICE_WET_PADS
 
 
+cdef void forget_area(EstimateWatch* watch) noexcept nogil:
+    watch.verdict.cap_a = 0.0
+    watch.verdict.advice &= ~<uint32_t>ADVICE_AREA
+    watch.dense_run = watch.area_run = 0
+
+
 cdef void density(EstimateWatch* watch, const EstimateLimits* limits, const EstimateInput* given,
                   double current_a) noexcept nogil:
-    """H13 on the area that is left: the level is capped, and where the current does not follow it ramps down."""
-    cdef double most
-    if not (given.area_smaller and 0.0 < given.area_ratio < 1.0):
-        watch.verdict.cap_a = 0.0
-        watch.verdict.advice &= ~<uint32_t>ADVICE_AREA
-        watch.dense_run = 0
-        return
-    most = limits.density_a * given.area_ratio
-    watch.verdict.cap_a = most
+    """H13 on the area that is left: the level is capped, and where the current does not follow it ramps down. The cap
+    stays until an operator has resumed, and only falls: an alarm that ends, by the derating too, or a pad that is no
+    longer seen, is no contact, and without a baseline that follows the skin the ratio drifts.
+    """
+    cdef double most = limits.density_a * given.area_ratio
+    if watch.verdict.cap_a == 0.0:
+        if not (given.area_smaller and 0.0 < given.area_ratio < 1.0):
+            return
+        watch.verdict.cap_a = most
+    elif 0.0 < most < watch.verdict.cap_a:
+        # The largest of some blocks in a row: none of them is an outlier.
+        if watch.area_run == 0 or most > watch.area_low_a:
+            watch.area_low_a = most
+        watch.area_run += 1
+        if watch.area_run >= AREA_RUN:
+            watch.verdict.cap_a = watch.area_low_a
+            watch.area_run = 0
+    else:
+        watch.area_run = 0
+    most = watch.verdict.cap_a
     if current_a > most:
         watch.verdict.advice |= ADVICE_AREA
     watch.dense_run = watch.dense_run + 1 if current_a > limits.density_ratio * most else 0
@@ -266,4 +284,5 @@ cdef void estimates_operator(EstimateWatch* watch, int32_t command, int32_t paus
         watch.series_ohm = 0.0
         watch.glances = watch.glances_left = 0
         watch.verdict.advice = 0
+        forget_area(watch)
         forget_course(watch)

@@ -112,6 +112,11 @@ def ticks_of(seconds: float, tick_s: float) -> int:
     return max(1, round(seconds / tick_s))
 
 
+def ticks_within(seconds: float, tick_s: float) -> int:
+    """Whole ticks that are over by then, at least one: for what must have been answered within a time."""
+    return max(1, math.floor(seconds / tick_s + 1e-9))
+
+
 def tone_a(plan: Plan, front_end: FrontEnd) -> float:
     """Peak of each probe tone for a plan; at most the ratio for this front-end of its smallest level."""
     ratio = TONE_RATIO if front_end == FrontEnd.CURRENT_SOURCE else TONE_RATIO_VOLTAGE
@@ -262,14 +267,14 @@ def controller_config(
         ),
         "session_ticks": round(limits.session_time_trip_s / tick_s),
         "open_any_voltage": 0 if current_source else 1,
-        "over_ticks": ticks_of(threshold("H01", "over_s"), tick_s),
-        "open_ticks": ticks_of(threshold("H05", "open_s"), tick_s),
+        "over_ticks": ticks_within(threshold("H01", "over_s"), tick_s),
+        "open_ticks": ticks_within(threshold("H05", "open_s"), tick_s),
         "intermittent_count": round(threshold("H07", "intermittent_count")),
         "intermittent_ticks": ticks_of(threshold("H07", "intermittent_s"), tick_s),
-        "short_ticks": ticks_of(threshold("H08", "short_s"), tick_s),
+        "short_ticks": ticks_within(threshold("H08", "short_s"), tick_s),
         "second_ticks": ticks_of(threshold("H13", "density_mean_s"), tick_s),
-        "gap_pause_ticks": ticks_of(gap_pause_s, tick_s),
-        "gap_stop_ticks": ticks_of(gap_stop_s, tick_s),
+        "gap_pause_ticks": ticks_within(gap_pause_s, tick_s),
+        "gap_stop_ticks": ticks_within(gap_stop_s, tick_s),
         "late_pause_us": profile.late_pause_us,
         "late_stop_us": profile.late_stop_us,
         "lease_us": round(lease_ticks * tick_s * 1e6),

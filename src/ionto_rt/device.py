@@ -330,7 +330,8 @@ def parse_hello(payload: bytes) -> Hello:
         ),
         (front_end not in (0, 1), f"front-end {front_end}"),
         (not ranges, "no current range"),
-        (not 50_000 <= period_ns <= 100_000_000, f"a sample period of {period_ns} ns"),
+        # Slower, "off within 2 ms" (H01) would be less than a sample.
+        (not 50_000 <= period_ns <= 2_000_000, f"a sample period of {period_ns} ns"),
         (not 1 <= lease * period_ns <= 100_000_000, f"leases of up to {lease} samples, more than 100 ms"),
         (not 1 <= code_limit <= 1 << 30, f"a code limit of {code_limit}"),
         (not compliance_mv or not voltage_nv, "no voltage range"),

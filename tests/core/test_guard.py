@@ -9,7 +9,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, EndReason, OperatorCommand, Phase, Trip
@@ -107,6 +107,18 @@ def test_h01_a_command_that_was_not_renewed_is_judged_by_its_own_setpoint(stands
         made.tick(current_code=LEVEL, redundant_code=LEVEL)
         made.tick(current_code=LEVEL, redundant_code=LEVEL)
         assert made.rows[-1]["trip"] == Trip.OVER_CURRENT, "once it is renewed, the current must follow"
+
+
+@pytest.mark.parametrize("reading", ["redundant_code", "current_code"])
+def test_h01_a_reading_at_the_end_of_its_converter_counts_as_too_much(reading: str) -> None:
+    """It is refused as a sample, and yet it must not make "off" into a ramp down by lost samples."""
+    made = rig()
+    made.tick(**{reading: -32768})
+    made.tick()
+    made.tick(**{reading: -32768})
+    assert calm(made), "one alone is a bad sample"
+    made.tick(**{reading: -32768})
+    assert_safe_from_here(made, Trip.OVER_CURRENT, Action.OFF)
 
 
 @pytest.mark.parametrize(("ratio", "margin_codes", "limit"), [(1.0625, 0, 8704), (1.0, 1024, LEVEL + 1024)])
@@ -272,11 +284,24 @@ def test_h16_session_time() -> None:
 def test_h16_counts_each_sample_period_once_lost_and_refused_ones_too(refused: int) -> None:
     made = rig(session_ticks=100, settle=False)
     made.run(50)
-    made.run(refused, current_code=1 << 20)
+    made.run(refused, voltage_code=1 << 20)
     made.tick(lose=2 - refused)
     while made.index < 99:
         made.tick()
     assert calm(made)
+    made.tick()
+    assert made.trips() == [Trip.SESSION_TIME]
+
+
+def test_h16_a_sample_that_comes_again_is_no_time_that_passes() -> None:
+    made = rig(session_ticks=100, settle=False, gap_pause_ticks=1000, gap_stop_ticks=1000)
+    made.run(50)
+    for _ in range(200):
+        made.index -= 1
+        made.tick()
+    while made.index < 99:
+        made.tick()
+    assert not made.trips()
     made.tick()
     assert made.trips() == [Trip.SESSION_TIME]
 
@@ -352,6 +377,23 @@ def test_h26_deadlines_missed(late_ticks: int, pause: bool, trips: bool) -> None
         made.run(100 - late_ticks)
         made.run(min(late_ticks, 2), host_late_us=1001)
         assert not made.trips()
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 60), min_size=4, max_size=12))
+def test_h26_counts_the_last_hundred_ticks_wherever_they_begin(gaps: list[int]) -> None:
+    """Deadlines missed after so many ticks each: the guard pauses with the fourth of any hundred."""
+    made = rig(overrun_us=1000, overruns_pause=3, overruns_stop=1000)
+    missed: list[int] = []
+    for gap in gaps:
+        made.run(gap)
+        at = len(made.rows)
+        missed.append(at)
+        row = made.tick(host_late_us=1001)
+        if sum(at - earlier < 100 for earlier in missed) > 3:
+            assert row["pause"] == Trip.DEADLINES
+            return
+        assert not row["pause"]
 
 
 def test_h28_data_older_than_the_lease_switches_off() -> None:
@@ -539,7 +581,7 @@ def test_h31_every_command_answers_its_own_sample() -> None:
     """A watchdog stuck alive cannot echo the nonce of a sample it has not seen."""
     made = rig(gap_stop_ticks=4)
     made.run(20)
-    made.run(6, current_code=1 << 20)
+    made.run(6, voltage_code=1 << 20)
     made.run(20)
     assert made.trips() == [Trip.LOST_SAMPLES]
     for row, command in zip(made.rows, made.commands, strict=True):
@@ -912,6 +954,17 @@ def test_h42_current_through_an_open_relay_is_another_channels(beyond: int) -> N
     made.tick()
     assert made.trips() == [Trip.CROSS_LEAKAGE] * beyond
     assert made.rows[-1]["end_reason"] == EndReason.OPERATOR, "how it ended stays"
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_h42_through_a_channel_that_never_began(both: bool) -> None:
+    """It tripped in its self-test. What one reading alone sees may be why; what both see comes from a neighbour."""
+    made = rig(settle=False, open_floor_a=64 * LSB_A)
+    made.tick(status=DeviceStatus.SELF_TEST_FAILED)
+    assert not made.rows[-1]["status"] & DeviceStatus.RELAY_CLOSED
+    made.run(30, redundant_code=640, **({"current_code": 640} if both else {}))
+    assert made.trips() == [Trip.DEVICE_SELF_TEST]
+    assert bool(state_of(made.controller).guard.foreign) == both
 
 
 def test_h43_charge_beyond_what_the_pads_are_rated_for() -> None:

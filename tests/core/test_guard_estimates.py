@@ -186,11 +186,28 @@ def test_h13_the_level_is_capped_by_the_area_that_is_left() -> None:
     assert made.block(0.7500001 * 1.125 * LEVEL_A, area=0.75, smaller=True).trip == Trip.DENSITY
 
 
-def test_h13_the_cap_goes_with_its_alarm() -> None:
+def test_h13_the_cap_stays_when_its_alarm_ends_and_only_falls() -> None:
+    """Neither the alarm's end, which the lower current itself may bring, nor a pad that is seen no more ends it."""
+    made = Watched(density_a=LEVEL_A)
+    capped = made.block(area=0.75, smaller=True)
+    assert (capped.cap_a, capped.advice) == (0.75 * LEVEL_A, Advice.AREA)
+    less_a = 0.5 * LEVEL_A
+    for area in (0.75, 0.0, 0.95, 1.05):
+        assert made.blocks(100, current_a=less_a, area=area).cap_a == 0.75 * LEVEL_A
+    made.blocks(4, current_a=less_a, area=0.625)
+    assert made.block(less_a, area=0.75).cap_a == 0.75 * LEVEL_A, "some blocks may be outliers"
+    for area in (0.25, 0.625, 0.5, 0.5625, 0.25):
+        verdict = made.block(less_a, area=area)
+    assert (verdict.cap_a, verdict.advice, verdict.trip) == (0.625 * LEVEL_A, Advice.AREA, 0)
+
+
+def test_h13_an_operator_who_resumes_ends_the_cap() -> None:
     made = Watched(density_a=LEVEL_A)
     made.block(area=0.75, smaller=True)
-    verdict = made.block(area=1.0)
-    assert (verdict.cap_a, verdict.advice, verdict.trip) == (0.0, 0, 0)
+    made.operator(OperatorCommand.PAUSE)
+    assert made.block(area=0.75).cap_a > 0.0
+    made.operator(OperatorCommand.RESUME)
+    assert made.verdict.cap_a == 0.0
 
 
 @pytest.mark.parametrize("quantity", ["hum_a", "hum_v"])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cli_support import HEAD, Truth, ionto
-from ionto_rt.codes import Trip
+from injection import session
+from ionto_rt.codes import Phase, Trip
 from responses import Response
 from support import LSB_A, TICK_S, Rig, changed, endless, planned
 
@@ -42,3 +43,21 @@ def test_h13_density(response: Response, begun_ticks: int) -> None:
     made.until(lambda row: row["trip"] != 0, 2000, current_code=code, redundant_code=code)
     assert made.trips() == [Trip.DENSITY]
     response("H13", began_s, (made.index + 1) * TICK_S, through="samples")
+
+
+@pytest.mark.parametrize("act", ["nobody touches it", "resume is pressed while nothing is paused"])
+def test_h13_the_cap_of_a_pad_that_has_lost_area_stays(tmp_path: Path, response: Response, act: str) -> None:
+    """The level never rises again by itself: the lower current ends the test's alarm, and not its cause."""
+    acts = {18.0: lambda running: running.resume()} if act.startswith("resume") else {}
+    done = session(
+        tmp_path, "area=0.74@14", current="4 mA", hold="30 s", ramp="6 s", uri="sim:", acts=acts, attended=True,
+        options="rate=5000&active-area=8&return-area=25&seed=2",
+    )  # fmt: skip
+    rows = done.rows
+    level_a, cap_a = np.abs(rows["level_a"]), rows["cap_a"]
+    capped = int(np.flatnonzero(cap_a > 0.0)[0])
+    treated = slice(capped, int(np.flatnonzero(rows["phase"] == Phase.RAMP_DOWN)[-1]) + 1)
+    assert (cap_a[treated] > 0.0).all() and (np.diff(cap_a[treated]) <= 0.0).all()
+    assert (level_a[treated][1:] <= cap_a[treated][:-1] + 1e-12).all()
+    assert done.receipt["trips"] == []
+    response.no_effect("H13", through="device")

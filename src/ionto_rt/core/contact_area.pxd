@@ -33,6 +33,7 @@ cdef struct ContactAreaState:
     double area_ratio           # the pad's area over that of the baseline; 0: not known yet
     double area_sigma           # deviation of its logarithm in one block
     int32_t alarm               # AreaAlarm
+    int32_t held                # 1: a loss of area is acted on: the baseline stands until it is reset
 
 # One block's fit, and its mean current. tone: any number that changes with the tones. While too
 # few blocks see the load (sample rate too low for its corner, tones too small) there is no verdict and no ratio.

@@ -86,7 +86,7 @@ cdef struct GuardState:
     uint32_t opens
     uint32_t missing_run
     uint32_t overruns_window
-    uint32_t overruns_ticks
+    uint32_t overruns_ticks     # place in overrun_bits
     uint32_t good_run
     uint32_t heartbeat
     uint32_t heartbeat_age
@@ -148,6 +148,7 @@ cdef struct GuardState:
     int32_t zero_code           # output code of zero current, as the limits had it when they were first verified
     uint32_t foreign_run        # H42: ticks with current through an open relay
     int32_t foreign             # 1: that was long enough; stays
+    uint64_t overrun_bits[2]    # H26: one for each of the last hundred ticks
 
 cdef struct GuardInput:
     int32_t sample_good
@@ -183,6 +184,7 @@ cdef struct GuardInput:
     int32_t estimate_pause      # that pauses,
     int32_t estimate_latched    # 1: until the operator resumes
     uint32_t token              # of the session: challenges are drawn from it
+    int32_t saturated           # 1: a reading of the current is at or beyond its converter's end
 
 cdef uint32_t guard_checksum(const GuardLimits* limits) noexcept nogil
 # The number of that count in a session's sequence of challenges, and what a heartbeat must be to answer one: two

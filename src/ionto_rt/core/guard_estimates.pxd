@@ -82,6 +82,8 @@ cdef struct EstimateWatch:
     int32_t resumed             # 1: to be compared when the current is back
     uint32_t back_run
     uint32_t seen_run           # H48: blocks in a row that know C
+    double area_low_a           # H13: the largest that was allowed in the last blocks below the cap,
+    uint32_t area_run           # and how many there were in a row
 
 # One block that has closed.
 cdef void estimates_step(EstimateWatch* watch, const EstimateLimits* limits, const Estimate* estimate,

@@ -61,6 +61,8 @@ class ReferenceGuard:
         if good:
             ticks += max(0, int(row["lost_ticks"]) - self.refused)
             self.refused = 0
+        elif row["sample_fault"] == SampleFault.REPEATED:
+            ticks = 0
         else:
             self.refused += 1
         self.ticks += ticks
