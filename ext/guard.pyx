@@ -213,7 +213,7 @@ cdef void check_time(GuardState* state, const GuardLimits* limits, const GuardIn
         difference = <int64_t>state.clock_device_us - <int64_t>device_us
         if difference < 0:
             difference = -difference
-        if difference > <int64_t>(device_us // 1000000 * limits.clock_ppm):
+        if difference > <int64_t>(device_us * limits.clock_ppm // 1000000):
             trip(state, TRIP_DEVICE_CLOCK, ACTION_RAMP_DOWN)
         state.clock_host_us = host
         state.clock_device_us = 0
