@@ -177,9 +177,8 @@ static void regulate(PredictiveState *s, const PredictiveConfig *c, double setpo
     if (c->slew_per_tick > 0.0) {
         double up = (s->output > 0.0 ? s->output : 0.0) + c->slew_per_tick;
         double down = (s->output < 0.0 ? s->output : 0.0) - c->slew_per_tick;
-        high = up < high ? up : high;
-        low = down > low ? down : low;
-        high = high < low ? low : high;
+        low = within(low, down, up);
+        high = within(high, down, up);
     }
     double output = quantised(within(wanted + s->carried, low, high), c->output_lsb);
     double carried = s->carried + wanted - output;

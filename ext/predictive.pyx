@@ -343,7 +343,7 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     cdef const PlantModel* model = &state.model
     cdef double a = model.pole, b0 = model.gain, b1 = model.gain_before
     cdef double setpoint = setpoint_a, filter_pole, surprise, disturbance, predicted, reference, target, before, least
-    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step, carried
+    cdef double wanted, output, low, high, centre, room, fed, proportional, integral, step, up, down, carried
     cdef int32_t k
     cdef uint32_t quick_left
     cdef bint limited
@@ -433,12 +433,11 @@ cdef int predictive_step(PredictiveState* state, const PredictiveConfig* config,
     if config.spike_a > 0.0 and (step == 0.0 or config.spike_a * state.series_ohm < step):
         step = config.spike_a * state.series_ohm
     if step > 0.0:
-        # Towards zero the output is free.
-        room = (state.output if state.output > 0.0 else 0.0) + step
-        high = room if room < high else high
-        room = (state.output if state.output < 0.0 else 0.0) - step
-        low = room if room > low else low
-        high = low if high < low else high
+        # Towards zero the output is free. The trim's limits give way to the step's, wherever they lie.
+        up = (state.output if state.output > 0.0 else 0.0) + step
+        down = (state.output if state.output < 0.0 else 0.0) - step
+        low = within(low, down, up)
+        high = within(high, down, up)
     if state.manual:
         low = high = within(state.manual_output, config.output_min, config.output_max)
     # What a code cannot express is carried on, so that the mean of the output is not quantised.

@@ -270,11 +270,13 @@ def test_a_huge_sample_leaves_a_state_that_goes_on(
 
 
 @settings(max_examples=50)
-@given(models(), traces, st.floats(0.01, 1.0))
+@given(models(), traces, st.floats(0.01, 1.0), st.sampled_from([0.0, 0.03]))
 def test_the_output_keeps_its_limits_and_its_slew(
-    model: dict[str, Any], trace: list[tuple[float, float]], slew: float
+    model: dict[str, Any], trace: list[tuple[float, float]], slew: float, trim_ratio: float
 ) -> None:
-    law = Predictive({**PLAIN_LAW, "output_min": -4.0, "output_max": 4.0, "slew_per_tick": slew}, model)
+    """Whatever the model: where a trim's limits lie beyond the slew's, they give way."""
+    config = {**PLAIN_LAW, "output_min": -4.0, "output_max": 4.0, "slew_per_tick": slew, "trim_ratio": trim_ratio}
+    law = Predictive(config, model)
     before = 0.0
     for r, y in trace:
         output = law.step(r, y)
