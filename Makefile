@@ -57,7 +57,7 @@ contacts: $(VENV)/.test build ## what the guard notices of skin, pads and leads,
 hazards: $(VENV)/.test build ## inject every hazard of docs/safety.md, on the virtual clock and in real time; limits beside worst times
 	@mkdir -p build
 	@$(BIN)/python -m pytest tests/hazards -q --junitxml build/hazards.xml; tests=$$?; \
-	$(BIN)/python -m pytest tests/hazards -q --in-real-time -n 4 --junitxml build/hazards-real.xml || tests=1; \
+	$(BIN)/python -m pytest tests/hazards -q --in-real-time -n 3 --junitxml build/hazards-real.xml || tests=1; \
 	PYTHONPATH=src $(BIN)/python tests/hazard_table.py times build/hazards.xml build/hazards-real.xml && exit $$tests
 
 safety: $(VENV)/.run ## write the table of docs/safety.md from src/ionto_rt/hazards.toml

@@ -49,7 +49,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [
         item
         for item in items
-        if isinstance(item, pytest.Function) and "in_real_time" not in item.name and runs_session(item.function)
+        if isinstance(item, pytest.Function)
+        and "in_real_time" not in item.name
+        and not item.get_closest_marker("virtual_clock")
+        and runs_session(item.function)
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept

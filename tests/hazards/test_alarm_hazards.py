@@ -56,6 +56,7 @@ def raised(done: Injected, key: str) -> list[dict[str, Any]]:
             if event.fields.get("transition") == "raised" and event.fields["alarm"] == key]  # fmt: skip
 
 
+@pytest.mark.virtual_clock
 def test_h46_a_pause_that_is_left_is_reminded_of_each_ten_minutes(tmp_path: Path, response: Response) -> None:
     done = session(
         tmp_path, uri="sim:", options="rate=500", attended=True, steps=STEPS, whole=False,
@@ -249,6 +250,7 @@ def test_h04_a_current_that_stays_lowered_becomes_more_urgent_after_thirty_secon
     assert 30.0 < urgent["device_time_s"] - low[0]["device_time_s"] <= 30.2
 
 
+@pytest.mark.virtual_clock
 def test_h50_a_speaker_fault_is_marked_and_raised_again_each_ten_minutes(tmp_path: Path, response: Response) -> None:
     """It breaks after the start, with somebody at the screen, who acknowledges it; it is mended after 20 minutes."""
     steps = '[[steps]]\ncurrent = "0.5 mA"\ntime = "1300 s"\nramp = "2.5 s"\n'

@@ -15,6 +15,7 @@ from responses import Response
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=-3), timedelta(hours=-1), timedelta(days=400)], ids=str)
+@pytest.mark.virtual_clock
 def test_h27_wall_clock_jumps(
     tmp_path: Path, response: Response, monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.real_time
 
 
 @pytest.mark.parametrize("at_s", [0.3, 0.9, 2.5, 4.5, 6.3])
+@pytest.mark.virtual_clock
 def test_h56_operator_stop(tmp_path: Path, response: Response, at_s: float) -> None:
     """In each phase, from the orchestrator's visit on."""
     done = session(tmp_path, acts={at_s: Session.stop_now}, uri="sim:")

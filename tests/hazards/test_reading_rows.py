@@ -29,7 +29,7 @@ def test_h02_current_above_the_setpoint_on_the_mean(
 @pytest.mark.parametrize("at_s", [4.5, 4.555])
 def test_h03_current_below_the_setpoint(tmp_path: Path, response: Response, at_s: float) -> None:
     """The output stage gives 15 % too little, 12 % after the regulator's trim: paused, and tried again twice."""
-    done = session(tmp_path, f"gain=0.85@{at_s}", hold="20 s", uri="sim:")
+    done = session(tmp_path, f"gain=0.85@{at_s}", hold="24 s", uri="sim:")
     response("H03", at_s, done.first("pause"))
     assert done.receipt["trips"] == []
     assert len(done.events("guard-pause")) == 3 and len(done.events("guard-pause-over")) == 2

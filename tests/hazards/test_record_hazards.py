@@ -15,6 +15,7 @@ from responses import Response
 
 
 @pytest.mark.parametrize("at_s", [0.2, 5.0])
+@pytest.mark.virtual_clock
 def test_h38_record_cannot_be_written(tmp_path: Path, response: Response, at_s: float) -> None:
     """From the last row that is on disk, to the ramp down."""
     disk = FullDisk()
