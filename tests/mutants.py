@@ -71,8 +71,8 @@ MUTANTS = [
     ),
     Mutant(
         GUARD,
-        "    if latched:\n        state.pause_latched = 1",
-        "    if latched:\n        state.pause_latched = 0",
+        "        state.pause_latched = latched",
+        "        state.pause_latched = 0",
         "missing latch: a pause that waits for a person goes on by itself",
     ),
     Mutant(

@@ -65,7 +65,7 @@ def wanted_alarms(rows: Any) -> Counter[tuple[str, int]]:
         add(alarm_for_trip(int(rows["trip"][row])), row)
     for row in began(rows["pause"]):
         if not rows["trip"][row]:
-            add(alarm_for_pause(int(rows["pause"][row])), row)
+            add(alarm_for_pause(int(rows["pause"][row]), latched=bool(rows["pause_latched"][row])), row)
     for row in began(rows["contact"], Contact.LOST):
         add(alarm_for_soft(SoftAlarm.CONTACT_LOST), row)
     for row in began(rows["limited"]):
@@ -118,7 +118,7 @@ def check_log(receipt: dict[str, Any]) -> set[str]:
     return {event.fields["alarm"] for event in raised}
 
 
-COLUMNS = ("index", "trip", "pause", "contact", "limited", "operator_sequence", "events", "end_reason",
+COLUMNS = ("index", "trip", "pause", "pause_latched", "contact", "limited", "operator_sequence", "events", "end_reason",
            "advice")  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.accuracy import Accuracy
-from ionto_rt.alarms import DERATED_LONG_S, PAUSE_LEFT_S, Alarm, alarm_for_pause
+from ionto_rt.alarms import DERATED_LONG_S, PAUSE_LEFT_S, Alarm
 from ionto_rt.calibration_file import CalibrationInForce
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
@@ -233,7 +233,7 @@ class ChannelRun:
         """True for a pause that somebody must resume: of the guard, or because another channel has tripped."""
         if happening.kind == "held-for-others":
             return True
-        return happening.kind == "guard-pause" and alarm_for_pause(happening.fields["code"]).latched
+        return happening.kind == "guard-pause" and bool(happening.fields["latched"])
 
     def follow(self, happening: Happening, time_s: float) -> None:
         """What later decides which causes are gone: when samples were lost last, and since when it is derated."""

@@ -88,6 +88,7 @@ class Interpreter:
         self.action = 0
         self.trip = 0
         self.pause = 0
+        self.pause_latched = False
         self.limited = 0
         self.contact = 0
         self.status = 0
@@ -124,12 +125,17 @@ class Interpreter:
         elif int(row["action"]) != self.action and int(row["trip"]):
             self.action = int(row["action"])
             say("action", {"action": Action(self.action).name} | _readings(row), safety=True)
-        if int(row["pause"]) != self.pause:
-            self.pause = int(row["pause"])
+        if self.pause and int(row["pause"]) and int(row["operator_command"]) == OperatorCommand.RESUME:
+            # A resume ends every pause: this one began in the same tick.
+            self.pause, self.pause_latched = 0, False
+            say("guard-pause-over", {})
+        if (int(row["pause"]), bool(row["pause_latched"])) != (self.pause, self.pause_latched):
+            self.pause, self.pause_latched = int(row["pause"]), bool(row["pause_latched"])
             if self.pause:
-                named = {"code": self.pause, "name": Trip(self.pause).name}
                 # After a trip has latched nothing goes on by itself any more.
-                say("guard-pause", named, safety=True, alarm=None if self.trip else alarm_for_pause(self.pause))
+                told = None if self.trip else alarm_for_pause(self.pause, latched=self.pause_latched)
+                named = {"code": self.pause, "name": Trip(self.pause).name, "latched": self.pause_latched}
+                say("guard-pause", named, safety=True, alarm=told)
             else:
                 say("guard-pause-over", {})
         if int(row["operator_sequence"]) & LOOP_SEQUENCE:

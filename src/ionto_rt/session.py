@@ -660,9 +660,12 @@ class Session:
                 self._end_soft(soft, channel.name)
         if resumed or over:
             self._end_soft(SoftAlarm.HELD_FOR_OTHERS, channel.name)
-        if happening.kind == "guard-pause-over":
+        latched = happening.kind == "guard-pause" and happening.fields["latched"]
+        if latched or happening.kind == "guard-pause-over":
             for found in self.alarms.active:
-                if found.channel == channel.name and found.stopped and found.alarm.response == Action.PAUSE:
+                own = found.channel == channel.name and found.stopped and found.alarm.response == Action.PAUSE
+                # Beside a pause that waits for a person none says that it goes on by itself.
+                if own and not (latched and found.alarm.latched):
                     self.alarms.end(found.alarm.key, found.channel, self._now.time_s)
 
     def _leave(self, channel: ChannelRun, alarm: Alarm | None, tick: int | None) -> None:
