@@ -95,6 +95,7 @@ class Interpreter:
         self.segment = -1
         self.probe_verdict = 0
         self.advice = 0
+        self.end_reason = 0
 
     def read(self, row: np.void) -> list[Happening]:
         """What happened in one row of telemetry."""
@@ -180,8 +181,9 @@ class Interpreter:
             self.phase = int(phase)
             ended = phase in (Phase.FAULTED, Phase.ABORTED, Phase.COMPLETE)
             say("phase", {"phase": phase.name, "delivered_c": float(row["delivered_c"])}, safety=ended)
-        if events & Event.END:
-            reason = int(row["end_reason"])
+        # By the state and not by its event: the row in which it began may have found the ring of events full.
+        if int(row["end_reason"]) != self.end_reason:
+            reason = self.end_reason = int(row["end_reason"])
             quiet = reason in (EndReason.COMPLETE, EndReason.TRIP)
             fields = {"reason": EndReason(reason).name, "delivered_c": float(row["delivered_c"])}
             say("end", fields, safety=True, alarm=None if quiet else alarm_for_end(reason, self.trip))

@@ -179,6 +179,7 @@ class Session:
         self._visits_behind = self._visits_well = 0
         self._boxed: set[int] = set()
         self._boxes = 0
+        self._events_dropped = 0
 
     @property
     def limits(self) -> Limits:
@@ -518,6 +519,7 @@ class Session:
             self._now = self._moment_of(row)
             for happening in channel.read(row):
                 self._note(channel, happening)
+        self._tell_dropped_events()
         self._keep_black_box()
         if self.virtual_clock:
             self._recorder.work()
@@ -535,6 +537,13 @@ class Session:
             self.watcher(self)
         # Behind all of it: the answer says that the whole round was made.
         self.loop.answer(answer_of(challenge))
+
+    def _tell_dropped_events(self) -> None:
+        """Rows that found the ring of events full are counted alone; the channel's next one says what came of them."""
+        dropped = self.loop.counters["events_dropped"]
+        if dropped != self._events_dropped:
+            self._recorder.post("events-dropped", self._now.tick, safety=True, dropped=dropped - self._events_dropped)
+            self._events_dropped = dropped
 
     def _keep_black_box(self, *, ended: bool = False) -> None:
         """What went over the port before a trip and until the output was off goes into the record, once it is off."""
@@ -712,8 +721,9 @@ class Session:
 
     def _watch_conditions(self) -> None:
         counters = self.loop.counters
-        dropped, late = counters["ring_dropped"], counters["late"]
-        self._hold(SoftAlarm.RING_OVERFLOW, self._grows(SoftAlarm.RING_OVERFLOW, dropped), dropped=dropped)
+        dropped, events, late = counters["ring_dropped"], counters["events_dropped"], counters["late"]
+        grows = self._grows(SoftAlarm.RING_OVERFLOW, dropped + events)
+        self._hold(SoftAlarm.RING_OVERFLOW, grows, dropped=dropped, events_dropped=events)
         many = late > max(10, LATE_ALARM_SHARE * counters["ticks"])
         if not (many and all(channel.ended for channel in self.channels)):
             self._hold(SoftAlarm.LATE_COMMANDS, self._grows(SoftAlarm.LATE_COMMANDS, late) and many, late=late)
