@@ -505,6 +505,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
     row.challenge = controller.guard.challenge
     row.trip = verdict.trip
     row.pause = verdict.pause
+    row.pause_latched = controller.guard.pause_latched
     row.sample_fault = fault
     row.close_relay = verdict.close_relay
     row.estimate_block = controller.impedance.estimate.block

@@ -71,10 +71,10 @@ cdef void trip(GuardState* state, int32_t cause, int32_t action) noexcept nogil:
 cdef void pause(GuardState* state, int32_t cause, int32_t latched) noexcept nogil:
     if not STOP_IN_FORCE(stop_of(cause)):
         return
-    if state.pause == TRIP_NONE:
+    if state.pause == TRIP_NONE or (latched and not state.pause_latched):
+        # What waits for a person goes before what would have ended by itself: that is what he has to be told.
         state.pause = cause
-    if latched:
-        state.pause_latched = 1
+        state.pause_latched = latched
     state.good_run = 0
 
 

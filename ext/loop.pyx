@@ -15,6 +15,7 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.errno cimport EINTR, EINVAL, ETIMEDOUT, errno
+from libc.math cimport isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -39,7 +40,8 @@ from ionto_rt.core.ring cimport (
 from ionto_rt.core.types cimport (
     ALL_CHANNELS, DAQ_VERSION, END_COMPLETE, END_NONE, END_OPERATOR, EVENT_TRIP, LOOP_SEQUENCE, MAX_CHANNELS,
     ON_TRIP_CONTINUE,
-    ON_TRIP_PAUSE, OPERATOR_NONE, OPERATOR_PAUSE, PACING_HOST, PORT_VERSION, SAMPLE_GOOD, STOP_RAMP_DOWN, TRIP_NONE,
+    ON_TRIP_PAUSE, OPERATOR_NONE, OPERATOR_PAUSE, OPERATOR_RESUME, OPERATOR_STOP, PACING_HOST, PORT_VERSION,
+    SAMPLE_GOOD, STOP_RAMP_DOWN, TRIP_NONE,
     Command, Daq, Port, Sample, Tick, TickInput,
 )
 from ionto_rt.core.wire cimport (
@@ -95,10 +97,42 @@ cdef inline uint64_t timed_ns(const LoopState* loop) noexcept nogil:
     return 0 if loop.virtual_clock else clock_now_ns()
 
 
-cdef void take_requests(LoopState* loop, OperatorRequest* request) noexcept nogil:
-    """At most one command of the operator in each sample period."""
-    memset(request, 0, sizeof(OperatorRequest))
-    ring_take(&loop.operators, request, 1)
+cdef inline uint32_t newer(uint32_t a, uint32_t b) noexcept nogil:
+    return a if <int32_t>(a - b) > 0 else b
+
+
+cdef void take_requests(LoopState* loop, OperatorRequest* requests) noexcept nogil:
+    """At most one command of the operator for each channel in each sample period. A stop or a pause waits behind no
+    other; the queue then waits for the next period. What was resumed before it was paused stays paused.
+    """
+    cdef OperatorRequest request
+    cdef uint32_t channel, asked
+    cdef bint waits = False
+    memset(requests, 0, loop.channels * sizeof(OperatorRequest))
+    for channel in range(loop.channels):
+        asked = newer(load_u32(&loop.stop_asked[channel]), load_u32(&loop.stop_all_asked))
+        if asked != loop.stop_given[channel]:
+            loop.stop_given[channel] = asked
+            requests[channel].command = OPERATOR_STOP
+        else:
+            asked = newer(load_u32(&loop.pause_asked[channel]), load_u32(&loop.pause_all_asked))
+            if asked == loop.pause_given[channel]:
+                continue
+            loop.pause_given[channel] = asked
+            requests[channel].command = OPERATOR_PAUSE
+        requests[channel].sequence = asked
+        waits = True
+    if waits:
+        return
+    memset(&request, 0, sizeof(request))
+    if not ring_take(&loop.operators, &request, 1):
+        return
+    for channel in range(loop.channels):
+        if request.channel != ALL_CHANNELS and request.channel != channel:
+            continue
+        if request.command == OPERATOR_RESUME and <int32_t>(loop.pause_given[channel] - request.sequence) > 0:
+            continue
+        requests[channel] = request
 
 
 cdef void ask_others(LoopState* loop, uint32_t faulted) noexcept nogil:
@@ -118,10 +152,14 @@ cdef void ask_others(LoopState* loop, uint32_t faulted) noexcept nogil:
             loop.others_stop[channel] = 1
 
 
+cdef inline bint has_room(const Ring* ring) noexcept nogil:
+    return ring.head - load_u64(&ring.tail) < ring.capacity
+
+
 cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) noexcept nogil:
     """One sample period: the tick of every channel, in order; what one asks of the others acts in the next period."""
     cdef TickInput given
-    cdef OperatorRequest request
+    cdef OperatorRequest requests[32]
     cdef Tick* row
     cdef uint64_t age_us
     cdef uint32_t channel, ended = 0
@@ -142,21 +180,17 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
             loop.late += 1
         loop.batch_age_ns[loop.batch] = <int64_t>given.host_late_us * 1000 - <int64_t>now_ns
     given.heartbeat = load_u32(&loop.heartbeat)
-    take_requests(loop, &request)
+    take_requests(loop, requests)
     for channel in range(loop.channels):
         given.sample = samples[channel]
         given.channel = <uint8_t>channel
         given.stop = stop
         if loop.others_stop[channel] and stop < STOP_RAMP_DOWN:
             given.stop = STOP_RAMP_DOWN
-        given.operator_sequence = 0
-        given.operator_command = OPERATOR_NONE
-        given.operator_value_a = 0.0
-        if request.sequence and (request.channel == ALL_CHANNELS or request.channel == channel):
-            given.operator_sequence = request.sequence
-            given.operator_command = request.command
-            given.operator_value_a = request.value_a
-        elif loop.others_pause[channel]:
+        given.operator_sequence = requests[channel].sequence
+        given.operator_command = requests[channel].command
+        given.operator_value_a = requests[channel].value_a
+        if given.operator_sequence == 0 and loop.others_pause[channel]:
             loop.others_pause[channel] = 0
             loop.loop_sequence += 1
             given.operator_sequence = <uint32_t>LOOP_SEQUENCE | loop.loop_sequence
@@ -182,7 +216,11 @@ cdef void tick_period(LoopState* loop, const Sample* samples, uint64_t now_ns) n
         if row.events:
             if row.events & EVENT_TRIP:
                 box_pin(&loop.box, loop.ticks)
-            ring_push(&loop.events, row)
+        # After one that found no room the next row says what has become of it, whether anything changed in it or not.
+        if row.events or (loop.owed[channel] and has_room(&loop.events)):
+            loop.owed[channel] = not ring_push(&loop.events, row)
+            if loop.owed[channel]:
+                loop.missed[channel] = row[0]
         if row != &loop.spare:
             ring_commit(&loop.telemetry)
     for channel in range(loop.channels):
@@ -484,6 +522,9 @@ cdef enum:
     MOST_FRAMES_OF_FURTHER = 48
 
 BLACK_BOX_S = 2.0
+# An orchestrator that stands still for longer has lost its heartbeat: so many rows have room, each with an event.
+EVENTS_S = 2.5
+LEAST_EVENTS = 1024
 PHASES = ("wait", "decode", "tick", "encode", "write")
 STATUSES = ("running", "ended", "silent", "lost", "refused")
 
@@ -523,6 +564,7 @@ cdef class Loop:
                  int32_t pacing=1, int32_t on_trip=0, uint32_t device_channels=0):
         cdef int failed
         cdef uint32_t channel
+        cdef uint64_t events
         self.controllers = list(controllers) if isinstance(controllers, (list, tuple)) else [controllers]
         if ring_rows < 2:
             raise ValueError(f"ring_rows = {ring_rows}: must be at least 2")
@@ -547,10 +589,13 @@ cdef class Loop:
             raise ValueError(f"the device has pacing {self.state.daq.pacing}, the loop {pacing}")
         self.state.silence_us = <uint64_t>(silence_s * 1e6)
         self.state.period_ns = <uint64_t>(self.state.controllers[0].config.calibration.tick_s * 1e9 + 0.5)
+        events = <uint64_t>(EVENTS_S / self.state.controllers[0].config.calibration.tick_s + 0.5)
+        if events < <uint64_t>LEAST_EVENTS:
+            events = <uint64_t>LEAST_EVENTS
         self.state.batch_most = min(<uint32_t>BATCH_PERIODS, <uint32_t>SAMPLES // self.state.device_channels)
         for failed in (
             ring_open(&self.state.telemetry, sizeof(Tick), ring_rows),
-            ring_open(&self.state.events, sizeof(Tick), 1024 * self.state.channels),
+            ring_open(&self.state.events, sizeof(Tick), self.state.channels * events),
             ring_open(&self.state.operators, sizeof(OperatorRequest), OPERATOR_QUEUE),
             self.open_box(),
         ):
@@ -704,8 +749,23 @@ cdef class Loop:
         return taken(&self.state.telemetry, most)
 
     def drain_events(self):
-        """Rows in which something changed (`events` not 0), as `drain`; they have a ring of their own."""
-        return taken(&self.state.events, self.state.events.capacity)
+        """Rows in which something changed (`events` not 0), as `drain`; they have a ring of their own.
+
+        Of rows that found it full (`events_dropped` in `counters`) the channel's next row comes instead, whatever its
+        events, so that no state is missed; once the loop is over, the last of them itself.
+        """
+        cdef bint over = load_i32(&self.state.status) != LOOP_RUNNING
+        cdef uint8_t[::1] memory
+        cdef uint32_t channel
+        rows = [taken(&self.state.events, self.state.events.capacity)]
+        for channel in range(self.state.channels):
+            if over and self.state.owed[channel]:
+                self.state.owed[channel] = 0
+                row = empty_ticks(1)
+                memory = row.view(np.uint8)
+                memcpy(&memory[0], &self.state.missed[channel], sizeof(Tick))
+                rows.append(row)
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def newest(self):
         """The newest row of each channel that has one, for a screen: shape (channels,) at most; takes nothing away."""
@@ -733,9 +793,14 @@ cdef class Loop:
     def operator(self, int32_t command, double value_a=0.0, int channel=ALL_CHANNELS) -> int:
         """Queue an OperatorCommand for the next free tick of one channel, or of all: its number, or 0: no room.
 
-        ValueError: no such channel.
+        A pause and a stop wait behind nothing, and always have room; a resume that was queued before a pause no longer
+        counts. ValueError: no such command or channel, or a value that is not finite.
         """
         cdef OperatorRequest request
+        if not <int32_t>OPERATOR_NONE < command <= <int32_t>OPERATOR_STOP:
+            raise ValueError(f"operator's command {command}: must be {OPERATOR_NONE + 1} to {OPERATOR_STOP}")
+        if not isfinite(value_a):
+            raise ValueError(f"operator's value {value_a} A: must be finite")
         if channel != ALL_CHANNELS and not 0 <= channel < <int>self.state.channels:
             raise ValueError(f"channel {channel}: must be 0 to {self.state.channels - 1}")
         self.sequence += 1
@@ -744,6 +809,14 @@ cdef class Loop:
         request.command = command
         request.value_a = value_a
         request.channel = <uint8_t>channel
+        if command == OPERATOR_PAUSE:
+            store_u32(&self.state.pause_all_asked if channel == ALL_CHANNELS else &self.state.pause_asked[channel],
+                      self.sequence)
+            return self.sequence
+        if command == OPERATOR_STOP:
+            store_u32(&self.state.stop_all_asked if channel == ALL_CHANNELS else &self.state.stop_asked[channel],
+                      self.sequence)
+            return self.sequence
         return self.sequence if ring_push(&self.state.operators, &request) else 0
 
     def stop(self, int32_t level):

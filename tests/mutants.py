@@ -71,8 +71,8 @@ MUTANTS = [
     ),
     Mutant(
         GUARD,
-        "    if latched:\n        state.pause_latched = 1",
-        "    if latched:\n        state.pause_latched = 0",
+        "        state.pause_latched = latched",
+        "        state.pause_latched = 0",
         "missing latch: a pause that waits for a person goes on by itself",
     ),
     Mutant(
@@ -152,8 +152,8 @@ MUTANTS = [
     Mutant(PROGRAMME, "        state.paused = 1\n", "        state.paused = 0\n", "the operator's pause is not obeyed"),
     Mutant(
         LOOP,
-        "            ring_push(&loop.events, row)\n",
-        "            if row.trip:\n                ring_push(&loop.events, row)\n",
+        "        if row.events or (loop.owed[channel] and has_room(&loop.events)):\n",
+        "        if row.trip and (row.events or (loop.owed[channel] and has_room(&loop.events))):\n",
         "events but for trips are not told",
     ),
     Mutant(

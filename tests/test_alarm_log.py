@@ -20,7 +20,7 @@ from ionto_rt.alarms import (
     alarm_for_soft,
     alarm_for_trip,
 )
-from ionto_rt.codes import LOOP_SEQUENCE, Advice, Contact, EndReason, Event
+from ionto_rt.codes import LOOP_SEQUENCE, Advice, Contact, EndReason, Event, OperatorCommand
 from ionto_rt.device import open_device
 from ionto_rt.record import Record
 from ionto_rt.session import Session
@@ -63,9 +63,10 @@ def wanted_alarms(rows: Any) -> Counter[tuple[str, int]]:
 
     for row in began(rows["trip"]):
         add(alarm_for_trip(int(rows["trip"][row])), row)
-    for row in began(rows["pause"]):
+    at_once = (rows["operator_command"] == OperatorCommand.RESUME) & (rows["pause"] != 0)
+    for row in sorted({*began(rows["pause"]), *np.flatnonzero(at_once).tolist()}):
         if not rows["trip"][row]:
-            add(alarm_for_pause(int(rows["pause"][row])), row)
+            add(alarm_for_pause(int(rows["pause"][row]), latched=bool(rows["pause_latched"][row])), row)
     for row in began(rows["contact"], Contact.LOST):
         add(alarm_for_soft(SoftAlarm.CONTACT_LOST), row)
     for row in began(rows["limited"]):
@@ -118,8 +119,8 @@ def check_log(receipt: dict[str, Any]) -> set[str]:
     return {event.fields["alarm"] for event in raised}
 
 
-COLUMNS = ("index", "trip", "pause", "contact", "limited", "operator_sequence", "events", "end_reason",
-           "advice")  # fmt: skip
+COLUMNS = ("index", "trip", "pause", "pause_latched", "contact", "limited", "operator_command", "operator_sequence",
+           "events", "end_reason", "advice")  # fmt: skip
 
 
 def run(text: Treatment, uri: str, acts: dict[float, str]) -> dict[str, Any]:

@@ -78,6 +78,16 @@ def test_a_pause_for_contact_area_waits_for_the_operator() -> None:
     assert "press both pads" in alarm.advice and "start again" not in alarm.advice
 
 
+@pytest.mark.parametrize("trip", [Trip.UNDER_CURRENT, Trip.HUNTING, Trip.INTERFERENCE])
+def test_a_pause_that_has_used_up_its_retries_waits_for_the_operator(trip: Trip) -> None:
+    alarm = alarm_for_pause(trip, latched=True)
+    assert not alarm_for_pause(trip).latched
+    assert (alarm.latched, alarm.response, alarm.hazard) == (True, Action.PAUSE, f"H{trip:02d}")
+    assert alarm.title.startswith("Paused, waits for a person: ")
+    assert "by itself" not in alarm.advice and "reset and resume by hand" in alarm.advice
+    assert alarm.key != alarm_for_pause(trip).key
+
+
 def test_an_end_by_trip_is_told_by_the_trip() -> None:
     assert alarm_for_end(EndReason.TRIP, Trip.SHORT) == alarm_for_trip(Trip.SHORT)
 

@@ -5,6 +5,7 @@ said what happens next. So the two take turns, on a virtual clock, and a failing
 """
 
 import contextlib
+import math
 import queue
 import shutil
 import tempfile
@@ -212,7 +213,14 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(running)
     @rule(current_a=st.floats(-6e-4, 6e-4) | st.floats())
     def trim(self, current_a: float) -> None:
-        self.act(lambda session: session.trim(current_a))
+        def trim(session: Session) -> None:
+            if math.isfinite(current_a):
+                session.trim(current_a)
+            else:
+                with pytest.raises(ValueError, match="must be finite"):
+                    session.trim(current_a)
+
+        self.act(trim)
 
     @precondition(running)
     @rule(now=st.booleans())
@@ -504,6 +512,76 @@ def test_operator_commands_are_recorded_with_their_numbers(tmp_path: Path) -> No
     assert list(rows["operator_sequence"][at]) == [1, 2, 3]
     wanted = [OperatorCommand.PAUSE, OperatorCommand.RESUME, OperatorCommand.TRIM]
     assert list(rows["operator_command"][at]) == wanted
+
+
+def test_a_pause_behind_any_number_of_trims_pauses_and_trims_without_room_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def act(session: Session) -> None:
+        said.extend(session.trim(1e-9) for _ in range(100))
+        session.pause()
+
+    turns = run(DOSE, tmp_path, {2.5: act, 5.0: Session.resume})
+    assert turns.receipt is not None and turns.receipt["outcome"] == "complete"
+    assert [bool(text) for text in said] == [False] * 64 + [True] * 36
+    assert "too many commands wait" in said[-1]
+    rows = rows_of(turns)
+    first = int(np.flatnonzero(rows["operator_sequence"])[0])
+    assert rows["operator_command"][first] == OperatorCommand.PAUSE
+    assert rows["phase"][first + 2000] == Phase.PAUSE
+    assert turns.session.record_path is not None
+    kinds = [event.kind for event in Record.open(turns.session.record_path).events().events]
+    assert kinds.count("operator-unheard") == 36
+
+
+def test_a_resume_of_what_is_not_paused_reaches_nobody(tmp_path: Path) -> None:
+    said: list[str] = []
+    acts = {at_s: lambda session: said.append(session.resume()) for at_s in (0.2, 1.6, 2.5)}
+    turns = run(DOSE, tmp_path, acts)
+    assert said == ["not resumed: nothing is paused"] * 3
+    assert not rows_of(turns)["operator_sequence"].any()
+
+
+@pytest.mark.parametrize("at_s", [0.2, 1.5, 2.5])
+def test_a_pause_and_a_resume_at_once_hold_nothing_up(tmp_path: Path, at_s: float) -> None:
+    """In self-test, ramp up and treatment."""
+    said: list[str] = []
+
+    def act(session: Session) -> None:
+        for _ in range(20):
+            session.pause()
+            said.append(session.resume())
+
+    turns = run(DOSE, tmp_path, {at_s: act})
+    assert turns.receipt is not None and turns.receipt["outcome"] == "complete"
+    assert said == [""] * 20
+
+
+def test_a_guards_pause_that_nobody_has_been_told_of_is_not_resumed(tmp_path: Path) -> None:
+    """It begins between two visits, while the operator's own pause stands."""
+    said: list[str] = []
+
+    def lose_samples(session: Session) -> None:
+        session.device.port.sim.device.stall(0.004)  # type: ignore[attr-defined]
+        session.loop.run(20)
+        said.append(session.resume())
+
+    turns = run(DOSE, tmp_path, {2.5: Session.pause, 3.5: lose_samples, 4.0: Session.resume, 6.0: Session.stop})
+    assert "paused in this moment" in said[0]
+    assert turns.receipt is not None
+    assert [row["alarm"] for row in turns.receipt["alarm_log"]] == ["lost-samples-pause"]
+    assert not (rows_of(turns)["operator_command"] == OperatorCommand.RESUME).any()
+
+
+def test_a_session_is_run_once(tmp_path: Path) -> None:
+    """What it knows of alarms and trips is of the first run."""
+    with open_device("sim:?fault=open@2") as device:
+        session = Session(treatment(DOSE), device, out_dir=tmp_path, speed="max")
+        assert session.run()["trips"] == ["OPEN_LEAD"]
+        with pytest.raises(RefusedError, match="has been run") as refused:
+            session.run()
+    assert "\n" not in str(refused.value)
+    assert sum(path.is_dir() for path in tmp_path.iterdir()) == 1
 
 
 @pytest.mark.parametrize(

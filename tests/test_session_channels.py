@@ -244,6 +244,20 @@ def test_an_area_that_shrinks_with_nobody_there_ends_that_channel_as_the_treatme
     assert (ran.parts[0]["outcome"], ran.parts[0]["reason"]) == others
 
 
+def test_a_resume_of_all_reaches_those_alone_that_are_paused(tmp_path: Path) -> None:
+    acts = {2.5: lambda session: session.pause(1), 4.0: lambda session: said.append(session.resume())}
+    said: list[str] = []
+
+    def watch(session: Session) -> None:
+        while acts and session.progress.elapsed_s >= min(acts):
+            acts.pop(min(acts))(session)
+
+    ran = Ran(tmp_path, of(one("0.08 mA*min"), one("0.08 mA*min")), watch=watch, attended=True)
+    assert ran.outcomes == ["complete", "complete"] and said == [""]
+    commands = [[int(c) for c in ran.rows(channel)["operator_command"] if c] for channel in (0, 1)]
+    assert commands == [[], [OperatorCommand.PAUSE, OperatorCommand.RESUME]]
+
+
 @pytest.mark.parametrize("attended", [False, True])
 def test_samples_lost_pause_every_channel(tmp_path: Path, attended: bool) -> None:
     ran = Ran(

@@ -6,7 +6,7 @@ clear with their cause.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from functools import cache
 
@@ -123,13 +123,23 @@ def alarm_for_trip(trip: int) -> Alarm:
         return _unknown(trip)
 
 
-def alarm_for_pause(trip: int) -> Alarm:
+def alarm_for_pause(trip: int, *, latched: bool = False) -> Alarm:
     """The row of a pause that the guard asks for (`Tick.pause`): a latched one waits for the operator, the others end
-    with their cause. A number that this version does not know gets a row of its own."""
+    with their cause. `latched` (`Tick.pause_latched`): one of the latter has come so often that it waits too. A number
+    that this version does not know gets a row of its own."""
     try:
-        return _rows()["pause", Trip(trip).name]
+        alarm = _rows()["pause", Trip(trip).name]
     except (KeyError, ValueError):
         return _unknown(trip)
+    return _again_and_again(trip) if latched and not alarm.latched else alarm
+
+
+def _again_and_again(trip: int) -> Alarm:
+    """Of a pause that has used up its retries: the latched row of its cause."""
+    alarm = alarm_for_trip(trip)
+    title = f"Paused, waits for a person: {alarm.title[0].lower()}{alarm.title[1:]}"
+    advice = f"{alarm.advice}; reset and resume by hand when that is seen to"
+    return replace(alarm, response=Action.PAUSE, title=title, advice=advice)
 
 
 def _unknown(trip: int) -> Alarm:

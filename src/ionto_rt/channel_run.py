@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ionto_rt.accuracy import Accuracy
-from ionto_rt.alarms import DERATED_LONG_S, PAUSE_LEFT_S, Alarm, alarm_for_pause
+from ionto_rt.alarms import DERATED_LONG_S, PAUSE_LEFT_S, Alarm
 from ionto_rt.calibration_file import CalibrationInForce
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
-from ionto_rt.codes import AreaAlarm, EndReason, Phase
+from ionto_rt.codes import AreaAlarm, EndReason, OperatorCommand, Phase
 from ionto_rt.configuration import REGULATOR_DELAY_TICKS
 from ionto_rt.core.controller import Controller
 from ionto_rt.device import DeviceCounters
@@ -37,6 +37,7 @@ CONTACT_REASONS = (
     EndReason.CONTACT_OUTSIDE,
     EndReason.CONTACT_UNCLEAR,
 )
+_HOLDS = {OperatorCommand.PAUSE.name: True, OperatorCommand.RESUME.name: False}
 BIDDEN = (EndReason.COMPLETE.name, EndReason.OPERATOR.name)
 """Ends that are no channel's own doing."""
 
@@ -135,6 +136,7 @@ class ChannelRun:
     left      the alarm of a pause that it was ended for, because nobody was there to resume
     load      what the contact check identified
     last      the newest row known, of the record's or the loop's
+    held      somebody has asked for a pause, the operator or the loop, and nobody for a resume after it
     received_c  what its site has received today before it (C), where that is capped
     """
 
@@ -158,6 +160,7 @@ class ChannelRun:
         self.fell: int | None = None
         self.left: Alarm | None = None
         self.asked_to_end = False
+        self.held = False
         self.received_c: float | None = None
         self.last: np.void | None = None
         self.known: CalibrationInForce | None = None
@@ -233,16 +236,31 @@ class ChannelRun:
         """True for a pause that somebody must resume: of the guard, or because another channel has tripped."""
         if happening.kind == "held-for-others":
             return True
-        return happening.kind == "guard-pause" and alarm_for_pause(happening.fields["code"]).latched
+        return happening.kind == "guard-pause" and bool(happening.fields["latched"])
 
     def follow(self, happening: Happening, time_s: float) -> None:
-        """What later decides which causes are gone: when samples were lost last, and since when it is derated."""
-        if happening.kind in ("samples-lost", "sample-refused"):
+        """What later decides what is paused and which causes are gone: when samples were lost last, and so on."""
+        if happening.kind == "held-for-others":
+            self.held = True
+        elif happening.kind == "operator" and happening.fields["command"] in _HOLDS:
+            self.held = _HOLDS[happening.fields["command"]]
+        elif happening.kind in ("samples-lost", "sample-refused"):
             self._bad_at_s = time_s
         elif happening.kind == "derated" and happening.alarm is not None:
             self._derated_at_s = time_s
         elif happening.kind == "derating-over":
             self._derated_at_s = None
+
+    def is_paused(self, row: np.void | None) -> bool:
+        """There is something to resume, by what was asked for or by the newest row."""
+        return self.held or (row is not None and (bool(row["pause"]) or int(row["phase"]) == Phase.PAUSE))
+
+    def knows(self, row: np.void | None) -> bool:
+        """The guard's pause in the newest row has been told."""
+        if row is None or not row["pause"]:
+            return True
+        told = self.interpreter
+        return (told.pause, told.pause_latched) == (int(row["pause"]), bool(row["pause_latched"]))
 
     def derated_long(self, time_s: float) -> bool:
         """The current has been lowered for longer than DERATED_LONG_S (H04)."""

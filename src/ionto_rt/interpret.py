@@ -88,12 +88,14 @@ class Interpreter:
         self.action = 0
         self.trip = 0
         self.pause = 0
+        self.pause_latched = False
         self.limited = 0
         self.contact = 0
         self.status = 0
         self.segment = -1
         self.probe_verdict = 0
         self.advice = 0
+        self.end_reason = 0
 
     def read(self, row: np.void) -> list[Happening]:
         """What happened in one row of telemetry."""
@@ -124,12 +126,17 @@ class Interpreter:
         elif int(row["action"]) != self.action and int(row["trip"]):
             self.action = int(row["action"])
             say("action", {"action": Action(self.action).name} | _readings(row), safety=True)
-        if int(row["pause"]) != self.pause:
-            self.pause = int(row["pause"])
+        if self.pause and int(row["pause"]) and int(row["operator_command"]) == OperatorCommand.RESUME:
+            # A resume ends every pause: this one began in the same tick.
+            self.pause, self.pause_latched = 0, False
+            say("guard-pause-over", {})
+        if (int(row["pause"]), bool(row["pause_latched"])) != (self.pause, self.pause_latched):
+            self.pause, self.pause_latched = int(row["pause"]), bool(row["pause_latched"])
             if self.pause:
-                named = {"code": self.pause, "name": Trip(self.pause).name}
                 # After a trip has latched nothing goes on by itself any more.
-                say("guard-pause", named, safety=True, alarm=None if self.trip else alarm_for_pause(self.pause))
+                told = None if self.trip else alarm_for_pause(self.pause, latched=self.pause_latched)
+                named = {"code": self.pause, "name": Trip(self.pause).name, "latched": self.pause_latched}
+                say("guard-pause", named, safety=True, alarm=told)
             else:
                 say("guard-pause-over", {})
         if int(row["operator_sequence"]) & LOOP_SEQUENCE:
@@ -174,8 +181,9 @@ class Interpreter:
             self.phase = int(phase)
             ended = phase in (Phase.FAULTED, Phase.ABORTED, Phase.COMPLETE)
             say("phase", {"phase": phase.name, "delivered_c": float(row["delivered_c"])}, safety=ended)
-        if events & Event.END:
-            reason = int(row["end_reason"])
+        # By the state and not by its event: the row in which it began may have found the ring of events full.
+        if int(row["end_reason"]) != self.end_reason:
+            reason = self.end_reason = int(row["end_reason"])
             quiet = reason in (EndReason.COMPLETE, EndReason.TRIP)
             fields = {"reason": EndReason(reason).name, "delivered_c": float(row["delivered_c"])}
             say("end", fields, safety=True, alarm=None if quiet else alarm_for_end(reason, self.trip))

@@ -345,7 +345,9 @@ class Dial:
         change_a = wanted_a - level_a - trim_a
         if change_a * direction <= 1e-9:
             return self._of(session, f"{current(wanted_a)} is the {'highest' if direction > 0.0 else 'lowest'} level")
-        session.trim(change_a, channel.number)
+        refused = session.trim(change_a, channel.number)
+        if refused:
+            return self._of(session, refused)
         self.trims_a[channel.number] = trim_a + change_a
         return self._of(session, f"level {current(wanted_a)}")
 

@@ -179,6 +179,9 @@ class Session:
         self._visits_behind = self._visits_well = 0
         self._boxed: set[int] = set()
         self._boxes = 0
+        self._events_dropped = 0
+        self._unheard: list[tuple[OperatorCommand, int]] = []
+        self._begun = False
 
     @property
     def limits(self) -> Limits:
@@ -198,24 +201,53 @@ class Session:
     def pause(self, channel: int = ALL_CHANNELS) -> None:
         """Ramp down and hold the dose until `resume`; one channel, or all."""
         self.loop.operator(OperatorCommand.PAUSE, 0.0, channel)
+        for found in self._asked(channel):
+            found.held = True
 
     def resume(self, channel: int = ALL_CHANNELS) -> str:
         """Ramp up again from zero; one channel, or all. Empty if the loop was asked for it, else why not.
 
         Refused while a latched alarm stands that has stopped the channel, or a lock: they need a `reset` first. Of all
-        channels, those that may resume do.
+        channels, those that may resume do; one that is not paused is left alone.
         """
-        asked = [found for found in self.channels if channel in (ALL_CHANNELS, found.number)]
-        refused = {found.number: self.alarms.standing(found.name) for found in asked}
-        if not any(refused.values()):
-            self.loop.operator(OperatorCommand.RESUME, 0.0, channel)
+        rows = {int(row["channel"]): row for row in self.loop.newest()}
+        asked = self._asked(channel)
+        paused = [found for found in asked if found.is_paused(rows.get(found.number))]
+        refused = {found.number: self._keeps_paused(found, rows.get(found.number)) for found in asked}
+        free = [found for found in paused if not refused[found.number]]
+        said = [text for text in refused.values() if text]
+        if not said and len(free) == len(asked):
+            said = [self._ask(OperatorCommand.RESUME, 0.0, channel, free)]
+        elif paused:
+            said += [self._ask(OperatorCommand.RESUME, 0.0, found.number, [found]) for found in free]
+        else:
+            said.append("not resumed: nothing is paused")
+        return next((text for text in said if text), "")
+
+    def _keeps_paused(self, channel: ChannelRun, row: np.void | None) -> str:
+        """Why a channel may not be resumed; empty if it may."""
+        standing = self.alarms.standing(channel.name)
+        if standing:
+            of = f"{standing[0].channel}: " if standing[0].channel else ""
+            return f"{of}not resumed, reset first: {standing[0].alarm.title}"
+        if not channel.knows(row):
+            # Its alarm comes with the next visit: nobody resumes what he has not been told of.
+            of = f"{channel.name}: " if channel.name else ""
+            return f"{of}not resumed, it was paused in this moment: look at the cause first"
+        return ""
+
+    def _asked(self, channel: int) -> list[ChannelRun]:
+        return [found for found in self.channels if channel in (ALL_CHANNELS, found.number)]
+
+    def _ask(self, command: OperatorCommand, value_a: float, channel: int, of: list[ChannelRun]) -> str:
+        """Hand a command to the loop; empty, or why that could not be: then nothing of it happens."""
+        if self.loop.operator(command, value_a, channel):
+            if command == OperatorCommand.RESUME:
+                for found in of:
+                    found.held = False
             return ""
-        for number, standing in refused.items():
-            if not standing:
-                self.loop.operator(OperatorCommand.RESUME, 0.0, number)
-        worst = next(standing[0] for standing in refused.values() if standing)
-        of = f"{worst.channel}: " if worst.channel else ""
-        return f"{of}not resumed, reset first: {worst.alarm.title}"
+        self._unheard.append((command, channel))
+        return f"{command.name.lower()} not done: too many commands wait; again in a moment"
 
     def acknowledge(self) -> list[Condition]:
         """The operator has heard the alarms: those that stand are silent, and stand as before."""
@@ -248,9 +280,11 @@ class Session:
         """The watcher's screen was drawn in time, or was not (H30); the session goes on either way."""
         self._hold(SoftAlarm.SCREEN_HUNG, not answers)
 
-    def trim(self, current_a: float, channel: int = ALL_CHANNELS) -> None:
-        """Add to the level of the steps (A, of the magnitude), within the limits; of one channel, or of all."""
-        self.loop.operator(OperatorCommand.TRIM, current_a, channel)
+    def trim(self, current_a: float, channel: int = ALL_CHANNELS) -> str:
+        """Add to the level of the steps (A, of the magnitude), within the limits; of one channel, or of all. Empty if
+        the loop was asked for it, else why not. ValueError if `current_a` is not finite.
+        """
+        return self._ask(OperatorCommand.TRIM, current_a, channel, self._asked(channel))
 
     def end(self, channel: int) -> None:
         """Ramp one channel down and end it; the others go on."""
@@ -268,7 +302,13 @@ class Session:
         self.loop.stop(StopFlag.NOW)
 
     def run(self) -> dict[str, Any]:
-        """Carry out the session; the receipt. RefusedError if it could not begin."""
+        """Carry out the session, once; the receipt. RefusedError if it could not begin."""
+        if self._begun:
+            # Alarms, trips and sums are those of one session: a second receipt would speak for the first.
+            raise RefusedError(
+                "this session has been run", key="Session.run", value="again", remedy="make a new Session for each run"
+            )
+        self._begun = True
         with one_session(self.device):
             return self._run()
 
@@ -518,6 +558,8 @@ class Session:
             self._now = self._moment_of(row)
             for happening in channel.read(row):
                 self._note(channel, happening)
+        self._tell_dropped_events()
+        self._tell_unheard()
         self._keep_black_box()
         if self.virtual_clock:
             self._recorder.work()
@@ -535,6 +577,23 @@ class Session:
             self.watcher(self)
         # Behind all of it: the answer says that the whole round was made.
         self.loop.answer(answer_of(challenge))
+
+    def _tell_dropped_events(self) -> None:
+        """Rows that found the ring of events full are counted alone; the channel's next one says what came of them."""
+        dropped = self.loop.counters["events_dropped"]
+        if dropped != self._events_dropped:
+            self._recorder.post("events-dropped", self._now.tick, safety=True, dropped=dropped - self._events_dropped)
+            self._events_dropped = dropped
+
+    def _tell_unheard(self) -> None:
+        """What an operator has asked for and the loop's queue had no room for."""
+        unheard, self._unheard = self._unheard, []
+        for command, number in unheard:
+            asked = self._asked(number)
+            of = self._of(asked[0]) if len(asked) == 1 else {}
+            self._recorder.post("operator-unheard", self._now.tick, safety=True, command=command.name, **of)
+            for channel in asked:
+                channel.progress.messages.append("operator-unheard")
 
     def _keep_black_box(self, *, ended: bool = False) -> None:
         """What went over the port before a trip and until the output was off goes into the record, once it is off."""
@@ -618,7 +677,7 @@ class Session:
         """No current flows any more until the operator has reset the lock and resumes."""
         if channel.ended or channel.trips:
             return
-        self.loop.operator(OperatorCommand.PAUSE, 0.0, channel.number)
+        self.pause(channel.number)
         if not self.attended:
             self._leave(channel, alarm, self._now.tick)
 
@@ -660,9 +719,12 @@ class Session:
                 self._end_soft(soft, channel.name)
         if resumed or over:
             self._end_soft(SoftAlarm.HELD_FOR_OTHERS, channel.name)
-        if happening.kind == "guard-pause-over":
+        latched = happening.kind == "guard-pause" and happening.fields["latched"]
+        if latched or happening.kind == "guard-pause-over":
             for found in self.alarms.active:
-                if found.channel == channel.name and found.stopped and found.alarm.response == Action.PAUSE:
+                own = found.channel == channel.name and found.stopped and found.alarm.response == Action.PAUSE
+                # Beside a pause that waits for a person none says that it goes on by itself.
+                if own and not (latched and found.alarm.latched):
                     self.alarms.end(found.alarm.key, found.channel, self._now.time_s)
 
     def _leave(self, channel: ChannelRun, alarm: Alarm | None, tick: int | None) -> None:
@@ -709,8 +771,9 @@ class Session:
 
     def _watch_conditions(self) -> None:
         counters = self.loop.counters
-        dropped, late = counters["ring_dropped"], counters["late"]
-        self._hold(SoftAlarm.RING_OVERFLOW, self._grows(SoftAlarm.RING_OVERFLOW, dropped), dropped=dropped)
+        dropped, events, late = counters["ring_dropped"], counters["events_dropped"], counters["late"]
+        grows = self._grows(SoftAlarm.RING_OVERFLOW, dropped + events)
+        self._hold(SoftAlarm.RING_OVERFLOW, grows, dropped=dropped, events_dropped=events)
         many = late > max(10, LATE_ALARM_SHARE * counters["ticks"])
         if not (many and all(channel.ended for channel in self.channels)):
             self._hold(SoftAlarm.LATE_COMMANDS, self._grows(SoftAlarm.LATE_COMMANDS, late) and many, late=late)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, EndReason, OperatorCommand, Phase, Trip
+from ionto_rt.codes import Action, AreaAlarm, DeviceStatus, EndReason, Event, OperatorCommand, Phase, Trip
 from ionto_rt.heartbeat import answer_of
 from support import (
     LSB_A,
@@ -330,6 +330,26 @@ def test_h24_lost_samples_pause_beyond_two_and_only_the_operator_ends_that() -> 
     made.run(5)
     assert made.rows[-1]["setpoint_a"] > 0.0
     assert not made.trips()
+
+
+@pytest.mark.parametrize("first", ["stale", "weak"])
+def test_h24_in_a_pause_that_would_end_by_itself_waits_for_the_operator_and_is_told(first: str) -> None:
+    made = rig(
+        gap_pause_ticks=2, gap_stop_ticks=10, second_ticks=1000, late_pause_us=5000, under_ratio=0.875,
+        under_margin_a=0.0, retries=2,
+    )  # fmt: skip
+    if first == "stale":
+        assert made.tick(host_late_us=5001)["pause"] == Trip.STALE_DATA
+    else:
+        made.until(lambda row: row["pause"] == Trip.UNDER_CURRENT, 20_000, redundant_code=6000)
+    assert not made.rows[-1]["pause_latched"]
+    assert made.tick(lose=3)["pause"] == Trip.LOST_SAMPLES
+    assert made.rows[-1]["events"] & Event.PAUSE
+    made.tick(host_late_us=5001)
+    made.run(20_000)
+    assert (made.rows[-1]["pause"], made.rows[-1]["pause_latched"]) == (Trip.LOST_SAMPLES, 1), "the later one is none"
+    assert made.tick(operator_command=OperatorCommand.RESUME)["pause"] == 0
+    assert not made.rows[-1]["pause_latched"]
 
 
 @pytest.mark.parametrize("refused", [0, 4, 10])
@@ -769,6 +789,7 @@ def test_h03_tries_twice_again_and_then_waits_for_the_operator() -> None:
     for _ in range(3):
         made.until(lambda row: row["pause"] == Trip.UNDER_CURRENT, 20_000, redundant_code=6000)
         pauses.append(len(made.rows))
+        assert made.rows[-1]["pause_latched"] == (len(pauses) == 3)
         rest = made.until(lambda row: row["setpoint_a"] == 0.0, 10_000)
         back = made.until(lambda row: row["pause"] == 0, 2000) if len(pauses) < 3 else 0
         assert back in (0, 999) and rest > 1000, "a second at zero, its first tick included in the rest"

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import math
 import os
 import socket
 import threading
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ionto_rt.codes import LOOP_SEQUENCE, EndReason, OnTrip, OperatorCommand, Pacing, StopFlag, Trip
+from ionto_rt.codes import LOOP_SEQUENCE, DeviceStatus, EndReason, OnTrip, OperatorCommand, Pacing, StopFlag, Trip
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import Loop
 from ionto_rt.core.wire import FrameReader, encode_frame, pack_sample, unpack_command
@@ -246,6 +247,107 @@ def test_the_events_ring_has_the_rows_in_which_something_changed() -> None:
     rows = loop.drain()
     assert list(np.flatnonzero(rows["events"])) == [0, 300, 301], "an operator's command, a repeated sample, a gap"
     assert same_bits(loop.drain_events(), rows[rows["events"] != 0]) == ""
+
+
+REPEATED = 3000
+"""Repeated samples, each an event: more than the ring of events has room for."""
+
+
+def overflowing(monkeypatch: pytest.MonkeyPatch, *after: int) -> tuple[ScriptedPort, Loop]:
+    """A loop whose device repeats a sample until the ring of events is full, and then has failed its self-test."""
+    monkeypatch.setattr("ionto_rt.core.loop.EVENTS_S", 1.0)
+    script = [frames([0]), *[frames([0])] * REPEATED, frames([1], status=DeviceStatus.SELF_TEST_FAILED)]
+    still = controller(gap_pause_ticks=1 << 30, gap_stop_ticks=1 << 30, heartbeat_ticks=1 << 30)
+    port = ScriptedPort([*script, *(frames([k], status=DeviceStatus.SELF_TEST_FAILED) for k in after)])
+    return port, Loop(still, port.capsule, virtual_clock=True, ring_rows=10_000)
+
+
+def test_a_trip_whose_event_found_no_room_is_in_the_next_row_that_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    _port, loop = overflowing(monkeypatch, 2, 3)
+    loop.run(REPEATED + 2)
+    told = loop.drain_events()
+    assert len(told) < REPEATED and not told["trip"].any()
+    assert loop.counters["events_dropped"] == REPEATED + 1 - len(told)
+    loop.run(2)
+    (row,) = loop.drain_events()
+    assert (row["index"], row["trip"], row["events"]) == (2, Trip.DEVICE_SELF_TEST, 0), "its state, in order and once"
+    assert loop.counters["events_dropped"] == REPEATED + 1 - len(told)
+
+
+def test_a_trip_whose_event_found_no_room_is_told_when_the_loop_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    _port, loop = overflowing(monkeypatch)
+    assert loop.run() == "lost"
+    told = loop.drain_events()
+    assert [int(trip) for trip in told["trip"][-2:]] == [0, Trip.DEVICE_SELF_TEST]
+    assert told["index"][-1] == 1
+    assert len(loop.drain_events()) == 0
+
+
+@pytest.mark.parametrize("rate_hz", [500, 1000, 4000])
+def test_two_seconds_and_a_half_of_events_have_room(rate_hz: int) -> None:
+    config, plan = planned()
+    quick = changed(config, calibration={"tick_s": 1.0 / rate_hz}, guard=dict.fromkeys(
+        ("gap_pause_ticks", "gap_stop_ticks", "heartbeat_ticks"), 1 << 30))  # fmt: skip
+    rows = round(2.5 * rate_hz)
+    port = ScriptedPort([frames([0]), *[frames([0])] * rows])
+    loop = Loop(Controller(quick, plan.segments), port.capsule, virtual_clock=True)
+    loop.run(rows + 1)
+    assert loop.counters["events_dropped"] == 0 and len(loop.drain_events()) == rows
+
+
+def test_a_pause_waits_behind_nothing_and_is_never_lost() -> None:
+    _, loop = scripted([several(range(80), 2)], channels=2)
+    assert all(loop.operator(OperatorCommand.TRIM, 0.0) for _ in range(64))
+    assert loop.operator(OperatorCommand.TRIM, 0.0) == 0
+    paused = loop.operator(OperatorCommand.PAUSE, 0.0, 1)
+    ended = loop.operator(OperatorCommand.STOP, 0.0, 0)
+    assert paused and ended
+    loop.run(80)
+    rows = loop.drain()
+    first = rows[:2]
+    assert list(first["operator_command"]) == [OperatorCommand.STOP, OperatorCommand.PAUSE]
+    assert list(first["operator_sequence"]) == [ended, paused]
+    trims = rows[rows["operator_command"] == OperatorCommand.TRIM]
+    assert list(trims["operator_sequence"][::2]) == list(range(1, 65)), "nothing that was queued is lost for it"
+
+
+PRESSED = {"p": OperatorCommand.PAUSE, "r": OperatorCommand.RESUME, "t": OperatorCommand.TRIM}
+
+
+@given(st.lists(st.sampled_from("prt"), max_size=40), st.sampled_from([0, 1, 255]))
+def test_whoever_pressed_pause_last_is_paused(pressed: list[str], channel: int) -> None:
+    """All of it within one sample period."""
+    _, loop = scripted([several(range(60), 2)], channels=2)
+    for key in pressed:
+        assert loop.operator(PRESSED[key], 0.0, channel)
+    loop.run(60)
+    rows = loop.drain()
+    wanted = [key for key in pressed if key != "t"]
+    for number in (0, 1):
+        own = rows[rows["channel"] == number]["operator_command"]
+        acts = [int(one) for one in own if one in (OperatorCommand.PAUSE, OperatorCommand.RESUME)]
+        if channel not in (number, 255) or not wanted:
+            assert acts == []
+        else:
+            assert acts[-1] == PRESSED[wanted[-1]]
+
+
+@pytest.mark.parametrize("command", [-1, 0, 5, 99])
+def test_there_is_no_such_word(command: int) -> None:
+    _, loop = scripted([frames(range(3))])
+    with pytest.raises(ValueError, match=f"command {command}: must be 1 to 4"):
+        loop.operator(command)
+    loop.run(3)
+    assert not loop.drain()["operator_sequence"].any()
+
+
+@pytest.mark.parametrize("value_a", [math.nan, math.inf, -math.inf])
+def test_a_word_whose_value_is_no_number_is_refused(value_a: float) -> None:
+    _, loop = scripted([frames(range(3))])
+    with pytest.raises(ValueError, match="must be finite"):
+        loop.operator(OperatorCommand.TRIM, value_a)
+    loop.run(3)
+    assert not loop.drain()["operator_sequence"].any()
 
 
 def test_the_heartbeat_is_what_the_orchestrator_last_said_and_each_answer_brings_a_challenge() -> None:

@@ -38,6 +38,43 @@ def test_h24_lost_samples(tmp_path: Path, response: Response, at_s: float, lost_
     assert done.receipt["trips"] == [] and "[H24]" in done.receipt["reason"]
 
 
+STEPS = '[[steps]]\ncurrent = "2 mA"\ndose = "0.4 mA*min"\nramp = "2.5 s"\n'
+
+
+def waits_for_a_person(tmp_path: Path, key: str, *faults: str, at_s: float) -> list[str]:
+    """Attended, it is resumed after a reset alone; unattended, it ends. The alarms, in their order."""
+    said: list[object] = []
+    acts = {
+        at_s: lambda running: said.append(running.resume()),
+        at_s + 1.0: lambda running: said.append([found.alarm.key for found in running.reset()[0]]),
+        # Where it was the third stop by the same cause, its lock (H47) takes a reset of its own.
+        at_s + 1.5: lambda running: running.reset(),
+        at_s + 2.0: lambda running: said.append(running.resume()),
+    }
+    with_a_person = session(tmp_path, *faults, uri="sim:", steps=STEPS, acts=acts, attended=True)
+    assert with_a_person.receipt["outcome"] == "complete"
+    assert str(said[0]).startswith("not resumed, reset first: Paused") and said[1:] == [[key], ""]
+    assert not (with_a_person.rows["level_a"] != 0.0)[round((at_s - 0.5) * 1e3) : round((at_s + 1.9) * 1e3)].any()
+    alone = session(tmp_path, *faults, uri="sim:", steps=STEPS)
+    assert alone.receipt["outcome"] == "aborted"
+    assert alone.receipt["reason"].endswith("nobody was there to resume")
+    for done in (with_a_person, alone):
+        (row,) = [row for row in done.receipt["alarm_log"] if row["alarm"] == key]
+        assert row["latched"]
+    return [row["alarm"] for row in alone.receipt["alarm_log"]]
+
+
+def test_h24_lost_samples_in_a_pause_that_would_end_by_itself(tmp_path: Path) -> None:
+    faults = ("gain=0.85@5", "gain=1@7.5", "stall@7.6+0.004")
+    alarms = waits_for_a_person(tmp_path, "lost-samples-pause", *faults, at_s=12.0)
+    assert alarms[:2] == ["under-current-pause", "lost-samples-pause"]
+
+
+def test_h03_the_last_retry_waits_for_a_person(tmp_path: Path) -> None:
+    alarms = waits_for_a_person(tmp_path, "under-current", "gain=0.85@5", "gain=1@25.5", at_s=29.0)
+    assert alarms[:3] == ["under-current-pause", "under-current-pause", "under-current"]
+
+
 @pytest.mark.parametrize("lost_s", [0.011, 0.05])
 def test_h24_many_lost_samples(tmp_path: Path, response: Response, lost_s: float) -> None:
     """From the end of the gap: nobody can answer a sample that does not come, and until then the lease runs."""

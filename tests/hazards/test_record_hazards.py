@@ -50,3 +50,22 @@ def test_h38_no_session_starts_where_nothing_can_be_written(tmp_path: Path, resp
             running.run()
         flowed_a = abs(device.port.sim.device.absolute_charge_c)  # type: ignore[attr-defined]
     response.nothing_flowed("H38", flowed_a, through="file")
+
+
+@pytest.mark.parametrize("at_s", [2.513, 4.513])
+def test_h38_a_trip_is_told_though_the_ring_of_events_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_s: float
+) -> None:
+    """A device that repeats each sample makes an event of each: the visits are too far apart for so many."""
+    monkeypatch.setattr("ionto_rt.core.loop.EVENTS_S", 0.0)
+    monkeypatch.setattr("ionto_rt.core.loop.LEAST_EVENTS", 4)
+    done = session(tmp_path, "repeat@2", f"open@{at_s}", uri="sim:", attended=True)
+    assert done.receipt["loop"]["events_dropped"] > 100
+    assert done.receipt["trips"] == ["OPEN_LEAD"] and "[H05]" in done.receipt["reason"]
+    (trip,) = done.events("trip")
+    assert (trip["name"], trip["alarm"]) == ("OPEN_LEAD", "open-lead")
+    assert [event["reason"] for event in done.events("end")] == ["TRIP"]
+    raised = [row["alarm"] for row in done.receipt["alarm_log"]]
+    assert raised.count("open-lead") == 1 and "ring-overflow" in raised
+    told = sum(event["dropped"] for event in done.events("events-dropped"))
+    assert told == done.receipt["loop"]["events_dropped"]

@@ -109,5 +109,15 @@ cdef struct LoopState:
     uint8_t bytes[4096]
     BlackBox box                # what went over the port
     uint64_t virtual_host_us    # on a virtual clock: the host's clock as a simulation has it; 0: left out of the tick
+    # Numbers of the operator's newest pause and stop, of one channel or of all: sticky, as no queue can be too full for
+    # them. And those that have reached each channel.
+    uint32_t pause_asked[32]
+    uint32_t pause_all_asked
+    uint32_t pause_given[32]
+    uint32_t stop_asked[32]
+    uint32_t stop_all_asked
+    uint32_t stop_given[32]
+    uint8_t owed[32]            # 1: the channel's last row with an event found that ring full
+    Tick missed[32]             # that row
 
 cdef int loop_run(LoopState* loop, uint64_t ticks) noexcept nogil

@@ -10,6 +10,8 @@ from ionto_rt.core.controller import Controller
 LoopEnd = Literal["running", "ended", "silent", "lost", "refused"]
 
 BLACK_BOX_S: float
+EVENTS_S: float
+LEAST_EVENTS: int
 PHASES: tuple[str, ...]
 
 class Loop:

@@ -401,6 +401,7 @@ cdef struct Tick:
     uint32_t advice             # Advice bits
     double loop_gain            # of the regulator, over that of its configuration: halved for each hunting
     uint32_t challenge          # a result: what the next heartbeat must answer
+    int32_t pause_latched       # a result: 1: the pause the guard asks for ends by the operator's resume alone
 
 # Bytes to and from a device. read waits up to timeout_us, and returns bytes read, 0 on time-out, or -errno.
 cdef struct Port:

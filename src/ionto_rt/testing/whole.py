@@ -29,7 +29,7 @@ from ionto_rt.verify import verify
 
 VISITS_MOST = 900
 """Of the orchestrator; then the operator stops."""
-Do = Callable[[Session, Any], None]
+Do = Callable[[Session, Any], object]
 Happens = tuple[str, Do]
 
 PLANT: tuple[tuple[str, float, float], ...] = (
