@@ -457,7 +457,14 @@ cdef void check_sample(GuardState* state, const GuardLimits* limits, const Guard
     if given.applied_age_ticks > SETTLE_TICKS and highest < state.standing_a:
         highest = state.standing_a
     state.standing_a = highest
-    highest = given.probe_a if given.probe_a > highest else highest
+    if given.probe_a > 0.0:
+        state.probe_bound_a = given.probe_a
+        state.probe_left = SETTLE_TICKS
+    elif state.probe_left:
+        # A contact check that has ended, by a pause too, is in the readings for as long as a setpoint.
+        state.probe_left -= given.ticks if given.ticks < state.probe_left else state.probe_left
+    if state.probe_left and state.probe_bound_a > highest:
+        highest = state.probe_bound_a
     if highest > limits.current_limit_a:
         highest = limits.current_limit_a
 

@@ -425,6 +425,14 @@ def test_a_pause_keeps_the_dose_and_a_resume_completes_it(tmp_path: Path) -> Non
     assert turns.receipt["dose_ledger_mamin"] == pytest.approx(0.02, abs=0.4e-3 * TICK_S / 0.06)
 
 
+@pytest.mark.parametrize("at_s", [0.6, 0.85, 1.1])
+def test_a_pause_in_the_contact_check_trips_nothing(tmp_path: Path, at_s: float) -> None:
+    """What the check drove still flows in the samples after it: H01 goes by its bound for as long."""
+    turns = run(DOSE, tmp_path, {at_s: Session.pause, at_s + 2.0: Session.resume})
+    assert turns.receipt is not None and turns.receipt["trips"] == []
+    assert turns.receipt["outcome"] == "complete"
+
+
 def test_a_stop_ends_short_with_the_reason(tmp_path: Path) -> None:
     turns = run(DOSE, tmp_path, {2.5: Session.stop})
     assert turns.receipt is not None
@@ -542,9 +550,9 @@ def test_a_resume_of_what_is_not_paused_reaches_nobody(tmp_path: Path) -> None:
     assert not rows_of(turns)["operator_sequence"].any()
 
 
-@pytest.mark.parametrize("at_s", [0.2, 1.5, 2.5])
+@pytest.mark.parametrize("at_s", [0.2, 0.8, 1.5, 2.5])
 def test_a_pause_and_a_resume_at_once_hold_nothing_up(tmp_path: Path, at_s: float) -> None:
-    """In self-test, ramp up and treatment."""
+    """In self-test, contact check, ramp up and treatment."""
     said: list[str] = []
 
     def act(session: Session) -> None:

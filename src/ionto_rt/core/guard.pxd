@@ -149,6 +149,8 @@ cdef struct GuardState:
     uint32_t foreign_run        # H42: ticks with current through an open relay
     int32_t foreign             # 1: that was long enough; stays
     uint64_t overrun_bits[2]    # H26: one for each of the last hundred ticks
+    double probe_bound_a        # H01: of the contact check, in force or just ended,
+    uint32_t probe_left         # for so many ticks
 
 cdef struct GuardInput:
     int32_t sample_good
