@@ -96,7 +96,7 @@ sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour s
 	+cd build/sanitize && PYTHONPATH=$(CURDIR)/build/sanitize/src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libasan.so)) $$(realpath $$(gcc -print-file-name=libubsan.so))" \
-		$(MAKE) --output-sync=target -j 2 in-real-time beside BIN=$(CURDIR)/$(BIN) AND=' and not slow'
+		$(MAKE) --output-sync=target -j 2 in-real-time beside BIN=$(CURDIR)/$(BIN) AND='and not slow'
 	$(call copy_tree,threads)
 	cd build/threads && IONTO_RT_SANITIZE=thread IONTO_RT_OPTIMIZE=-O1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/threads && PYTHONPATH=$(CURDIR)/build/threads/src \
@@ -142,10 +142,10 @@ pytest: $(VENV)/.test build
 # Tests in real time wait for most of theirs, and judge delays; what computes stands back for them.
 .PHONY: in-real-time beside
 in-real-time:
-	$(BIN)/python -m pytest tests -m 'real_time$(AND)'
+	$(BIN)/python -m pytest tests -m 'real_time $(AND)'
 
 beside:
-	nice -n 10 $(BIN)/python -m pytest tests -m 'not real_time$(AND)'
+	nice -n 10 $(BIN)/python -m pytest tests -m 'not real_time $(AND)'
 
 build: $(VENV)/.tools
 	@$(BIN)/python setup.py -q build_ext --inplace
