@@ -15,15 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 VALGRIND_HEADER = Path("/usr/include/valgrind/callgrind.h")
 
 MEASURED = {
-    "whole_tick": 4822,
-    "tick": 3748,
+    "whole_tick": 4908,
+    "tick": 3835,
     "ledger": 58,
     "estimator": 695,
-    "regulator": 407,
+    "regulator": 410,
     "programme": 248,
-    "guard": 476,
+    "guard": 533,
     "ring": 30,
-    "loop over the whole tick": 602,
+    "loop over the whole tick": 670,
 }
 """Instructions per tick over bench/short.toml, contact check and fits included: gcc 12.2, x86-64, November 2026.
 
