@@ -265,6 +265,57 @@ def test_a_damaged_journal_is_refused_with_the_remedy_and_rebuilt_from_the_folde
         assert journal.charge_today("S-07", "left knee") == pytest.approx(delivered, rel=1e-12)
 
 
+def given_today(out_dir: Path, subject: str, count: int) -> str:
+    """The name of a session's folder that gave `count` rows of 4 mA, and is in the journal."""
+    rows = steady_rows(count)
+    with Journal(out_dir) as journal:
+        folder = make_session(out_dir, rows, subject=subject)
+        journal.begin(folder.session_id, folder.path, subject, [Reservation("left knee", 2.4, 0.004)])
+        folder.finish(receipt_of(rows))
+        delivered = float(rows["delivered_c"][-1])
+        journal.finish(folder.session_id, [Ending("complete", delivered, delivered)])
+    return folder.session_id
+
+
+@pytest.mark.parametrize("damage", ["another session's files", "another subject", "another scale", "no JSON"])
+def test_a_rebuilt_journal_forgets_no_charge_of_a_folder_that_cannot_be_believed(tmp_path: Path, damage: str) -> None:
+    own, other = given_today(tmp_path, "Anna", 2000), given_today(tmp_path, "Berta", 500)
+    charge_c = {"Anna": 2000 * 4e-6, "Berta": 500 * 4e-6}
+    session = tmp_path / own / "session.json"
+    if damage == "another session's files":
+        shutil.rmtree(tmp_path / own)
+        shutil.copytree(tmp_path / other, tmp_path / own)
+    elif damage == "no JSON":
+        session.write_bytes(b"{")
+    else:
+        old, new = (b"Anna", b"Bnna") if damage == "another subject" else (b"e-07", b"e-17")
+        session.write_bytes(session.read_bytes().replace(old, new))
+    done = rebuild(tmp_path)
+    assert done.sessions == 1 and len(done.unreadable) == 1 and own in done.unreadable[0]
+    with Journal(tmp_path) as journal:
+        for subject, given_c in charge_c.items():
+            assert journal.charge_today(subject, "left knee") == pytest.approx(given_c, rel=1e-9)
+    (tmp_path / JOURNAL).unlink()
+    rebuild(tmp_path)
+    with Journal(tmp_path) as journal, pytest.raises(JournalError, match=f"does not know the session {own}"):
+        journal.begin("b", "b", "Anna", [cap("left knee")])
+
+
+def test_a_rebuilt_journal_keeps_the_clock_that_nobody_sets(tmp_path: Path) -> None:
+    name = given_today(tmp_path, "Anna", 500)
+    with Journal(tmp_path) as journal:
+        before = journal.get(name)[0]
+    assert rebuild(tmp_path).unreadable == []
+    with Journal(tmp_path) as journal:
+        after = journal.get(name)[0]
+    assert before.last_boot_id and before.last_boot_s > 0.0
+    assert (after.last_utc, after.last_boot_id, after.last_boot_s) == (
+        before.last_utc,
+        before.last_boot_id,
+        before.last_boot_s,
+    )
+
+
 def test_a_rebuilt_journal_counts_an_unended_session_with_the_most_it_can_have_delivered(tmp_path: Path) -> None:
     rows = steady_rows(12000)
     folder = make_session(tmp_path, rows)

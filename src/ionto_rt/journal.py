@@ -33,6 +33,7 @@ from typing import Any, Self
 
 from ionto_rt.events import utc_text
 from ionto_rt.record import COULOMB_PER_MAMIN, Channel, Record, RecordError, is_running, session_folders, sync_folder
+from ionto_rt.vouched import session_problem, stranger
 
 JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x496F6E74
@@ -589,6 +590,9 @@ def _rows_of(folder: Path) -> list[dict[str, Any]]:
     delivered.
     """
     record = Record.open(folder)
+    wrong = session_problem(record) or stranger(record)
+    if wrong is not None:
+        raise RecordError(f"{folder}: {wrong}")
     session, receipt = record.session, record.receipt
     begun = datetime.fromisoformat(str(session.get("created_utc")))
     ended = str(receipt.get("ended_utc", "")) if receipt is not None else None
@@ -639,6 +643,30 @@ def newest_change(folder: Path) -> float:
     return max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
 
 
+def _known_before(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a journal that is to be made anew, by session, as far as they can be read and their seals hold."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            for *facts, seal in db.execute(f"SELECT {_COLUMNS}, seal FROM sessions NOT INDEXED"):
+                if seal == _seal_of(facts):
+                    row = dict(zip(JournalRow.__dataclass_fields__, facts, strict=True))
+                    found.setdefault(row["session_id"], []).append(row)
+    except (sqlite3.Error, MemoryError, ValueError, TypeError):
+        # What was read before the damage holds: each row has a seal of its own.
+        pass
+    return found
+
+
+def _at_its_time(row: dict[str, Any], before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row from a folder, with the clocks that the old journal had of it: no folder tells when the host started."""
+    for known in before:
+        if known["channel"] == row["channel"]:
+            clocks = {name: known[name] for name in ("last_utc", "last_boot_id", "last_boot_s")}
+            return row | clocks | {"last_day": max(row["last_day"], known["last_day"])}
+    return row
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """Sessions entered, folders that could not be read (with why), and where an old journal was put."""
@@ -652,20 +680,24 @@ def rebuild(out_dir: Path) -> Rebuilt:
     """Make the journal anew from the folders of the sessions; the old one is kept under another name.
 
     Refused while a session runs there. An unended session is entered as open, with what its telemetry shows and the
-    most that can have flowed after it reserved.
+    most that can have flowed after it reserved. Of a folder that cannot be read, what the old journal says is kept.
     """
     folders = session_folders(out_dir)
     for folder in folders:
         if is_running(folder):
             raise JournalError(f"{folder}: the session is running; rebuild the journal when it has ended")
+    path = out_dir / JOURNAL
+    before = _known_before(path)
     sessions: list[list[dict[str, Any]]] = []
+    kept_rows: list[dict[str, Any]] = []
     unreadable = []
     for folder in folders:
+        known = before.get(folder.name, [])
         try:
-            sessions.append(_rows_of(folder))
+            sessions.append([_at_its_time(row, known) for row in _rows_of(folder)])
         except (RecordError, ValueError, TypeError) as error:
-            unreadable.append(f"{folder.name}: {error}")
-    path = out_dir / JOURNAL
+            kept_rows += known
+            unreadable.append(f"{folder.name}: {error}" + ("; its rows of the old journal were kept" if known else ""))
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
     fresh = out_dir / f".{JOURNAL}.{stamp}"
     with _named_errors(path):
@@ -674,7 +706,7 @@ def rebuild(out_dir: Path) -> Rebuilt:
                 db.execute("PRAGMA journal_mode = DELETE")
                 db.execute("BEGIN IMMEDIATE")
                 _make_tables(db)
-                for row in (row for session in sessions for row in session):
+                for row in [row for session in sessions for row in session] + kept_rows:
                     _insert(db, row)
                 _seal(db)
                 db.execute("COMMIT")
