@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -379,6 +380,31 @@ def test_the_day_holds_exactly_the_cap(tmp_path: Path) -> None:
         with pytest.raises(JournalError):
             journal.begin("b", "b", "S", [cap(prescribed_c=1.5 + 1e-9, cap_c=4.0)])
         journal.begin("b", "b", "S", [cap(prescribed_c=1.5, cap_c=4.0)])
+
+
+TYPED = {
+    ("Anna", "left arm"): ["Left arm", "left  arm", " left arm\t", "LEFT ARM", "left\u00a0arm", "\uff4ceft arm"],
+    ("Zo\u00eb", "stra\u00dfe"): ["STRASSE", "Stra\u00dfe"],
+}
+
+
+@pytest.mark.parametrize(
+    ("subject", "site", "again"), [(*who, again) for who, typed in TYPED.items() for again in typed]
+)
+def test_a_site_is_the_same_however_it_is_typed(tmp_path: Path, subject: str, site: str, again: str) -> None:
+    other = unicodedata.normalize("NFD", subject).upper()
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", subject, [cap(site, rest_s=60.0)])
+        assert journal.received_today(other, again) == 2.4 and journal.charge_today(other, again) > 0.0
+        with pytest.raises(JournalError, match="exceed"):
+            journal.begin("b", "b", other, [cap(again, prescribed_c=3.0)])
+        with pytest.raises(JournalError, match="since the last current"):
+            journal.begin("b", "b", other, [cap(again, prescribed_c=0.1, rest_s=60.0)])
+        with pytest.raises(JournalError, match="exceed"):
+            journal.begin("b", "b", "Berta", [cap(site, prescribed_c=2.5), cap(again, prescribed_c=2.5)])
+        (row,) = journal.sessions()
+        assert (row.subject, row.site) == (subject, site), "on record as it was typed"
+        journal.begin("b", "b", subject, [cap(f"{site} 2")])
 
 
 def test_a_simulated_patient_s_charge_is_nobody_else_s(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ionto_rt.alarm_system import AlarmSystem
 from ionto_rt.channel_run import ChannelRun
 from ionto_rt.journal import Journal, Reservation
+from ionto_rt.names import name_key
 from ionto_rt.record import SessionFolder
 from ionto_rt.recorder import reserved_first_c
 from ionto_rt.repeats import locked_causes, recent_stops, refuse_locked
@@ -56,7 +57,7 @@ class Admission:
             beside_c = sum(
                 other.plan.prescribed_c
                 for other in self.channels
-                if other is not channel and other.treatment.site == site
+                if other is not channel and name_key(other.treatment.site or "") == name_key(site or "")
             )
             left_c = channel.limits.day_cap_c - received_c - beside_c
             channel.received_c = received_c

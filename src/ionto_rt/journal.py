@@ -8,6 +8,8 @@ current flows it reserves charge ahead: a session's `reserved_until_c` is what i
 the session is finished or recovered that counts as delivered. Against a day's cap an unended session counts with all
 that it prescribes, so that of two processes that begin at once only one gets what is left.
 
+Subjects and sites are compared by `ionto_rt.names.name_key`, whatever way they were typed; rows hold them as typed.
+
 A simulated patient's charge is nobody else's: sessions on a device that is known to be a simulation are counted apart.
 
 A day is the calendar's where the host is. The clock that says which may be wrong, or be set. A session counts for today
@@ -32,6 +34,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ionto_rt.events import utc_text
+from ionto_rt.names import name_key
 from ionto_rt.record import COULOMB_PER_MAMIN, Channel, Record, RecordError, is_running, session_folders, sync_folder
 from ionto_rt.vouched import session_problem, stranger
 
@@ -74,6 +77,8 @@ INSERT INTO total VALUES (1, 0);
 """
 # An open session counts with its reservation, an ended one with what it delivered.
 _CHARGE = "CASE WHEN outcome IS NULL THEN max(reserved_until_c, delivered_abs_c) ELSE delivered_abs_c END"
+# Both sides by `name_key`: rows hold what was typed.
+_SAME_SITE = "name_key(subject) = ? AND name_key(site) = ?"
 # Of a row, what a moment later has changed: no day falls, whatever the clock says.
 _NOW = "last_day = max(last_day, ?), last_utc = ?, last_boot_id = ?, last_boot_s = ?"
 
@@ -348,7 +353,7 @@ class Journal:
             return
         today = [row for row in known if moment.same_day(row)]
         received_c = sum(row.committed_c for row in today)
-        prescribed_c = sum(other.prescribed_c for other in channels if other.site == channel.site)
+        prescribed_c = sum(other.prescribed_c for other in channels if name_key(other.site) == name_key(channel.site))
         if received_c + prescribed_c > channel.cap_c:
             cap = channel.cap_text or f"{_mamin(channel.cap_c)} mA*min"
             raise JournalError(
@@ -374,7 +379,7 @@ class Journal:
             return sum(row.committed_c for row in self._at_site(subject, site, simulated) if moment.same_day(row))
 
     def _at_site(self, subject: str, site: str, simulated: bool) -> list[JournalRow]:
-        return self._rows("WHERE subject = ? AND site = ? AND simulated = ?", (subject, site, int(simulated)))
+        return self._rows(f"WHERE {_SAME_SITE} AND simulated = ?", (name_key(subject), name_key(site), int(simulated)))
 
     def extend(self, session_id: str, charges: Sequence[tuple[float, float]]) -> None:
         """Renew a running session's reservations: of each channel the absolute charge delivered, and the charge
@@ -484,9 +489,8 @@ class Journal:
 
     def _charge(self, subject: str, site: str, day: str) -> float:
         (total,) = self._db.execute(
-            f"SELECT total({_CHARGE}) FROM sessions"
-            " WHERE subject = ? AND site = ? AND ? BETWEEN first_day AND last_day",
-            (subject, site, day),
+            f"SELECT total({_CHARGE}) FROM sessions WHERE {_SAME_SITE} AND ? BETWEEN first_day AND last_day",
+            (name_key(subject), name_key(site), day),
         ).fetchone()
         return float(total)
 
@@ -559,6 +563,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         _write_ahead(db)
         db.execute("PRAGMA synchronous = FULL")
+        db.create_function("name_key", 1, name_key, deterministic=True)
     except BaseException:
         db.close()
         raise
