@@ -425,6 +425,16 @@ def test_limits_that_were_made_for_less_received_are_refused(tmp_path: Path) -> 
         journal.begin("b", "b", "S", [cap(prescribed_c=1.0, received_c=journal.received_today("S", "x"))])
 
 
+def test_limits_that_were_made_while_a_session_ran_that_has_ended_are_refused(tmp_path: Path) -> None:
+    """They leave the whole day where too little seemed to be left."""
+    with Journal(tmp_path) as journal, Journal(tmp_path) as other:
+        other.begin("a", "a", "S", [cap(prescribed_c=2.4)])
+        received_c = journal.received_today("S", "x")
+        other.finish("a", [Ending("aborted", 1.0, 1.0)])
+        with pytest.raises(JournalError, match="another session has ended there at this moment; run again"):
+            journal.begin("b", "b", "S", [cap(prescribed_c=3.0, received_c=received_c)])
+
+
 class Clock:
     """Two clocks: `shown` is set by whoever likes to, `passed` goes on by itself."""
 
@@ -469,6 +479,50 @@ def test_h27_a_clock_that_is_set_does_not_free_a_day(tmp_path: Path) -> None:
         assert received(folder, clock) == 2.4, "23 h are no day"
         clock.wait(hours=1)
         assert received(folder, clock) == 0.0, "24 h have passed by the clock that nobody sets"
+
+
+def test_h27_a_clock_that_was_set_right_before_a_restart_does_not_free_a_day(tmp_path: Path) -> None:
+    """As on a host whose clock has no battery: a time server sets it while it is up."""
+    for days in (-9000, -9, -1, 1, 9):
+        clock, folder = Clock(), tmp_path / str(days)
+        clock.set(days=days)
+        treated(folder, clock)
+        clock.wait(minutes=2)
+        clock.set(days=-days)
+        assert received(folder, clock) == 2.4
+        clock.restart()
+        clock.wait(minutes=10)
+        assert received(folder, clock) == 2.4
+        with Journal(folder, clock) as journal, pytest.raises(JournalError, match="30 min are the least"):
+            journal.begin("b", "b", "S", [cap(prescribed_c=0.1, rest_s=1800.0)])
+        if days < 0:
+            clock.wait(hours=24)
+            assert received(folder, clock) == 0.0
+
+
+def test_opening_a_journal_changes_nothing_where_the_clock_is_right(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    with Journal(tmp_path, clock) as journal:
+        before = journal.sessions()
+    for _ in range(3):
+        clock.wait(hours=1)
+        clock.set(seconds=10)
+        with Journal(tmp_path, clock) as journal:
+            assert journal.sessions() == before
+
+
+def test_a_clock_that_was_set_is_followed_once(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    clock.set(days=3)
+    followed = []
+    for _ in range(3):
+        with Journal(tmp_path, clock) as journal:
+            followed.append(journal.sessions())
+        clock.wait(minutes=7)
+    assert followed[0] == followed[1] == followed[2]
+    assert followed[0][0].last_day == local_day(clock.shown)
 
 
 def test_h27_a_clock_that_was_set_back_while_the_host_was_down_does_not_free_a_day(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ A simulated patient's charge is nobody else's: sessions on a device that is know
 
 A day is the calendar's where the host is. The clock that says which may be wrong, or be set. A session counts for today
 if its date says so, and if its date lies after today: the clock has been set back since. Where the host has not been
-restarted since, a clock that was set shows beside the one that nobody sets, and the session counts for the next 24 h. A
-clock that is set forward while the host is down is not noticed.
+restarted since, a clock that was set shows beside the one that nobody sets, and the session counts for the next 24 h;
+who opens the journal then notes the time by the clock as it was set, which a restart leaves. A clock that is set
+forward while the host is down, or is set and nobody opens the journal before a restart, is not noticed.
 
 A commit is on disk when it returns (write-ahead log, synchronous FULL: 0.2 ms each on the machine it was measured on,
 0.25 s in a whole fast run), so neither a killed process nor a power failure takes a reservation back.
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -169,7 +170,7 @@ class Reservation:
     reserve_c     reserved first
     cap_c         what the site may have received in a day, all channels together; None: no cap
     cap_text      that cap as a person knows it, and its source
-    received_c    what `received_today` said, which the session goes by; None: it does not
+    received_c    what `received_today` said, for which the limits of guard and device were made; None: for nothing
     rest_s        least time since the last current at the site
     """
 
@@ -259,6 +260,7 @@ class Journal:
                 found = self._damage()
                 if found is not None:
                     raise JournalError(f"{self.path}: damaged ({_short(found)}); {_remedy(out_dir)}")
+                self._follow_clock()
                 known = len(self._rows(""))
                 (total,) = self._db.execute("SELECT channels FROM total").fetchone() or (0,)
                 if known != total:
@@ -266,6 +268,30 @@ class Journal:
             except BaseException:
                 self._db.close()
                 raise
+
+    def _follow_clock(self) -> None:
+        """Where a clock that was set forward shows, times of before are raised to what it would have shown then: after
+        a restart nothing else tells. By more than SET_S beyond, so that on this boot it shows as before.
+        """
+        moment = self._clock()
+
+        def raised(row: JournalRow) -> datetime | None:
+            passed_s, was_set = moment.since(row)
+            at = moment.utc - timedelta(seconds=passed_s)
+            forward = was_set and at > datetime.fromisoformat(row.last_utc)
+            return at + timedelta(seconds=2.0 * SET_S) if forward else None
+
+        if not any(raised(row) for row in self._rows("")):
+            return
+        with self._transaction():
+            for row in self._rows(""):
+                at = raised(row)
+                if at is not None:
+                    self._db.execute(
+                        "UPDATE sessions SET last_utc = ?, last_day = max(last_day, ?), seal = ''"
+                        " WHERE session_id = ? AND channel = ?",
+                        (utc_text(at), local_day(at), row.session_id, row.channel),
+                    )
 
     def _damage(self) -> str | None:
         """What is wrong with the file. An index that lacks a row would forget its charge: indexes are compared too."""
@@ -360,8 +386,10 @@ class Journal:
                 f"{where}{_mamin(received_c)} mA*min today and {_mamin(prescribed_c)} mA*min prescribed exceed {cap}"
                 f"{_why(today, moment)}; wait, or take another site"
             )
-        if channel.received_c is not None and received_c > channel.received_c:
-            raise JournalError(f"{where}another session has begun there at this moment; run again")
+        if channel.received_c is not None and received_c != channel.received_c:
+            # With less received than before, guard and device may have been told no rest of the day at all.
+            what = "begun" if received_c > channel.received_c else "ended"
+            raise JournalError(f"{where}another session has {what} there at this moment; run again")
 
     def _miss_nothing(self, but: str) -> None:
         """Each session's folder must be known here: what a damaged log or a copied folder left out is charge too."""
