@@ -366,7 +366,7 @@ class Journal:
     def _hold_cap(
         self, subject: str, channel: Reservation, channels: Sequence[Reservation], simulated: bool, moment: Moment
     ) -> None:
-        known = self._at_site(subject, channel.site, simulated)
+        known = self.at_site(subject, channel.site, simulated=simulated)
         where = f"{self.path}: {subject or 'unnamed subject'}, {channel.site or 'unnamed site'}: "
         if known and channel.rest_s > 0.0:
             rested_s = min(moment.since(row)[0] for row in known)
@@ -404,10 +404,13 @@ class Journal:
         """
         moment = self._clock()
         with _named_errors(self.path):
-            return sum(row.committed_c for row in self._at_site(subject, site, simulated) if moment.same_day(row))
+            known = self.at_site(subject, site, simulated=simulated)
+            return sum(row.committed_c for row in known if moment.same_day(row))
 
-    def _at_site(self, subject: str, site: str, simulated: bool) -> list[JournalRow]:
-        return self._rows(f"WHERE {_SAME_SITE} AND simulated = ?", (name_key(subject), name_key(site), int(simulated)))
+    def at_site(self, subject: str, site: str, *, simulated: bool = False) -> list[JournalRow]:
+        """Channels of sessions at a subject's site, in the order in which they were entered: no clock tells it."""
+        values = (name_key(subject), name_key(site), int(simulated))
+        return self._rows(f"WHERE {_SAME_SITE} AND simulated = ?", values, order="rowid")
 
     def extend(self, session_id: str, charges: Sequence[tuple[float, float]]) -> None:
         """Renew a running session's reservations: of each channel the absolute charge delivered, and the charge
@@ -495,10 +498,12 @@ class Journal:
         """The channels of one session in their order; empty if it is not in the journal."""
         return self._rows("WHERE session_id = ?", (session_id,))
 
-    def _rows(self, condition: str, values: tuple[Any, ...] = ()) -> list[JournalRow]:
+    def _rows(
+        self, condition: str, values: tuple[Any, ...] = (), *, order: str = "begun_utc, session_id, channel"
+    ) -> list[JournalRow]:
         with _named_errors(self.path):
             found = self._db.execute(
-                f"SELECT {_COLUMNS}, seal FROM sessions {condition} ORDER BY begun_utc, session_id, channel", values
+                f"SELECT {_COLUMNS}, seal FROM sessions {condition} ORDER BY {order}", values
             )
             rows = []
             for *facts, seal in found:
