@@ -128,8 +128,9 @@ def test_the_dose_on_record_is_never_below_the_device_count(
         counted = Record.open(folder).channels[0].counted()
         count = counted.device_net_codes + extra
         receipt = recover(folder, DeviceCount(TOKEN, ((count, absolute),))).receipt
-        if extra <= IDLE_CODES:
-            assert receipt["delivered_net_c"] == max(-count, -counted.device_net_codes) * UNIT_C
+        older = extra > IDLE_CODES and (absolute is None or absolute + IDLE_CODES < counted.absolute_codes)
+        if not older:
+            assert receipt["delivered_net_c"] == -count * UNIT_C
             assert receipt["delivered_abs_c"] >= abs(count) * UNIT_C
             assert receipt["delivered_abs_c"] >= (absolute or 0) * UNIT_C
         else:
@@ -150,12 +151,23 @@ def test_a_device_that_has_forgotten_part_of_its_count_measures_nothing(tmp_path
     assert receipt["delivered_net_c"] == pytest.approx(0.9 + UNSEEN_C, rel=1e-12)
 
 
-def test_the_noise_of_an_idle_converter_takes_no_charge_off_and_is_no_older_count(tmp_path: Path) -> None:
+def test_the_noise_of_an_idle_converter_is_no_older_count(tmp_path: Path) -> None:
+    rows = steady_rows(1000)
+    counted = int(rows["device_charge_codes"][-1])
+    for back, measured in ((IDLE_CODES, True), (IDLE_CODES + 1, False)):
+        folder = dead_session(tmp_path / str(back), rows, reserved_c=0.9)
+        assert recover(folder, DeviceCount(TOKEN, ((counted + back, None),))).measured is measured
+
+
+def test_a_contact_check_that_went_on_after_the_last_row_is_no_older_count(tmp_path: Path) -> None:
+    """Its currents have both signs: the net count goes back, the sum of magnitudes does not."""
     rows = steady_rows(1000)
     folder = dead_session(tmp_path, rows, reserved_c=0.9)
-    counted = int(rows["device_charge_codes"][-1])
-    result = recover(folder, DeviceCount(TOKEN, ((counted + IDLE_CODES, None),)))
-    assert result.measured and result.receipt["delivered_net_c"] == -counted * UNIT_C
+    counted, back = int(rows["device_charge_codes"][-1]), 100 * IDLE_CODES
+    result = recover(folder, DeviceCount(TOKEN, ((counted + back, abs(counted) + back),)))
+    assert result.measured
+    assert result.receipt["delivered_net_c"] == -(counted + back) * UNIT_C
+    assert result.receipt["delivered_abs_c"] == (abs(counted) + back) * UNIT_C
 
 
 TRUE_C = 1000 * 30000 * 65536 * UNIT_C

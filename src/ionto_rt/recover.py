@@ -237,7 +237,7 @@ def _shares(
     for channel in record.channels:
         counted, number = channel.counted(telemetry), channel.number
         told = device.charges[number] if device is not None and number < len(device.charges) else None
-        if told is not None and channel.polarity * (counted.device_net_codes - told[0]) > _IDLE_CODES:
+        if told is not None and _is_older(told, counted, channel.polarity):
             notes.append(
                 f"{channel.name}: the device's count is an older one than its samples show: it has forgotten some, and "
                 "was not used"
@@ -246,6 +246,16 @@ def _shares(
         charge = _charge(channel, counted, told, known.get(number), blind=blind)
         shares.append(_Share(channel.name, channel.prescribed_c / COULOMB_PER_MAMIN, charge, counted.tick))
     return shares
+
+
+def _is_older(told: tuple[int, int | None], counted: CountedCharge, polarity: float) -> bool:
+    """Whether a device's count is of before the last row. Its net count also goes back while the contact is checked, by
+    currents of both signs; its sum of magnitudes never does.
+    """
+    net_codes, absolute_codes = told
+    if polarity * (counted.device_net_codes - net_codes) <= _IDLE_CODES:
+        return False
+    return absolute_codes is None or absolute_codes + _IDLE_CODES < counted.absolute_codes
 
 
 def _shares_by_journal(
@@ -277,13 +287,9 @@ def _charge(
 ) -> dict[str, Any]:
     unit = channel.coulombs_per_code
     if told is not None:
-        device_net_codes, device_codes = told
-        # The converter's noise goes on when the output is off: what was seen to flow stays.
-        net_codes = channel.polarity * max(
-            channel.polarity * device_net_codes, channel.polarity * counted.device_net_codes
-        )
-        absolute_codes = counted.absolute_codes + abs(device_net_codes - counted.device_net_codes)
-        absolute_codes = max(absolute_codes, abs(device_net_codes), device_codes or 0)
+        net_codes, device_codes = told
+        absolute_codes = counted.absolute_codes + abs(net_codes - counted.device_net_codes)
+        absolute_codes = max(absolute_codes, abs(net_codes), device_codes or 0)
         net_c, absolute_c, basis = channel.polarity * net_codes * unit, absolute_codes * unit, MEASURED
     else:
         if known is None:
