@@ -209,8 +209,8 @@ MUTANTS = [
     ),
     Mutant(
         SESSION,
-        "Ending(outcome, charge.net_c, charge.absolute_c) for charge",
-        "Ending(outcome, charge.absolute_c, charge.net_c) for charge",
+        "Ending(outcome, charge.net_c, charge.absolute_c, ",
+        "Ending(outcome, charge.absolute_c, charge.net_c, ",
         "swapped: net and absolute charge in the journal",
     ),
 ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -265,6 +266,57 @@ def test_a_damaged_journal_is_refused_with_the_remedy_and_rebuilt_from_the_folde
         assert journal.charge_today("S-07", "left knee") == pytest.approx(delivered, rel=1e-12)
 
 
+def given_today(out_dir: Path, subject: str, count: int) -> str:
+    """The name of a session's folder that gave `count` rows of 4 mA, and is in the journal."""
+    rows = steady_rows(count)
+    with Journal(out_dir) as journal:
+        folder = make_session(out_dir, rows, subject=subject)
+        journal.begin(folder.session_id, folder.path, subject, [Reservation("left knee", 2.4, 0.004)])
+        folder.finish(receipt_of(rows))
+        delivered = float(rows["delivered_c"][-1])
+        journal.finish(folder.session_id, [Ending("complete", delivered, delivered)])
+    return folder.session_id
+
+
+@pytest.mark.parametrize("damage", ["another session's files", "another subject", "another scale", "no JSON"])
+def test_a_rebuilt_journal_forgets_no_charge_of_a_folder_that_cannot_be_believed(tmp_path: Path, damage: str) -> None:
+    own, other = given_today(tmp_path, "Anna", 2000), given_today(tmp_path, "Berta", 500)
+    charge_c = {"Anna": 2000 * 4e-6, "Berta": 500 * 4e-6}
+    session = tmp_path / own / "session.json"
+    if damage == "another session's files":
+        shutil.rmtree(tmp_path / own)
+        shutil.copytree(tmp_path / other, tmp_path / own)
+    elif damage == "no JSON":
+        session.write_bytes(b"{")
+    else:
+        old, new = (b"Anna", b"Bnna") if damage == "another subject" else (b"e-07", b"e-17")
+        session.write_bytes(session.read_bytes().replace(old, new))
+    done = rebuild(tmp_path)
+    assert done.sessions == 1 and len(done.unreadable) == 1 and own in done.unreadable[0]
+    with Journal(tmp_path) as journal:
+        for subject, given_c in charge_c.items():
+            assert journal.charge_today(subject, "left knee") == pytest.approx(given_c, rel=1e-9)
+    (tmp_path / JOURNAL).unlink()
+    rebuild(tmp_path)
+    with Journal(tmp_path) as journal, pytest.raises(JournalError, match=f"does not know the session {own}"):
+        journal.begin("b", "b", "Anna", [cap("left knee")])
+
+
+def test_a_rebuilt_journal_keeps_the_clock_that_nobody_sets(tmp_path: Path) -> None:
+    name = given_today(tmp_path, "Anna", 500)
+    with Journal(tmp_path) as journal:
+        before = journal.get(name)[0]
+    assert rebuild(tmp_path).unreadable == []
+    with Journal(tmp_path) as journal:
+        after = journal.get(name)[0]
+    assert before.last_boot_id and before.last_boot_s > 0.0
+    assert (after.last_utc, after.last_boot_id, after.last_boot_s) == (
+        before.last_utc,
+        before.last_boot_id,
+        before.last_boot_s,
+    )
+
+
 def test_a_rebuilt_journal_counts_an_unended_session_with_the_most_it_can_have_delivered(tmp_path: Path) -> None:
     rows = steady_rows(12000)
     folder = make_session(tmp_path, rows)
@@ -330,6 +382,31 @@ def test_the_day_holds_exactly_the_cap(tmp_path: Path) -> None:
         journal.begin("b", "b", "S", [cap(prescribed_c=1.5, cap_c=4.0)])
 
 
+TYPED = {
+    ("Anna", "left arm"): ["Left arm", "left  arm", " left arm\t", "LEFT ARM", "left\u00a0arm", "\uff4ceft arm"],
+    ("Zo\u00eb", "stra\u00dfe"): ["STRASSE", "Stra\u00dfe"],
+}
+
+
+@pytest.mark.parametrize(
+    ("subject", "site", "again"), [(*who, again) for who, typed in TYPED.items() for again in typed]
+)
+def test_a_site_is_the_same_however_it_is_typed(tmp_path: Path, subject: str, site: str, again: str) -> None:
+    other = unicodedata.normalize("NFD", subject).upper()
+    with Journal(tmp_path) as journal:
+        journal.begin("a", "a", subject, [cap(site, rest_s=60.0)])
+        assert journal.received_today(other, again) == 2.4 and journal.charge_today(other, again) > 0.0
+        with pytest.raises(JournalError, match="exceed"):
+            journal.begin("b", "b", other, [cap(again, prescribed_c=3.0)])
+        with pytest.raises(JournalError, match="since the last current"):
+            journal.begin("b", "b", other, [cap(again, prescribed_c=0.1, rest_s=60.0)])
+        with pytest.raises(JournalError, match="exceed"):
+            journal.begin("b", "b", "Berta", [cap(site, prescribed_c=2.5), cap(again, prescribed_c=2.5)])
+        (row,) = journal.sessions()
+        assert (row.subject, row.site) == (subject, site), "on record as it was typed"
+        journal.begin("b", "b", subject, [cap(f"{site} 2")])
+
+
 def test_a_simulated_patient_s_charge_is_nobody_else_s(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.begin("a", "a", "S", [cap(prescribed_c=4.0)], simulated=True)
@@ -346,6 +423,16 @@ def test_limits_that_were_made_for_less_received_are_refused(tmp_path: Path) -> 
         with pytest.raises(JournalError, match="another session has begun there at this moment; run again"):
             journal.begin("b", "b", "S", [cap(prescribed_c=1.0, received_c=received_c)])
         journal.begin("b", "b", "S", [cap(prescribed_c=1.0, received_c=journal.received_today("S", "x"))])
+
+
+def test_limits_that_were_made_while_a_session_ran_that_has_ended_are_refused(tmp_path: Path) -> None:
+    """They leave the whole day where too little seemed to be left."""
+    with Journal(tmp_path) as journal, Journal(tmp_path) as other:
+        other.begin("a", "a", "S", [cap(prescribed_c=2.4)])
+        received_c = journal.received_today("S", "x")
+        other.finish("a", [Ending("aborted", 1.0, 1.0)])
+        with pytest.raises(JournalError, match="another session has ended there at this moment; run again"):
+            journal.begin("b", "b", "S", [cap(prescribed_c=3.0, received_c=received_c)])
 
 
 class Clock:
@@ -392,6 +479,50 @@ def test_h27_a_clock_that_is_set_does_not_free_a_day(tmp_path: Path) -> None:
         assert received(folder, clock) == 2.4, "23 h are no day"
         clock.wait(hours=1)
         assert received(folder, clock) == 0.0, "24 h have passed by the clock that nobody sets"
+
+
+def test_h27_a_clock_that_was_set_right_before_a_restart_does_not_free_a_day(tmp_path: Path) -> None:
+    """As on a host whose clock has no battery: a time server sets it while it is up."""
+    for days in (-9000, -9, -1, 1, 9):
+        clock, folder = Clock(), tmp_path / str(days)
+        clock.set(days=days)
+        treated(folder, clock)
+        clock.wait(minutes=2)
+        clock.set(days=-days)
+        assert received(folder, clock) == 2.4
+        clock.restart()
+        clock.wait(minutes=10)
+        assert received(folder, clock) == 2.4
+        with Journal(folder, clock) as journal, pytest.raises(JournalError, match="30 min are the least"):
+            journal.begin("b", "b", "S", [cap(prescribed_c=0.1, rest_s=1800.0)])
+        if days < 0:
+            clock.wait(hours=24)
+            assert received(folder, clock) == 0.0
+
+
+def test_opening_a_journal_changes_nothing_where_the_clock_is_right(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    with Journal(tmp_path, clock) as journal:
+        before = journal.sessions()
+    for _ in range(3):
+        clock.wait(hours=1)
+        clock.set(seconds=10)
+        with Journal(tmp_path, clock) as journal:
+            assert journal.sessions() == before
+
+
+def test_a_clock_that_was_set_is_followed_once(tmp_path: Path) -> None:
+    clock = Clock()
+    treated(tmp_path, clock)
+    clock.set(days=3)
+    followed = []
+    for _ in range(3):
+        with Journal(tmp_path, clock) as journal:
+            followed.append(journal.sessions())
+        clock.wait(minutes=7)
+    assert followed[0] == followed[1] == followed[2]
+    assert followed[0][0].last_day == local_day(clock.shown)
 
 
 def test_h27_a_clock_that_was_set_back_while_the_host_was_down_does_not_free_a_day(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from ionto_rt.events import RECOVERED
 from ionto_rt.journal import JOURNAL, Journal, Reservation
+from ionto_rt.manifest import MANIFEST
 from ionto_rt.record import (
     EVENTS,
     RECEIPT,
     RECOVERED_TELEMETRY,
+    SESSION,
     TELEMETRY,
     Record,
     RecordError,
@@ -45,6 +47,8 @@ from record_support import (
 UNIT_C = CURRENT_LSB_A * TICK_S / 65536
 UNSEEN_C = 4e-3 * (0.1 + 2.0 + 0.1) + 4e-3**2 / (2 * 1e-3)
 TOKEN = CONTROLLER["token"]
+IDLE_CODES = 100 << 16
+"""What a converter's noise may take off a count once the output is off."""
 
 
 def dead_session(out_dir: Path, rows: np.ndarray[Any, Any], reserved_c: float | None = None) -> Path:
@@ -124,11 +128,124 @@ def test_the_dose_on_record_is_never_below_the_device_count(
         counted = Record.open(folder).channels[0].counted()
         count = counted.device_net_codes + extra
         receipt = recover(folder, DeviceCount(TOKEN, ((count, absolute),))).receipt
-        assert receipt["delivered_net_c"] == -count * UNIT_C
-        assert receipt["delivered_abs_c"] >= abs(count) * UNIT_C
+        older = extra > IDLE_CODES and (absolute is None or absolute + IDLE_CODES < counted.absolute_codes)
+        if not older:
+            assert receipt["delivered_net_c"] == -count * UNIT_C
+            assert receipt["delivered_abs_c"] >= abs(count) * UNIT_C
+            assert receipt["delivered_abs_c"] >= (absolute or 0) * UNIT_C
+        else:
+            assert not receipt["dose_measured"]
+            assert receipt["delivered_net_c"] >= -counted.device_net_codes * UNIT_C + UNSEEN_C * (1 - 1e-9)
         assert receipt["delivered_abs_c"] >= counted.absolute_codes * UNIT_C
-        assert receipt["delivered_abs_c"] >= (absolute or 0) * UNIT_C
         assert verify(folder).problems == []
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
+def test_a_device_that_has_forgotten_part_of_its_count_measures_nothing(tmp_path: Path, kept: float) -> None:
+    """As one that saves its count now and then, after a power cut to host and device at once."""
+    rows = steady_rows(1000)
+    folder = dead_session(tmp_path, rows, reserved_c=0.9)
+    older = round(int(rows["device_charge_codes"][-1]) * kept)
+    receipt = recover(folder, DeviceCount(TOKEN, ((older, abs(older)),))).receipt
+    assert not receipt["dose_measured"] and any("older" in note for note in receipt["notes"])
+    assert receipt["delivered_net_c"] == pytest.approx(0.9 + UNSEEN_C, rel=1e-12)
+
+
+def test_the_noise_of_an_idle_converter_is_no_older_count(tmp_path: Path) -> None:
+    rows = steady_rows(1000)
+    counted = int(rows["device_charge_codes"][-1])
+    for back, measured in ((IDLE_CODES, True), (IDLE_CODES + 1, False)):
+        folder = dead_session(tmp_path / str(back), rows, reserved_c=0.9)
+        assert recover(folder, DeviceCount(TOKEN, ((counted + back, None),))).measured is measured
+
+
+def test_a_contact_check_that_went_on_after_the_last_row_is_no_older_count(tmp_path: Path) -> None:
+    """Its currents have both signs: the net count goes back, the sum of magnitudes does not."""
+    rows = steady_rows(1000)
+    folder = dead_session(tmp_path, rows, reserved_c=0.9)
+    counted, back = int(rows["device_charge_codes"][-1]), 100 * IDLE_CODES
+    result = recover(folder, DeviceCount(TOKEN, ((counted + back, abs(counted) + back),)))
+    assert result.measured
+    assert result.receipt["delivered_net_c"] == -(counted + back) * UNIT_C
+    assert result.receipt["delivered_abs_c"] == (abs(counted) + back) * UNIT_C
+
+
+TRUE_C = 1000 * 30000 * 65536 * UNIT_C
+
+
+def changed_session(folder: Path, old: bytes, new: bytes) -> None:
+    text = (folder / SESSION).read_bytes()
+    assert len(old) == len(new) and text.count(old) >= 1
+    (folder / SESSION).write_bytes(text.replace(old, new, 1))
+
+
+def recovered_safely(folder: Path) -> None:
+    """By a device that has the whole count: nothing understates it, whatever `session.json` makes of it."""
+    receipt = recover(folder, DeviceCount(TOKEN, ((-1000 * 30000 * 65536, None),))).receipt
+    assert receipt["delivered_abs_c"] >= TRUE_C and receipt["delivered_net_c"] >= TRUE_C
+    assert not receipt["dose_measured"] and any(SESSION in note for note in receipt["notes"])
+    with Journal(folder.parent) as journal:
+        assert journal.open_sessions() == []
+        assert journal.charge_today("S-07", "left knee") == receipt["delivered_abs_c"]
+    assert not recover(folder).created
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"e-07", b"e-17"),  # coulombs per code
+        (b'"polarity": -1.0', b'"polarity": -0.0'),
+        (b'"polarity": -1.0', b'"polarity": -1e9'),
+        (b'"token": 3', b'"token": 4'),
+        (b'"prescribed_c": 2.4', b'"prescribed_c": 0.4'),
+        (b'"max_current_a": 0.004', b'"max_current_a": 0.000'),
+        (b"left knee", b"left tree"),
+        (b"{", b"("),
+    ],
+)
+def test_a_changed_session_json_takes_no_dose_off_the_record(tmp_path: Path, old: bytes, new: bytes) -> None:
+    folder = dead_session(tmp_path, steady_rows(1000), reserved_c=0.008)
+    changed_session(folder, old, new)
+    recovered_safely(folder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_byte_of_session_json_is_changed_the_dose_is_never_below_the_truth(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        folder = dead_session(Path(out), steady_rows(1000), reserved_c=0.008)
+        text = bytearray((folder / SESSION).read_bytes())
+        text[data.draw(st.integers(0, len(text) - 1))] ^= data.draw(st.integers(1, 255))
+        (folder / SESSION).write_bytes(text)
+        recovered_safely(folder)
+
+
+def test_a_changed_session_json_that_no_journal_knows_is_refused_by_name(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(1000))
+    changed_session(folder, b"e-07", b"e-17")
+    with pytest.raises(RecordError, match=r"session\.json: not the file that the session began with.*restore"):
+        recover(folder)
+
+
+@pytest.mark.parametrize("lost", [EVENTS, MANIFEST])
+def test_either_the_events_or_the_manifest_vouch_for_session_json(tmp_path: Path, lost: str) -> None:
+    for number, change in enumerate((False, True)):
+        folder = dead_session(tmp_path / str(number), steady_rows(1000), reserved_c=0.008)
+        (folder / lost).unlink()
+        if change:
+            changed_session(folder, b"e-07", b"e-17")
+        result = recover(folder, DeviceCount(TOKEN, ((-1000 * 30000 * 65536, None),)))
+        assert result.measured is not change
+
+
+def test_a_session_is_recovered_from_within_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = dead_session(tmp_path, steady_rows(500), 0.004)
+    monkeypatch.chdir(folder)
+    receipt = recover(Path()).receipt
+    assert (receipt["session_id"], receipt["record"]) == (folder.name, str(folder))
+    with Journal(tmp_path) as journal:
+        assert [row.outcome for row in journal.get(folder.name)] == ["recovered"]
+    assert verify(folder).ok
 
 
 CUT_TICKS = 3210

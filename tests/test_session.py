@@ -489,6 +489,38 @@ def test_a_device_that_is_pulled_out_is_a_fault_with_its_charge_bounded(tmp_path
     assert turns.sim.current_a == pytest.approx(0.0, abs=1e-9)
 
 
+def lost(out_dir: Path, faults: str, act: Callable[[Session], object] | None = None) -> tuple[dict[str, Any], float]:
+    """The receipt of a session whose device is lost, and the charge (C) that truly flowed."""
+    done: list[object] = []
+
+    def watch(session: Session) -> None:
+        if act is not None and not done and session.progress.elapsed_s >= 2.5 - 1e-9:
+            done.append(act(session))
+
+    with open_device(f"sim:?{faults}") as device:
+        receipt = Session(treatment(DOSE), device, out_dir=out_dir, speed="max", watcher=watch).run()
+        return receipt, abs(device.port.sim.device.charge_c)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("after_s", [0.002, 0.05, 0.1, 0.2, 0.3, 0.39])
+@pytest.mark.parametrize("how", ["guard", "operator"])
+def test_a_device_lost_while_it_ramps_down_has_all_that_flowed_on_record(
+    tmp_path: Path, how: str, after_s: float
+) -> None:
+    faults, act = ("fault=supply-low@2.5&", None) if how == "guard" else ("", Session.stop)
+    receipt, truth_c = lost(tmp_path, f"{faults}fault=unplug@{2.5 + after_s:.3f}", act)
+    assert "DEVICE_LOST" in receipt["trips"] and receipt["dose_device_mamin"] is None
+    assert receipt["delivered_abs_c"] >= truth_c and receipt["delivered_net_c"] >= truth_c
+    assert receipt["delivered_abs_c"] <= truth_c + 2.0 * 400e-6 * 0.1, "a lease at the trip level, and no more"
+
+
+@pytest.mark.parametrize("tick", range(-2, 4))
+def test_an_off_that_does_not_arrive_is_no_off(tmp_path: Path, tick: int) -> None:
+    """The device is pulled out in the ticks around the one that switches off."""
+    receipt, truth_c = lost(tmp_path, f"fault=unplug@{2.5 + tick * TICK_S:.3f}", Session.stop_now)
+    assert receipt["delivered_abs_c"] >= truth_c and receipt["delivered_net_c"] >= truth_c
+
+
 def test_samples_lost_with_nobody_there_end_the_session(tmp_path: Path) -> None:
     turns = Turns(DOSE, tmp_path)
     turns.session.attended = False

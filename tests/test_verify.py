@@ -95,6 +95,13 @@ def test_a_file_that_was_added_is_named(damaged: Path) -> None:
     assert verify(damaged).problems == ["notes.txt: added: no file of the session"]
 
 
+def test_a_whole_record_of_another_session_is_none_of_this_one(damaged: Path) -> None:
+    assert verify(damaged).ok
+    renamed = damaged.rename(damaged.with_name("20260317T142530Z-another-3fa9c1"))
+    problem = f"session.json: of the session {damaged.name}, not of {renamed.name}; put its own file back"
+    assert verify(renamed).problems == [problem]
+
+
 def test_a_report_is_no_part_of_the_record(damaged: Path) -> None:
     (damaged / "report.html").write_text("a page")
     assert verify(damaged).ok

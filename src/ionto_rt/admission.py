@@ -7,6 +7,7 @@ from pathlib import Path
 from ionto_rt.alarm_system import AlarmSystem
 from ionto_rt.channel_run import ChannelRun
 from ionto_rt.journal import Journal, Reservation
+from ionto_rt.names import name_key
 from ionto_rt.record import SessionFolder
 from ionto_rt.recorder import reserved_first_c
 from ionto_rt.repeats import locked_causes, recent_stops, refuse_locked
@@ -51,17 +52,14 @@ class Admission:
         if not self.capped:
             return
         for channel in self.channels:
-            site = channel.treatment.site
-            received_c = journal.received_today(self.subject, site or "", simulated=self.simulated)
-            beside_c = sum(
-                other.plan.prescribed_c
-                for other in self.channels
-                if other is not channel and other.treatment.site == site
-            )
-            left_c = channel.limits.day_cap_c - received_c - beside_c
+            site = channel.treatment.site or ""
+            received_c = journal.received_today(self.subject, site, simulated=self.simulated)
+            sharing = [other for other in self.channels if name_key(other.treatment.site or "") == name_key(site)]
+            left_c = channel.limits.day_cap_c - received_c - sum(other.plan.prescribed_c for other in sharing)
             channel.received_c = received_c
-            if left_c >= channel.plan.prescribed_c:
-                channel.limits = channel.limits.within_day(left_c)
+            if left_c >= 0.0:
+                # What nobody prescribes is shared: all guards of a site together hold its cap.
+                channel.limits = channel.limits.within_day(channel.plan.prescribed_c + left_c / len(sharing))
 
     def begin(self, journal: Journal, folder: SessionFolder) -> None:
         """Enter the session and reserve its first charge. JournalError if a cap or a rest does not allow it."""

@@ -1,5 +1,6 @@
 """What belongs to one channel of a session while it runs: limits, plan, the sums of its rows, what happened to it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from ionto_rt.alarms import DERATED_LONG_S, PAUSE_LEFT_S, Alarm
 from ionto_rt.calibration_file import CalibrationInForce
 from ionto_rt.certificate.loop import Plant, running
 from ionto_rt.certificate.margins import margins_at
-from ionto_rt.codes import AreaAlarm, EndReason, OperatorCommand, Phase
+from ionto_rt.codes import AreaAlarm, DeviceStatus, EndReason, OperatorCommand, Phase
 from ionto_rt.configuration import REGULATOR_DELAY_TICKS
 from ionto_rt.core.controller import Controller
 from ionto_rt.device import DeviceCounters
@@ -327,14 +328,24 @@ class ChannelRun:
             device_c = self.plan.polarity * self.coulombs(net_codes)
             absolute_c = max(absolute_c, self.coulombs(absolute_codes))
             return Delivered(max(most_c, device_c), absolute_c, ledger_c, device_c, 0.0)
-        unseen_c = 0.0
-        if last is not None and last["close_relay"]:
-            # Nobody counted what flowed after the last sample: the lease, at the guard's trip level.
-            config = self.controller.config
-            level_a = abs(float(last["setpoint_a"]))
-            trip_a = max(config["guard"]["over_ratio"] * level_a, level_a + config["guard"]["over_margin_a"])
-            unseen_c = trip_a * (config["lease_ticks"] + 2) * self.tick_s
+        unseen_c = self._uncounted_c()
         return Delivered(most_c + unseen_c, absolute_c + unseen_c, ledger_c, None, unseen_c)
+
+    def _uncounted_c(self) -> float:
+        """The most that flowed after the last sample, which nobody counted: for the lease, at the guard's trip level.
+
+        That of the current which was asked for or read last: while the guard ramps down nothing is asked for. The relay
+        is closed as long as the device says so, since the command to open it may not have arrived.
+        """
+        last = self.last
+        if last is None or not (last["close_relay"] or int(last["status"]) & DeviceStatus.RELAY_CLOSED):
+            return 0.0
+        rows = [row for row in (last, self.totals.last) if row is not None]
+        found_a = [abs(float(row[name])) for row in rows for name in ("setpoint_a", "current_a", "redundant_a")]
+        level_a = max((value for value in found_a if math.isfinite(value)), default=0.0)
+        config = self.controller.config
+        trip_a = max(config["guard"]["over_ratio"] * level_a, level_a + config["guard"]["over_margin_a"])
+        return float(trip_a * (config["lease_ticks"] + 2) * self.tick_s)
 
     @property
     def end_reason(self) -> EndReason:

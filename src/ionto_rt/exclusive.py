@@ -6,15 +6,21 @@ for each port, under the device's number, which is the same by whatever name or 
 session runs one for the device itself, under model and serial number, which are the same on whatever port it is. A
 virtual device needs no second one: it has one port.
 
-The folder is the same for all programs of a user, whatever their environment, unless IONTO_RT_LOCKS names another: that
-is for containers that share a device. Below it the port has a lock of pyserial's, and the device the session's token.
+A file can be removed while it is held, and each user has a folder of their own. So the name itself is held too: as the
+address of an abstract socket of Linux, which is in no folder and ends with its process. It is shared by all programs
+and users of one network namespace, and the files by all programs of one user, whatever their environment, unless
+IONTO_RT_LOCKS names another folder: that is for containers that share a device, between which the files alone hold; a
+named folder has names of its own. Between two users in two network namespaces nothing of this holds.
+Below it the port has a lock of pyserial's, and the device the session's token.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -37,22 +43,23 @@ SHOWN_CHARACTERS = 40
 
 
 class Lock:
-    """A lock that this process holds until `release`, or its end."""
+    """A lock that this process holds until `release`, or its end: the descriptors of its file and of its name."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, *fds: int) -> None:
+        self._fds = fds
         _held.add(self)
 
     def release(self) -> None:
         """Let go; twice does nothing."""
-        if self._fd >= 0:
-            _held.discard(self)
-            os.close(self._fd)
-            self._fd = -1
+        _held.discard(self)
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = ()
 
     def forget(self, null: int) -> None:
         """In a forked child: the lock is the parent's, and ends with it."""
-        os.dup2(null, self._fd, inheritable=False)
+        for fd in self._fds:
+            os.dup2(null, fd, inheritable=False)
 
 
 _held: set[Lock] = set()
@@ -140,9 +147,15 @@ def _take(name: str, what: str, key: str) -> Lock:
             # What is locked must be what stands there: somebody may clean up.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), path.stat()):
+                    claimed = _claim(path)
                     os.ftruncate(fd, 0)
                     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-                    return Lock(fd)
+                    return Lock(fd, *claimed)
+        except _HeldError:
+            os.close(fd)
+            raise RefusedError(
+                f"{what} is in use by another program", key=key, remedy="close it first"
+            ) from None
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)
@@ -150,6 +163,24 @@ def _take(name: str, what: str, key: str) -> Lock:
                 f"{what} is in use by another program{_named(holder)}", key=key, remedy="close it first"
             ) from None
         os.close(fd)
+
+
+class _HeldError(Exception):
+    """The name of a lock is held, though its file is free: that was removed, or is another user's."""
+
+
+def _claim(path: Path) -> list[int]:
+    """Hold the name of a lock; the descriptor, none where the system has no such names."""
+    scope = str(path.parent.resolve()) if os.environ.get(FOLDER) else ""
+    name = hashlib.sha256(f"{scope}/{path.name}".encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
+            held.bind(f"\0ionto-rt/{name}")
+            return [held.detach()]
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _HeldError from None
+        return []
 
 
 def _named(holder: str) -> str:

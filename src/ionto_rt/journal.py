@@ -8,12 +8,15 @@ current flows it reserves charge ahead: a session's `reserved_until_c` is what i
 the session is finished or recovered that counts as delivered. Against a day's cap an unended session counts with all
 that it prescribes, so that of two processes that begin at once only one gets what is left.
 
+Subjects and sites are compared by `ionto_rt.names.name_key`, whatever way they were typed; rows hold them as typed.
+
 A simulated patient's charge is nobody else's: sessions on a device that is known to be a simulation are counted apart.
 
 A day is the calendar's where the host is. The clock that says which may be wrong, or be set. A session counts for today
 if its date says so, and if its date lies after today: the clock has been set back since. Where the host has not been
-restarted since, a clock that was set shows beside the one that nobody sets, and the session counts for the next 24 h. A
-clock that is set forward while the host is down is not noticed.
+restarted since, a clock that was set shows beside the one that nobody sets, and the session counts for the next 24 h;
+who opens the journal then notes the time by the clock as it was set, which a restart leaves. A clock that is set
+forward while the host is down, or is set and nobody opens the journal before a restart, is not noticed.
 
 A commit is on disk when it returns (write-ahead log, synchronous FULL: 0.2 ms each on the machine it was measured on,
 0.25 s in a whole fast run), so neither a killed process nor a power failure takes a reservation back.
@@ -26,13 +29,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ionto_rt.events import utc_text
+from ionto_rt.names import name_key
 from ionto_rt.record import COULOMB_PER_MAMIN, Channel, Record, RecordError, is_running, session_folders, sync_folder
+from ionto_rt.vouched import session_problem, stranger
 
 JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x496F6E74
@@ -73,6 +78,8 @@ INSERT INTO total VALUES (1, 0);
 """
 # An open session counts with its reservation, an ended one with what it delivered.
 _CHARGE = "CASE WHEN outcome IS NULL THEN max(reserved_until_c, delivered_abs_c) ELSE delivered_abs_c END"
+# Both sides by `name_key`: rows hold what was typed.
+_SAME_SITE = "name_key(subject) = ? AND name_key(site) = ?"
 # Of a row, what a moment later has changed: no day falls, whatever the clock says.
 _NOW = "last_day = max(last_day, ?), last_utc = ?, last_boot_id = ?, last_boot_s = ?"
 
@@ -163,7 +170,7 @@ class Reservation:
     reserve_c     reserved first
     cap_c         what the site may have received in a day, all channels together; None: no cap
     cap_text      that cap as a person knows it, and its source
-    received_c    what `received_today` said, which the session goes by; None: it does not
+    received_c    what `received_today` said, for which the limits of guard and device were made; None: for nothing
     rest_s        least time since the last current at the site
     """
 
@@ -253,6 +260,7 @@ class Journal:
                 found = self._damage()
                 if found is not None:
                     raise JournalError(f"{self.path}: damaged ({_short(found)}); {_remedy(out_dir)}")
+                self._follow_clock()
                 known = len(self._rows(""))
                 (total,) = self._db.execute("SELECT channels FROM total").fetchone() or (0,)
                 if known != total:
@@ -260,6 +268,30 @@ class Journal:
             except BaseException:
                 self._db.close()
                 raise
+
+    def _follow_clock(self) -> None:
+        """Where a clock that was set forward shows, times of before are raised to what it would have shown then: after
+        a restart nothing else tells. By more than SET_S beyond, so that on this boot it shows as before.
+        """
+        moment = self._clock()
+
+        def raised(row: JournalRow) -> datetime | None:
+            passed_s, was_set = moment.since(row)
+            at = moment.utc - timedelta(seconds=passed_s)
+            forward = was_set and at > datetime.fromisoformat(row.last_utc)
+            return at + timedelta(seconds=2.0 * SET_S) if forward else None
+
+        if not any(raised(row) for row in self._rows("")):
+            return
+        with self._transaction():
+            for row in self._rows(""):
+                at = raised(row)
+                if at is not None:
+                    self._db.execute(
+                        "UPDATE sessions SET last_utc = ?, last_day = max(last_day, ?), seal = ''"
+                        " WHERE session_id = ? AND channel = ?",
+                        (utc_text(at), local_day(at), row.session_id, row.channel),
+                    )
 
     def _damage(self) -> str | None:
         """What is wrong with the file. An index that lacks a row would forget its charge: indexes are compared too."""
@@ -334,7 +366,7 @@ class Journal:
     def _hold_cap(
         self, subject: str, channel: Reservation, channels: Sequence[Reservation], simulated: bool, moment: Moment
     ) -> None:
-        known = self._at_site(subject, channel.site, simulated)
+        known = self.at_site(subject, channel.site, simulated=simulated)
         where = f"{self.path}: {subject or 'unnamed subject'}, {channel.site or 'unnamed site'}: "
         if known and channel.rest_s > 0.0:
             rested_s = min(moment.since(row)[0] for row in known)
@@ -347,15 +379,17 @@ class Journal:
             return
         today = [row for row in known if moment.same_day(row)]
         received_c = sum(row.committed_c for row in today)
-        prescribed_c = sum(other.prescribed_c for other in channels if other.site == channel.site)
+        prescribed_c = sum(other.prescribed_c for other in channels if name_key(other.site) == name_key(channel.site))
         if received_c + prescribed_c > channel.cap_c:
             cap = channel.cap_text or f"{_mamin(channel.cap_c)} mA*min"
             raise JournalError(
                 f"{where}{_mamin(received_c)} mA*min today and {_mamin(prescribed_c)} mA*min prescribed exceed {cap}"
                 f"{_why(today, moment)}; wait, or take another site"
             )
-        if channel.received_c is not None and received_c > channel.received_c:
-            raise JournalError(f"{where}another session has begun there at this moment; run again")
+        if channel.received_c is not None and received_c != channel.received_c:
+            # With less received than before, guard and device may have been told no rest of the day at all.
+            what = "begun" if received_c > channel.received_c else "ended"
+            raise JournalError(f"{where}another session has {what} there at this moment; run again")
 
     def _miss_nothing(self, but: str) -> None:
         """Each session's folder must be known here: what a damaged log or a copied folder left out is charge too."""
@@ -370,10 +404,13 @@ class Journal:
         """
         moment = self._clock()
         with _named_errors(self.path):
-            return sum(row.committed_c for row in self._at_site(subject, site, simulated) if moment.same_day(row))
+            known = self.at_site(subject, site, simulated=simulated)
+            return sum(row.committed_c for row in known if moment.same_day(row))
 
-    def _at_site(self, subject: str, site: str, simulated: bool) -> list[JournalRow]:
-        return self._rows("WHERE subject = ? AND site = ? AND simulated = ?", (subject, site, int(simulated)))
+    def at_site(self, subject: str, site: str, *, simulated: bool = False) -> list[JournalRow]:
+        """Channels of sessions at a subject's site, in the order in which they were entered: no clock tells it."""
+        values = (name_key(subject), name_key(site), int(simulated))
+        return self._rows(f"WHERE {_SAME_SITE} AND simulated = ?", values, order="rowid")
 
     def extend(self, session_id: str, charges: Sequence[tuple[float, float]]) -> None:
         """Renew a running session's reservations: of each channel the absolute charge delivered, and the charge
@@ -461,10 +498,12 @@ class Journal:
         """The channels of one session in their order; empty if it is not in the journal."""
         return self._rows("WHERE session_id = ?", (session_id,))
 
-    def _rows(self, condition: str, values: tuple[Any, ...] = ()) -> list[JournalRow]:
+    def _rows(
+        self, condition: str, values: tuple[Any, ...] = (), *, order: str = "begun_utc, session_id, channel"
+    ) -> list[JournalRow]:
         with _named_errors(self.path):
             found = self._db.execute(
-                f"SELECT {_COLUMNS}, seal FROM sessions {condition} ORDER BY begun_utc, session_id, channel", values
+                f"SELECT {_COLUMNS}, seal FROM sessions {condition} ORDER BY {order}", values
             )
             rows = []
             for *facts, seal in found:
@@ -483,9 +522,8 @@ class Journal:
 
     def _charge(self, subject: str, site: str, day: str) -> float:
         (total,) = self._db.execute(
-            f"SELECT total({_CHARGE}) FROM sessions"
-            " WHERE subject = ? AND site = ? AND ? BETWEEN first_day AND last_day",
-            (subject, site, day),
+            f"SELECT total({_CHARGE}) FROM sessions WHERE {_SAME_SITE} AND ? BETWEEN first_day AND last_day",
+            (name_key(subject), name_key(site), day),
         ).fetchone()
         return float(total)
 
@@ -558,6 +596,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         _write_ahead(db)
         db.execute("PRAGMA synchronous = FULL")
+        db.create_function("name_key", 1, name_key, deterministic=True)
     except BaseException:
         db.close()
         raise
@@ -589,6 +628,9 @@ def _rows_of(folder: Path) -> list[dict[str, Any]]:
     delivered.
     """
     record = Record.open(folder)
+    wrong = session_problem(record) or stranger(record)
+    if wrong is not None:
+        raise RecordError(f"{folder}: {wrong}")
     session, receipt = record.session, record.receipt
     begun = datetime.fromisoformat(str(session.get("created_utc")))
     ended = str(receipt.get("ended_utc", "")) if receipt is not None else None
@@ -639,6 +681,30 @@ def newest_change(folder: Path) -> float:
     return max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
 
 
+def _known_before(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a journal that is to be made anew, by session, as far as they can be read and their seals hold."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            for *facts, seal in db.execute(f"SELECT {_COLUMNS}, seal FROM sessions NOT INDEXED"):
+                if seal == _seal_of(facts):
+                    row = dict(zip(JournalRow.__dataclass_fields__, facts, strict=True))
+                    found.setdefault(row["session_id"], []).append(row)
+    except (sqlite3.Error, MemoryError, ValueError, TypeError):
+        # What was read before the damage holds: each row has a seal of its own.
+        pass
+    return found
+
+
+def _at_its_time(row: dict[str, Any], before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row from a folder, with the clocks that the old journal had of it: no folder tells when the host started."""
+    for known in before:
+        if known["channel"] == row["channel"]:
+            clocks = {name: known[name] for name in ("last_utc", "last_boot_id", "last_boot_s")}
+            return row | clocks | {"last_day": max(row["last_day"], known["last_day"])}
+    return row
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """Sessions entered, folders that could not be read (with why), and where an old journal was put."""
@@ -652,20 +718,24 @@ def rebuild(out_dir: Path) -> Rebuilt:
     """Make the journal anew from the folders of the sessions; the old one is kept under another name.
 
     Refused while a session runs there. An unended session is entered as open, with what its telemetry shows and the
-    most that can have flowed after it reserved.
+    most that can have flowed after it reserved. Of a folder that cannot be read, what the old journal says is kept.
     """
     folders = session_folders(out_dir)
     for folder in folders:
         if is_running(folder):
             raise JournalError(f"{folder}: the session is running; rebuild the journal when it has ended")
+    path = out_dir / JOURNAL
+    before = _known_before(path)
     sessions: list[list[dict[str, Any]]] = []
+    kept_rows: list[dict[str, Any]] = []
     unreadable = []
     for folder in folders:
+        known = before.get(folder.name, [])
         try:
-            sessions.append(_rows_of(folder))
+            sessions.append([_at_its_time(row, known) for row in _rows_of(folder)])
         except (RecordError, ValueError, TypeError) as error:
-            unreadable.append(f"{folder.name}: {error}")
-    path = out_dir / JOURNAL
+            kept_rows += known
+            unreadable.append(f"{folder.name}: {error}" + ("; its rows of the old journal were kept" if known else ""))
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
     fresh = out_dir / f".{JOURNAL}.{stamp}"
     with _named_errors(path):
@@ -674,7 +744,7 @@ def rebuild(out_dir: Path) -> Rebuilt:
                 db.execute("PRAGMA journal_mode = DELETE")
                 db.execute("BEGIN IMMEDIATE")
                 _make_tables(db)
-                for row in (row for session in sessions for row in session):
+                for row in [row for session in sessions for row in session] + kept_rows:
                     _insert(db, row)
                 _seal(db)
                 db.execute("COMMIT")

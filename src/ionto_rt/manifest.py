@@ -12,7 +12,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,19 @@ class Manifest:
     state: str = ""
     entries: Mapping[str, Entry] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
+    session_id: str = ""
 
 
 def decode(data: bytes) -> Manifest:
     """Read and check a manifest; never raises."""
     texts = _lines(data)
+    found = _decode(texts)
+    begun = _object(texts[0]) if texts else None
+    named = begun.get("session_id") if begun is not None and found.state else None
+    return replace(found, session_id=named) if isinstance(named, str) else found
+
+
+def _decode(texts: list[bytes]) -> Manifest:
     end = _object(texts[-1]) if texts else None
     last = len(texts)
     starts = [0]

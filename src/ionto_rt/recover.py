@@ -7,6 +7,7 @@ Each channel has its charge; the session's is their sum, and a measurement only 
 """
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,14 @@ from ionto_rt.record import (
     write_atomic,
     write_manifest,
 )
+from ionto_rt.vouched import session_problem
 
 OUTCOME = "recovered"
 MEASURED = "device count"
 BOUND = "bound, not measured"
 _EVENTS_KEPT = 20
+_IDLE_CODES = 100 << 16
+"""What the noise of a converter may take off a count after the last row: a code in each of a hundred samples."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ def recover(folder: Path, device_count: DeviceCount | None = None) -> RecoverRes
     Doing it again changes nothing and returns the same receipt. Raises `RecordError` (exit code 2) if the session is
     running, or the folder is not a session's.
     """
+    # Its name says which session it is, whatever it is reached by.
+    folder = folder.resolve()
     record = Record.open(folder)
     lock = lock_folder(folder)
     if lock is None:
@@ -88,7 +94,7 @@ def recover(folder: Path, device_count: DeviceCount | None = None) -> RecoverRes
     try:
         receipt = record.receipt
         if receipt is not None:
-            notes = _close_in_journal(record, receipt)
+            notes = _close_in_journal(folder, receipt)
             return RecoverResult(folder, receipt, False, bool(receipt.get("dose_measured", True)), notes)
         return _recover(record, device_count)
     finally:
@@ -98,25 +104,25 @@ def recover(folder: Path, device_count: DeviceCount | None = None) -> RecoverRes
 def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
     folder = record.path
     notes: list[str] = []
-    telemetry, left_out = _vouched_for(record, notes)
     known = _in_journal(folder, notes)
-    device = _believed(record, device, notes)
-    counted = [channel.counted(telemetry) for channel in record.channels]
-    charges = [
-        _charge(channel, counted[channel.number], device, known.get(channel.number), blind=left_out < 0)
-        for channel in record.channels
-    ]
+    wrong = session_problem(record)
+    telemetry, left_out = _vouched_for(record, notes, format_known=wrong is None)
+    if wrong is None:
+        shares = _shares(record, telemetry, known, _believed(record, device, notes), notes, blind=left_out < 0)
+    else:
+        shares = _shares_by_journal(record, telemetry, known, wrong)
+        notes.append(f"{wrong}: no count was used, the dose is the most that {JOURNAL} had let it deliver")
+    charges = [share.charge for share in shares]
     whole = _whole(charges)
     file = _readable_telemetry(telemetry, notes) if telemetry is not None and left_out >= 0 else None
-    last_tick = max(count.tick for count in counted)
+    last_tick = max(share.tick for share in shares)
     events, proofs = _note_in_events(folder, last_tick, whole, charges, telemetry, notes)
     summary, ends = _summary(telemetry, len(charges))
-    prescribed = [channel.prescribed_c / COULOMB_PER_MAMIN for channel in record.channels]
     receipt: dict[str, Any] = {
         "outcome": OUTCOME,
         "session_id": folder.name,
         "record": str(folder),
-        "dose_prescribed_mamin": sum(prescribed),
+        "dose_prescribed_mamin": sum(share.prescribed_mamin for share in shares),
         **whole,
         **{key: max(end[key] for end in ends) for key in ("peak_current_ma", "peak_voltage_v")},
         **summary,
@@ -128,24 +134,24 @@ def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
         "recovered_utc": utc_text(),
         "ended_utc": utc_text(),
     }
-    if len(charges) > 1:
+    if len(shares) > 1:
         receipt["channels"] = [
             {
-                "name": channel.name,
+                "name": share.name,
                 "outcome": OUTCOME,
-                "dose_prescribed_mamin": prescribed[channel.number],
-                **charges[channel.number],
-                **ends[channel.number],
-                "trips": _trips(events, channel.number),
+                "dose_prescribed_mamin": share.prescribed_mamin,
+                **share.charge,
+                **ends[number],
+                "trips": _trips(events, number),
             }
-            for channel in record.channels
+            for number, share in enumerate(shares)
         ]
     receipt = plain(receipt)
     text = pretty_json(receipt)
     write_manifest(folder, MANIFEST_RECOVERED, text, _begun_with(folder))
     write_atomic(folder / RECEIPT, text)
     _read_back(folder, receipt)
-    notes = notes + _close_in_journal(Record(folder), receipt)
+    notes = notes + _close_in_journal(folder, receipt)
     return RecoverResult(folder, receipt, True, bool(receipt["dose_measured"]), notes)
 
 
@@ -168,14 +174,14 @@ def _begun_with(folder: Path) -> list[Entry]:
     return [entries[name] for name in (TREATMENT, SESSION) if name in entries]
 
 
-def _vouched_for(record: Record, notes: list[str]) -> tuple[Telemetry | None, int]:
+def _vouched_for(record: Record, notes: list[str], *, format_known: bool) -> tuple[Telemetry | None, int]:
     """Telemetry without what is not as it was written, and how many batches that leaves out; -1: all of it."""
     path = record.path / TELEMETRY
     found = audit_telemetry(path)
     if found is None:
         if not record.has_telemetry:
             return None, 0
-        if record.session["format"] > 2:
+        if not format_known or record.session["format"] > 2:
             notes.append(f"{TELEMETRY}: no {TELEMETRY_CHAIN} beside it: nothing vouches for its rows")
         return record.telemetry(), 0
     rows = 0
@@ -208,12 +214,80 @@ def _believed(record: Record, device: DeviceCount | None, notes: list[str]) -> D
     return None
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What the receipt has of one channel. `tick` is that of its last row, -1 without any."""
+
+    name: str
+    prescribed_mamin: float
+    charge: dict[str, Any]
+    tick: int
+
+
+def _shares(
+    record: Record,
+    telemetry: Telemetry | None,
+    known: dict[int, JournalRow],
+    device: DeviceCount | None,
+    notes: list[str],
+    *,
+    blind: bool,
+) -> list[_Share]:
+    shares = []
+    for channel in record.channels:
+        counted, number = channel.counted(telemetry), channel.number
+        told = device.charges[number] if device is not None and number < len(device.charges) else None
+        if told is not None and _is_older(told, counted, channel.polarity):
+            notes.append(
+                f"{channel.name}: the device's count is an older one than its samples show: it has forgotten some, and "
+                "was not used"
+            )
+            told = None
+        charge = _charge(channel, counted, told, known.get(number), blind=blind)
+        shares.append(_Share(channel.name, channel.prescribed_c / COULOMB_PER_MAMIN, charge, counted.tick))
+    return shares
+
+
+def _is_older(told: tuple[int, int | None], counted: CountedCharge, polarity: float) -> bool:
+    """Whether a device's count is of before the last row. Its net count also goes back while the contact is checked, by
+    currents of both signs; its sum of magnitudes never does.
+    """
+    net_codes, absolute_codes = told
+    if polarity * (counted.device_net_codes - net_codes) <= _IDLE_CODES:
+        return False
+    return absolute_codes is None or absolute_codes + _IDLE_CODES < counted.absolute_codes
+
+
+def _shares_by_journal(
+    record: Record, telemetry: Telemetry | None, known: dict[int, JournalRow], wrong: str
+) -> list[_Share]:
+    """Without a `session.json` to believe: of each channel the most that the journal had let it deliver."""
+    if not known:
+        raise RecordError(f"{record.path}: {wrong}, and no {JOURNAL} knows the session; restore the file from a copy")
+    shares = []
+    for number, row in sorted(known.items()):
+        last = telemetry.last(number) if telemetry is not None else None
+        # In C, by the core, as it ran: no scale of session.json's is in it.
+        seen_c = float(last["delivered_c"]) if last is not None else 0.0
+        seen_c = seen_c if math.isfinite(seen_c) else 0.0
+        most_c = max(row.committed_c, abs(seen_c)) + max(0.0, row.reserved_until_c - row.delivered_abs_c)
+        charge = _as_charge(most_c, seen_c, most_c, BOUND)
+        tick = int(last["index"]) if last is not None else -1
+        shares.append(_Share(f"channel {number}", row.prescribed_c / COULOMB_PER_MAMIN, charge, tick))
+    return shares
+
+
 def _charge(
-    channel: Channel, counted: CountedCharge, device: DeviceCount | None, known: JournalRow | None, *, blind: bool
+    channel: Channel,
+    counted: CountedCharge,
+    told: tuple[int, int | None] | None,
+    known: JournalRow | None,
+    *,
+    blind: bool,
 ) -> dict[str, Any]:
     unit = channel.coulombs_per_code
-    if device is not None and channel.number < len(device.charges):
-        net_codes, device_codes = device.charges[channel.number]
+    if told is not None:
+        net_codes, device_codes = told
         absolute_codes = counted.absolute_codes + abs(net_codes - counted.device_net_codes)
         absolute_codes = max(absolute_codes, abs(net_codes), device_codes or 0)
         net_c, absolute_c, basis = channel.polarity * net_codes * unit, absolute_codes * unit, MEASURED
@@ -225,9 +299,13 @@ def _charge(
         else:
             absolute_c = max(counted.absolute_c, known.reserved_until_c, known.delivered_abs_c) + channel.unseen_c
         net_c, basis = counted.net_c + (absolute_c - counted.absolute_c), BOUND
+    return _as_charge(net_c, counted.net_c, absolute_c, basis)
+
+
+def _as_charge(net_c: float, seen_c: float, absolute_c: float, basis: str) -> dict[str, Any]:
     return {
         "dose_delivered_mamin": net_c / COULOMB_PER_MAMIN,
-        "dose_seen_mamin": counted.net_c / COULOMB_PER_MAMIN,
+        "dose_seen_mamin": seen_c / COULOMB_PER_MAMIN,
         "dose_basis": basis,
         "dose_measured": basis == MEASURED,
         "delivered_net_c": net_c,
@@ -258,12 +336,11 @@ def _in_journal(folder: Path, notes: list[str]) -> dict[int, JournalRow]:
     return {row.channel: row for row in rows}
 
 
-def _close_in_journal(record: Record, receipt: dict[str, Any]) -> list[str]:
-    folder = record.path
+def _close_in_journal(folder: Path, receipt: dict[str, Any]) -> list[str]:
     if not (folder.parent / JOURNAL).exists():
         return []
     try:
-        endings = [_ending(channel.receipt or receipt) for channel in record.channels]
+        endings = [_ending(part) for part in receipt.get("channels") or [receipt]]
         with Journal(folder.parent) as journal:
             if not journal.recovered(folder.name, endings):
                 journal.enter(folder)

@@ -891,7 +891,8 @@ class Session:
         if not self._recorder.work():
             receipt["notes"] = [self._recorder.problem]
         endings = [
-            Ending(outcome, charge.net_c, charge.absolute_c) for charge, (outcome, _) in zip(charges, ends, strict=True)
+            Ending(outcome, charge.net_c, charge.absolute_c, measured=charge.device_c is not None)
+            for charge, (outcome, _) in zip(charges, ends, strict=True)
         ]
         return receipt, endings
 

@@ -33,6 +33,7 @@ from ionto_rt.record import (
     is_running,
 )
 from ionto_rt.recover import OUTCOME
+from ionto_rt.vouched import stranger
 
 # A receipt may print its dose with four decimals.
 _DOSE_TOLERANCE_MAMIN = 1e-4
@@ -80,6 +81,8 @@ def verify(folder: Path) -> Verification:
         problems.extend(problem for problem in wrong if problem is not None and problem not in problems)
 
     try:
+        # What is damaged names nobody.
+        check("the session's own files", None if found.damage else stranger(Record(folder)))
         _check_meaning(Record(folder), found, check)
     except (RecordError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Nobody can tell what changed bytes say.

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,29 @@ def test_h51_a_device_is_the_same_on_whatever_port(tmp_path: Path, response: Res
         assert line.startswith(f"acme:2: daq {os.getpid()} (each device needs a serial number of its own) is in use by")
         assert Session(Treatment.parse((HEAD + STEPS).encode()), two, out_dir=tmp_path, speed="max").run()
     response.no_effect("H51", through="API")
+
+
+@pytest.mark.parametrize("gone", ["file", "folder", "another user's"])
+def test_h51_a_lock_outlives_its_file_and_holds_for_every_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, response: Response, gone: str
+) -> None:
+    """Somebody cleans up /run/lock, or runs a second program as somebody else."""
+    monkeypatch.setattr("ionto_rt.exclusive.PLACES", (str(tmp_path),))
+    with served(tmp_path, "--keep") as port:
+        with open_device(f"serial:{port}"):
+            if gone == "another user's":
+                (tmp_path / "others").mkdir()
+                monkeypatch.setattr("ionto_rt.exclusive.PLACES", (str(tmp_path / "others"),))
+            else:
+                shutil.rmtree(locks_folder()) if gone == "folder" else next(locks_folder().glob("port-*")).unlink()
+            for _ in range(2):
+                with pytest.raises(RefusedError, match="the port is in use by another program; close it first"):
+                    open_device(f"serial:{port}")
+            words = [sys.executable, "-c", HOLD, f"serial:{port}"]
+            other = subprocess.run(words, env=environment(), input="", capture_output=True, text=True)
+            assert other.returncode and "is in use by another program" in other.stderr
+        open_device(f"serial:{port}").close()
+    response.no_effect("H51", through="file")
 
 
 def test_h51_locks_are_kept_in_a_folder_of_one_s_own(

@@ -9,6 +9,7 @@ from ionto_rt.device import open_device, split_uri
 from ionto_rt.errors import RefusedError
 from ionto_rt.record import Record
 from ionto_rt.recover import DeviceCount
+from ionto_rt.vouched import session_problem
 
 RUN_DOWN_S = 5.0
 """How long a virtual device may take to run its lease out and save its state after its host has died."""
@@ -20,6 +21,9 @@ def ask_device(record: Record, uri: str | None) -> tuple[DeviceCount | None, lis
 
     `uri` is the operator's word; without it the session's own device is asked. RefusedError if `uri` cannot be opened.
     """
+    wrong = session_problem(record)
+    if wrong is not None:
+        return None, [f"{wrong}: the device was not asked, what its count is worth is not known"]
     known = record.session.get("device")
     recorded = known if isinstance(known, dict) else {}
     asked = uri
