@@ -23,7 +23,7 @@ from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.predictive cimport (
     OUTPUT_HISTORY, predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step,
 )
-from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_step
+from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_again, probe_begin, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
@@ -131,7 +131,7 @@ cdef void take_load(ControllerState* controller, double output, double current_a
 
 
 cdef double drive(ControllerState* controller, const Sample* sample, const Setpoint* setpoint, double tone,
-                  double current_a, double voltage_v, RegulatorTerms* terms) noexcept nogil:
+                  double current_a, double voltage_v, uint32_t lost, RegulatorTerms* terms) noexcept nogil:
     """The output that answers this sample: of the contact check, of the regulator, or none. Returns terms.output."""
     cdef const ControllerConfig* config = &controller.config
     cdef const Calibration* calibration = &config.calibration
@@ -154,6 +154,9 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
                 &controller.probe,
                 controller.last_output if calibration.front_end != FRONT_END_CURRENT_SOURCE else 0.0
             )
+        if lost or sample.index - sample.applied_index != controller.applied_age:
+            # What the load answers to is not what was sent in its place: the host, or the wire, was late.
+            probe_again(&controller.probe)
         probe_step(&controller.probe, &config.probe, current_a, voltage_v, &terms.output)
         terms.unlimited = terms.output
         if controller.probe.verdict == PROBE_GOOD:
@@ -222,6 +225,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.programme.ceiling_a = config.programme.level_limit_a
     controller.started = 0
     controller.last_index = 0
+    controller.applied_age = 0
     controller.last_nonce = 0
     controller.last_status = 0
     controller.contact = 0
@@ -347,7 +351,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
 
         if lost:
             predictive_skip(&controller.predictive, lost)
-        drive(controller, sample, &setpoint, tone, current_a, voltage_v, &terms)
+        drive(controller, sample, &setpoint, tone, current_a, voltage_v, lost, &terms)
         if terms.fault:
             finite = 0
         if not (isfinite(setpoint.current_a) and isfinite(terms.output)
@@ -361,6 +365,7 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         controller.setpoints[controller.history_at] = setpoint.current_a
         controller.tone_on[controller.history_at] = tone_on
         controller.last_index = sample.index
+        controller.applied_age = sample.index - sample.applied_index
         controller.last_nonce = sample.nonce
         controller.last_output = terms.output
         controller.started = 1

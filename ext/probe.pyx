@@ -28,6 +28,7 @@ cdef enum:
     COARSE = 24
     REFINED = 16
     NULL_TRIES = 100
+    RESTARTS_MOST = 20
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -417,6 +418,20 @@ cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
     state.phase = PROBE_NULL
     state.centre = output
     state.output = output
+
+
+cdef void probe_again(ProbeState* state) noexcept nogil:
+    if state.phase != PROBE_EXCITE:
+        return
+    state.restarts += 1
+    if state.restarts > RESTARTS_MOST:
+        state.verdict = PROBE_UNCLEAR
+        enter(state, PROBE_FINISHED)
+        return
+    memset(state.current, 0, sizeof(state.current))
+    memset(state.voltage, 0, sizeof(state.voltage))
+    state.rail_run = 0
+    state.ticks = 0
 
 
 cdef void null_current(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:

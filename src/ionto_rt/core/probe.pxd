@@ -84,9 +84,12 @@ cdef struct ProbeState:
     Fit static_fit
     Fit fits[4]
     Identified found
+    uint32_t restarts           # of the excitation
 
 # From the output in force; current_a bounds the probe.
 cdef void probe_begin(ProbeState* state, double output) noexcept nogil
+# A sample was lost, or answers another command than its place says: the excitation begins again. Too often: unclear.
+cdef void probe_again(ProbeState* state) noexcept nogil
 # One sample -> *output. Bounded work: a few of the fit's evaluations in a tick. Returns the verdict.
 cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
                         double* output) noexcept nogil
