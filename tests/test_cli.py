@@ -91,11 +91,23 @@ def test_every_command_has_help(tmp_path: Path) -> None:
         (["sessions", "nowhere"], "nowhere: no such folder"),
         (["virtual-device", "--rate", "3"], "sample rate 3.0 Hz"),
         (["virtual-device", "--skin", "leather"], "leather"),
+        (["virtual-device", "--seed", "-3"], "'--seed': -3 is not in the range"),
+        (["virtual-device", "--seed", "99999999999999999999"], "'--seed'"),
+        (["virtual-device", "--channels", "-1"], "'--channels'"),
+        (["virtual-device", "--channels", "99999999999999"], "'--channels'"),
+        (["virtual-device", "--substeps", "-1"], "'--substeps'"),
+        (["virtual-device", "--substeps", "99999999999"], "'--substeps'"),
+        (["virtual-device", "--fault", "99999999999:open@3"], "is not understood"),
+        (["check", EXAMPLE, "--device", "sim:?channels=999999999999"], "must be a whole number from 1 to 32"),
+        (["check", EXAMPLE, "--device", "sim:?substeps=99999999999"], "must be a whole number from 0 to 1000"),
+        (["run", EXAMPLE, "--device", "sim:?substeps=99999999999"], "must be a whole number from 0 to 1000"),
+        (["check", EXAMPLE, "--device", "sim:?fault=99999999999:open@3"], "is not understood"),
+        (["sounds", "--out", "/proc"], '--out = "/proc": cannot be written'),
         (["virtual-device", "--truth", "/ionto-none/t.csv"], "/ionto-none/t.csv: No such file or directory"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str | Path], said: str) -> None:
     assert said in ionto(*words, cwd=tmp_path).refusal
 
 

@@ -680,6 +680,19 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
 
 
 MOST_SEED = (1 << 64) - 1
+MOST_SUBSTEPS = 1000
+
+
+def whole_range(name: str) -> tuple[int, int]:
+    """Least and greatest value of an option of a virtual device that is a whole number."""
+    return {
+        "seed": (0, MOST_SEED),
+        "electroporation": (0, 1),
+        "substeps": (0, MOST_SUBSTEPS),
+        "sentinel": (0, 1),
+        "channels": (1, MOST_CHANNELS),
+        "cpu": (0, max(os.sched_getaffinity(0))),
+    }[name]
 
 
 def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -694,13 +707,13 @@ def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if kind is list:
             arguments[argument] = [text for value in values for text in value.split(",") if text]
             continue
-        most = max(os.sched_getaffinity(0)) if name == "cpu" else MOST_SEED
+        low, high = whole_range(name) if kind is int else (0, 0)
         try:
             value = kind(values[-1])
-            if (kind is int and not 0 <= value <= most) or value == "":
+            if (kind is int and not low <= value <= high) or value == "":
                 raise ValueError
         except ValueError:
-            what = f"a whole number from 0 to {most}" if kind is int else "a number" if kind is float else "a text"
+            what = f"a whole number from {low} to {high}" if kind is int else "a number" if kind is float else "a text"
             key = f"--device ?{written}"
             raise RefusedError(f"must be {what}", key=key, value=values[-1], remedy="correct it") from None
         arguments[argument] = value

@@ -22,6 +22,8 @@ PACINGS = {"real": 1, "host": 2, "lock-step": 4, "both": 5, "all": 7}
 STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
 IDLE_MS = 500
 MOST_STATE_BYTES = 1 << 20
+CHANNEL_DIGITS = 9
+"""Of a channel's number in a fault: what the device can still compare with its channels."""
 
 
 Fault = tuple[str, float, float] | tuple[str, float, float, int]
@@ -54,7 +56,7 @@ def parse_fault(text: str) -> Fault:
     value = given if valued else length if kind == "stall" else "0"
     ends = given == "off" and kind in FAULT_OFF
     try:
-        if colon and (not before.isdecimal() or kind in DEVICE_FAULTS):
+        if colon and (not before.isdecimal() or len(before) > CHANNEL_DIGITS or kind in DEVICE_FAULTS):
             raise ValueError
         if not at or kind not in FAULT_KINDS or (given and not valued and not ends) or (length and kind != "stall"):
             raise ValueError
