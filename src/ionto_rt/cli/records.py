@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ionto_rt.cli import DONE, SHORT
+from ionto_rt.cli import DONE, SHORT, complain
 from ionto_rt.errors import RefusedError
 
 if TYPE_CHECKING:
     from ionto_rt.black_box import BlackBox, Message
+    from ionto_rt.record import Record
 
 AROUND_TICKS = 20
 """Of a black box these before and after the trip are printed, if not all are asked for."""
@@ -168,12 +169,15 @@ def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
     """Print the black boxes of SESSION (a folder, or `latest`): frames both ways, from 2 s before a trip until the
     output was off.
 
-    Exit code 0 if there is one, 1 if not.
+    Exit code 0 if there is one, 1 if not, or if one is missing.
     """
     from ionto_rt.black_box import black_boxes
     from ionto_rt.cli.arguments import session_folder
+    from ionto_rt.record import Record
 
-    boxes = black_boxes(session_folder(session))
+    record = Record.open(session_folder(session))
+    boxes = black_boxes(record.path)
+    missing = _missing_boxes(record, [box.path.name for box in boxes])
     for box in boxes:
         if as_json:
             for message in box.messages():
@@ -188,9 +192,30 @@ def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
             line = _frame_line(box, message, whole)
             if line:
                 click.echo(line)
-    if not boxes:
-        click.echo("no black box: nothing tripped")
-    return DONE if boxes else SHORT
+    for line in missing:
+        complain(line)
+    if not boxes and not missing:
+        ended = record.receipt is not None
+        click.echo(f"no black box: {'nothing tripped' if ended else 'the session runs, or its host died'}")
+    return DONE if boxes and not missing else SHORT
+
+
+def _missing_boxes(record: "Record", present: list[str]) -> list[str]:
+    """Black boxes that the events vouch for, or the receipt lets expect, and that are not there."""
+    from ionto_rt.black_box import BLACK_BOX
+
+    kept = [event.fields for event in record.events().events if event.kind == BLACK_BOX]
+    gone = [
+        f"{record.path / str(fields.get('file'))}: the black box of {', '.join(map(str, fields.get('trips') or []))}"
+        " is missing; restore it from a copy"
+        for fields in kept
+        if fields.get("file") not in present
+    ]
+    trips = (record.receipt or {}).get("trips")
+    if trips and not kept and not present:
+        names = ", ".join(map(str, trips))
+        gone.append(f"{record.path}: the receipt names {names}, and there is no black box; restore it from a copy")
+    return gone
 
 
 def _frame_facts(box: "BlackBox", message: "Message") -> dict[str, Any]:
