@@ -313,6 +313,25 @@ def test_report_goes_where_it_is_told(tmp_path: Path) -> None:
     assert done.code == 0
     assert sorted(done.out.split()) == ["papers/report.html", "papers/report.png"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in done.out.split())
+    (folder,) = sessions(tmp_path / "sessions")
+    assert not list(folder.glob("report.*")) and not done.err
+    (folder / "treatment.toml").write_text("changed")
+    done = ionto("report", "latest", "--out", "papers", cwd=tmp_path)
+    assert done.code == 0 and done.err.count("\n") == 1
+    assert "does not verify (treatment.toml: " in done.err
+
+
+def test_verify_says_of_a_session_without_a_receipt_that_it_has_not_ended(tmp_path: Path) -> None:
+    folder = make_channels(tmp_path / "sessions", ticked(1))
+    folder.close()
+    done = ionto("verify", folder.path, cwd=tmp_path)
+    assert done.code == 1
+    checked, *said = done.out.splitlines()
+    assert "receipt" not in checked
+    assert said == ["no receipt: run `ionto-rt recover` on it", "what there is, is as it was written"]
+    (folder.path / "treatment.toml").write_text("changed")
+    done = ionto("verify", folder.path, cwd=tmp_path)
+    assert done.code == 1 and done.out.endswith("\nwhat there is, is not as it was written\n")
 
 
 def test_devices_names_what_needs_no_port(tmp_path: Path) -> None:

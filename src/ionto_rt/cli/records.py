@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,16 +69,23 @@ def sessions_command(folder: str, rebuild: bool, as_json: bool) -> int:
 @click.argument("session", metavar="SESSION")
 @click.option("--out", "out_dir", metavar="DIR", help="Folder for the files, instead of the session's.")
 def report_command(session: str, out_dir: str | None) -> int:
-    """Write the report of SESSION (a folder, or `latest`): one HTML page that needs nothing else, and a picture."""
+    """Write the report of SESSION (a folder, or `latest`): one HTML page that needs nothing else, and a picture.
+
+    The record is verified first: one that is not as it was written is reported with that at the head.
+    """
     from ionto_rt.cli.arguments import session_folder
     from ionto_rt.report import report
 
-    written = report(session_folder(session))
+    folder = session_folder(session)
+    written = report(folder, None if out_dir is None else Path(out_dir))
     for path in (written.html, written.png):
-        if out_dir is not None:
-            Path(out_dir).mkdir(parents=True, exist_ok=True)
-            path = Path(shutil.move(path, Path(out_dir) / path.name))
         click.echo(path)
+    if written.problems:
+        more = f", {len(written.problems) - 1} more" if len(written.problems) > 1 else ""
+        complain(
+            f"{folder}: the record does not verify ({written.problems[0]}{more}), and the report says so;"
+            " see `ionto-rt verify`"
+        )
     return DONE
 
 
@@ -148,16 +154,21 @@ def recover_command(session: str, uri: str | None, as_json: bool) -> int:
 def verify_command(session: str) -> int:
     """Check the record of SESSION (a folder, or `latest`): chain of events, hashes, and the receipt's numbers.
 
-    Exit code 0 if nothing is wrong, 1 if something is.
+    Exit code 0 if nothing is wrong, 1 if something is, or if the session has no receipt yet.
     """
+    from ionto_rt.changes import changes, not_ended
     from ionto_rt.cli.arguments import session_folder
     from ionto_rt.verify import verify
 
     result = verify(session_folder(session))
-    click.echo(f"checked: {', '.join(result.checked)}")
+    changed, unended = changes(result), not_ended(result)
+    click.echo(f"checked: {', '.join(what for what in result.checked if what != 'receipt' or unended is None)}")
     for problem in result.problems:
-        click.echo(f"wrong: {problem}")
-    click.echo("the record is whole" if result.ok else "the record is not as it was written")
+        click.echo(f"wrong: {problem}" if problem != unended else problem)
+    if unended is None:
+        click.echo("the record is not as it was written" if changed else "the record is whole")
+    else:
+        click.echo("what there is, is not as it was written" if changed else "what there is, is as it was written")
     return DONE if result.ok else SHORT
 
 
