@@ -25,7 +25,7 @@ from typing import Any, Protocol, Self
 from ionto_rt.codes import FrontEnd, Pacing
 from ionto_rt.core.daq import daq_capsule as daq_capsule
 from ionto_rt.core.wire import FrameReader, encode_frame
-from ionto_rt.errors import IontoError, RefusedError
+from ionto_rt.errors import IontoError, RefusedError, system_words
 from ionto_rt.exclusive import lock_port
 from ionto_rt.safety import CurrentRange, DeviceCapabilities
 
@@ -413,11 +413,12 @@ class SerialBytes:
                 remedy = "join the group of the port, usually `dialout`"
                 raise RefusedError("no permission to open the port", key=f"serial:{path}", remedy=remedy) from None
             raise RefusedError(
-                f"cannot be opened ({text})", key=f"serial:{path}", remedy="give a serial device"
+                f"cannot be opened ({system_words(error)})", key=f"serial:{path}", remedy="give a serial device"
             ) from None
         except (OSError, ValueError) as error:
+            words = system_words(error) if isinstance(error, OSError) else str(error)
             raise RefusedError(
-                f"cannot be opened ({error})", key=f"serial:{path}", remedy="give a serial device"
+                f"cannot be opened ({words})", key=f"serial:{path}", remedy="give a serial device"
             ) from None
 
     def _ask_low_latency(self) -> str:
@@ -488,7 +489,7 @@ class Device:
             try:
                 payload = self._ask(bytes([HELLO_REQUEST, PROTOCOL_VERSION]), HELLO)
             except OSError as error:
-                raise self._refused(f"the port failed ({error})", "connect the device again") from None
+                raise self._refused(f"the port failed ({system_words(error)})", "connect the device again") from None
             if payload is not None:
                 try:
                     said = parse_hello(payload)
@@ -529,7 +530,7 @@ class Device:
         try:
             answer = self._ask(payload, wanted, most=most)
         except OSError as error:
-            raise self._refused(f"the port failed ({error})", "connect the device again") from None
+            raise self._refused(f"the port failed ({system_words(error)})", "connect the device again") from None
         if answer is None:
             raise self._refused(f"no answer to {what}", "connect the device again")
         return answer
@@ -769,7 +770,10 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Sessi
         arguments = {**(defaults or {}), **virtual_arguments(options)}
         try:
             device = _start_virtual(uri, arguments) if scheme == "virtual" else Device(uri, SimBytes(arguments))
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            remedy = "correct the option"
+            raise RefusedError(system_words(error), key="--device", value=uri, remedy=remedy) from None
+        except ValueError as error:
             raise RefusedError(str(error), key="--device", value=uri, remedy="correct the option") from None
     else:
         found = [entry for entry in entry_points(group="ionto_rt.devices") if entry.name == scheme]

@@ -132,8 +132,12 @@ def make_device(
         raise ValueError(f"pacing {pacing!r} is not known: use {', '.join(PACINGS)}")
     if isinstance(load, str):
         from ionto_rt.dummy_load import DummyLoad
+        from ionto_rt.units import UnitError
 
-        load = DummyLoad.parse(load).elements
+        try:
+            load = DummyLoad.parse(load).elements
+        except UnitError as error:
+            raise ValueError(f"load {load!r}: {error}") from None
     path = None if state is None else Path(state).absolute()
     memory = None if path is None else read_state(path)
     if memory is not None and serial not in (None, memory["serial"]):
