@@ -81,10 +81,16 @@ def test_every_command_has_help(tmp_path: Path) -> None:
         (["run", "x.toml", "--faster"], "--faster"),
         (["run", "x.toml"], "x.toml: no such file"),
         (["run", "x.toml", "--current-limit", "3"], '--current-limit = "3": has no unit'),
+        (["run", "x.toml", "--current-limit", "4,0 mA"], "has a comma in its number"),
+        (["run", "x.toml", "--current-limit", "1e308 mA"], "has an exponent of more than two digits"),
         (["run", "x.toml", "--dose-limit", "0 mA*min"], "is zero"),
+        (["check", EXAMPLE, "--device", "sim:?load=-5"], "load '-5': is negative"),
+        (["virtual-device", "--load", "-5"], "load '-5': is negative"),
+        (["check", EXAMPLE, "--device", "serial:/tmp"], "serial:/tmp: cannot be opened (Is a directory)"),
+        (["check", EXAMPLE, "--device", "sim:?truth=/tmp"], '"sim:?truth=/tmp": /tmp: Is a directory; correct'),
         (["check", "x.toml"], "x.toml: no such file"),
         (["replay", "nowhere"], "nowhere: not a session's folder"),
-        (["replay", "latest"], "there is no session in sessions"),
+        (["replay", "latest"], "there is no session in sessions; `latest` is the newest one in ./sessions"),
         (["report", "."], "not a session's folder"),
         (["recover", "."], "not a session's folder"),
         (["verify", "."], "not a session's folder"),
@@ -228,6 +234,23 @@ def test_nobody_reading_is_no_error_of_the_session(tmp_path: Path) -> None:
     receipt = Record.open(folder).receipt
     assert receipt is not None and receipt["outcome"] == "complete"
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_a_receipt_that_cannot_be_printed_is_told_with_where_the_record_is(tmp_path: Path, more: list[str]) -> None:
+    command = [*COMMAND, "run", str(treatment(tmp_path)), "--device", "sim:", "--speed", "max", *more]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    (folder,) = sessions(tmp_path / "sessions")
+    assert done.returncode == 1
+    *_, said = done.stderr.splitlines()
+    assert said == (
+        "ionto-rt: standard output could not be written (No space left on device); the record is whole: "
+        f"{folder.relative_to(tmp_path)}"
+    )
+    assert len(more) == 0 or done.stderr.count("\n") == 1
 
 
 def test_a_closed_pipe_makes_no_traceback(tmp_path: Path) -> None:
