@@ -61,7 +61,7 @@ def test_the_picture_tells_the_phase_the_readings_the_dose_and_the_keys(session:
     )  # fmt: skip
     for part in (
         "short", "sim:", "treatment", "1:05 elapsed, 0:30 left", "2.987 mA", "of 3.000 mA, cathode", "9.01 V",
-        "3.02 ± 0.13 kΩ", "mA·min, 50 %", "late 7, lost 2", "pause", "resume", "current", "stop", "off at once",
+        "3.02 ± 0.13 kΩ", "mA·min, 50 %", "slow ticks 7, lost 2", "pause", "resume", "current", "stop", "off at once",
     ):  # fmt: skip
         assert part in text, part
 

@@ -33,7 +33,7 @@ def session_folder(text: str) -> Path:
         return path
     folders = session_folders(Path(SESSIONS))
     if not folders:
-        remedy = "run a treatment first, or name a session's folder"
+        remedy = f"`{LATEST}` is the newest one in ./{SESSIONS}: run a treatment here first, or name a session's folder"
         raise RefusedError(f"there is no session in {SESSIONS}", key="SESSION", value=text, remedy=remedy)
     return folders[-1]
 

@@ -69,7 +69,8 @@ def sessions_command(folder: str, rebuild: bool, as_json: bool) -> int:
 @click.argument("session", metavar="SESSION")
 @click.option("--out", "out_dir", metavar="DIR", help="Folder for the files, instead of the session's.")
 def report_command(session: str, out_dir: str | None) -> int:
-    """Write the report of SESSION (a folder, or `latest`): one HTML page that needs nothing else, and a picture.
+    """Write the report of SESSION (a folder, or `latest`, the newest in ./sessions): one HTML page that needs nothing
+    else, and a picture.
 
     The record is verified first: one that is not as it was written is reported with that at the head.
     """
@@ -92,7 +93,8 @@ def report_command(session: str, out_dir: str | None) -> int:
 @click.command("replay", short_help="Run a session's inputs again and compare every bit.")
 @click.argument("session", metavar="SESSION")
 def replay_command(session: str) -> int:
-    """Run the recorded inputs of SESSION (a folder, or `latest`) through the tick again and compare every bit.
+    """Run the recorded inputs of SESSION (a folder, or `latest`, the newest in ./sessions) through the tick again and
+    compare every bit.
 
     Exit code 0 if all results are the same; 1 if not, with the first tick and term that differ.
     """
@@ -114,7 +116,8 @@ def replay_command(session: str) -> int:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as one JSON object.")
 def recover_command(session: str, uri: str | None, as_json: bool) -> int:
-    """Write the receipt of SESSION (a folder, or `latest`) whose host died, and close its entry in the journal.
+    """Write the receipt of SESSION (a folder, or `latest`, the newest in ./sessions) whose host died, and close its
+    entry in the journal.
 
     The dose is the device's own count where it can be asked, and otherwise a bound that says so. Nothing that was
     written is changed; doing it again changes nothing.
@@ -152,7 +155,8 @@ def recover_command(session: str, uri: str | None, as_json: bool) -> int:
 @click.command("verify", short_help="Check a session's record against itself.")
 @click.argument("session", metavar="SESSION")
 def verify_command(session: str) -> int:
-    """Check the record of SESSION (a folder, or `latest`): chain of events, hashes, and the receipt's numbers.
+    """Check the record of SESSION (a folder, or `latest`, the newest in ./sessions): chain of events, hashes, and the
+    receipt's numbers.
 
     Exit code 0 if nothing is wrong, 1 if something is, or if the session has no receipt yet.
     """
@@ -177,8 +181,8 @@ def verify_command(session: str) -> int:
 @click.option("--all", "whole", is_flag=True, help="Every frame, and not only those around the trip.")
 @click.option("--json", "as_json", is_flag=True, help="Print each frame as one JSON object.")
 def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
-    """Print the black boxes of SESSION (a folder, or `latest`): frames both ways, from 2 s before a trip until the
-    output was off.
+    """Print the black boxes of SESSION (a folder, or `latest`, the newest in ./sessions): frames both ways, from 2 s
+    before a trip until the output was off.
 
     Exit code 0 if there is one, 1 if not, or if one is missing.
     """
