@@ -250,7 +250,6 @@ def test_a_receipt_that_cannot_be_printed_is_told_with_where_the_record_is(tmp_p
         "ionto-rt: standard output could not be written (No space left on device); the record is whole: "
         f"{folder.relative_to(tmp_path)}"
     )
-    assert len(more) == 0 or done.stderr.count("\n") == 1
 
 
 def test_a_closed_pipe_makes_no_traceback(tmp_path: Path) -> None:
