@@ -1,6 +1,7 @@
 """The black box: what went over the port, both ways, from 2 s before a trip until the output was off."""
 
 import ctypes
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ionto_rt.codes import OnTrip, Pacing, Trip
 from ionto_rt.core.controller import Controller
 from ionto_rt.core.loop import BLACK_BOX_S, Loop
 from ionto_rt.device import daq_capsule, open_device
-from ionto_rt.record import Record
+from ionto_rt.record import EVENTS, Record
 from ionto_rt.session import Session
 from ionto_rt.treatment import Treatment
 from ionto_rt.verify import verify
@@ -245,3 +246,19 @@ def test_the_command_shows_the_frames_around_the_trip(opened: Path) -> None:
     whole = ionto("blackbox", "--json", opened, cwd=opened)
     (box,) = black_boxes(opened)
     assert len(whole.out.splitlines()) == len(list(box.messages()))
+
+
+def test_a_black_box_that_is_gone_is_named(opened: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(opened, tmp_path / "copy"))
+    (copy / file_name(1)).unlink()
+    done = ionto("blackbox", copy, cwd=tmp_path)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert f"{file_name(1)}: the black box of OPEN_LEAD is missing" in done.err
+    (copy / EVENTS).write_text("")
+    done = ionto("blackbox", copy, cwd=tmp_path)
+    assert (done.code, done.out) == (1, "") and "the receipt names OPEN_LEAD" in done.err
+
+
+def test_of_a_folder_that_is_no_session_there_is_nothing_to_say(tmp_path: Path) -> None:
+    assert "not a session's folder" in ionto("blackbox", tmp_path, cwd=tmp_path).refusal
+    assert "not a session's folder" in ionto("blackbox", tmp_path / "none", cwd=tmp_path).refusal

@@ -288,3 +288,18 @@ def test_a_wrong_load_ends_with_1_and_leaves_no_file(tmp_path: Path, capsys: pyt
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "connect the stated one" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", ["a folder that cannot be written", "a file that is no calibration"])
+def test_what_cannot_be_kept_is_said_before_current_flows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    place, truth = Path("/proc/none"), tmp_path / "t.csv"
+    if there != "a folder that cannot be written":
+        place = tmp_path
+        with open_device("sim:") as device:
+            calibration_path(place, device.hello).write_text("nonsense")
+    uri = f"sim:?truth={truth}"
+    code, out, err = command("calibrate", "--device", uri, "--resistor", "1k", "--out", str(place), capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert not truth.exists() or truth.read_text().count("\n") <= 1

@@ -33,6 +33,7 @@ from ionto_rt.cli.campaign import campaign_command
 from ionto_rt.codes import OperatorCommand, Phase, Trip
 from ionto_rt.core.campaign import ACT_NAMES
 from ionto_rt.core.virtual_device import FAULT_KINDS
+from ionto_rt.errors import RefusedError
 from ionto_rt.hazards import START, hazards
 from ionto_rt.session import Session
 from ionto_rt.testing.entries import ENTRIES, run_some, simulated, text
@@ -221,3 +222,33 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     one = CliRunner().invoke(campaign_command, ["--session", "5"], standalone_mode=False)
     assert one.return_value == 0
     assert "every invariant held" in one.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "/proc/c.json"], '--out = "/proc": cannot be written'),
+        (["--out", "c.md"], "is the name of the table beside it"),
+        (["--whole", "1", "--keep", "/proc/kept"], "cannot be written"),
+        (["--session", "5", "--ticks", "9"], "--ticks: cannot be given with --session"),
+        (["--session", "5", "--sessions", "9"], "--sessions"),
+        (["--session", "5", "--whole", "0"], "--whole"),
+        (["--session", "5", "--entries", "9"], "--entries"),
+        (["--session", "5", "--out", "c.json"], "--out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_refused_before_the_first_session(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.setattr("ionto_rt.campaign.run", lambda *_, **__: pytest.fail("a campaign was begun"))
+    result = CliRunner().invoke(campaign_command, words, standalone_mode=False)
+    assert isinstance(result.exception, RefusedError)
+    assert said in str(result.exception)
+
+
+def test_the_counts_go_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "c.json"
+    words = ["--sessions", "2", "--jobs", "1", "--out", str(out)]
+    assert CliRunner().invoke(campaign_command, words, standalone_mode=False).return_value == 0
+    assert out.exists() and out.with_suffix(".md").exists()

@@ -81,21 +81,39 @@ def test_every_command_has_help(tmp_path: Path) -> None:
         (["run", "x.toml", "--faster"], "--faster"),
         (["run", "x.toml"], "x.toml: no such file"),
         (["run", "x.toml", "--current-limit", "3"], '--current-limit = "3": has no unit'),
+        (["run", "x.toml", "--current-limit", "4,0 mA"], "has a comma in its number"),
+        (["run", "x.toml", "--current-limit", "1e308 mA"], "has an exponent of more than two digits"),
         (["run", "x.toml", "--dose-limit", "0 mA*min"], "is zero"),
+        (["check", EXAMPLE, "--device", "sim:?load=-5"], "load '-5': is negative"),
+        (["virtual-device", "--load", "-5"], "load '-5': is negative"),
+        (["check", EXAMPLE, "--device", "serial:/tmp"], "serial:/tmp: cannot be opened (Is a directory)"),
+        (["check", EXAMPLE, "--device", "sim:?truth=/tmp"], '"sim:?truth=/tmp": /tmp: Is a directory; correct'),
         (["check", "x.toml"], "x.toml: no such file"),
         (["replay", "nowhere"], "nowhere: not a session's folder"),
-        (["replay", "latest"], "there is no session in sessions"),
+        (["replay", "latest"], "there is no session in sessions; `latest` is the newest one in ./sessions"),
         (["report", "."], "not a session's folder"),
         (["recover", "."], "not a session's folder"),
         (["verify", "."], "not a session's folder"),
         (["sessions", "nowhere"], "nowhere: no such folder"),
         (["virtual-device", "--rate", "3"], "sample rate 3.0 Hz"),
         (["virtual-device", "--skin", "leather"], "leather"),
+        (["virtual-device", "--seed", "-3"], "'--seed': -3 is not in the range"),
+        (["virtual-device", "--seed", "99999999999999999999"], "'--seed'"),
+        (["virtual-device", "--channels", "-1"], "'--channels'"),
+        (["virtual-device", "--channels", "99999999999999"], "'--channels'"),
+        (["virtual-device", "--substeps", "-1"], "'--substeps'"),
+        (["virtual-device", "--substeps", "99999999999"], "'--substeps'"),
+        (["virtual-device", "--fault", "99999999999:open@3"], "is not understood"),
+        (["check", EXAMPLE, "--device", "sim:?channels=999999999999"], "must be a whole number from 1 to 32"),
+        (["check", EXAMPLE, "--device", "sim:?substeps=99999999999"], "must be a whole number from 0 to 1000"),
+        (["run", EXAMPLE, "--device", "sim:?substeps=99999999999"], "must be a whole number from 0 to 1000"),
+        (["check", EXAMPLE, "--device", "sim:?fault=99999999999:open@3"], "is not understood"),
+        (["sounds", "--out", "/proc"], '--out = "/proc": cannot be written'),
         (["virtual-device", "--truth", "/ionto-none/t.csv"], "/ionto-none/t.csv: No such file or directory"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str | Path], said: str) -> None:
     assert said in ionto(*words, cwd=tmp_path).refusal
 
 
@@ -218,6 +236,22 @@ def test_nobody_reading_is_no_error_of_the_session(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_a_receipt_that_cannot_be_printed_is_told_with_where_the_record_is(tmp_path: Path, more: list[str]) -> None:
+    command = [*COMMAND, "run", str(treatment(tmp_path)), "--device", "sim:", "--speed", "max", *more]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    (folder,) = sessions(tmp_path / "sessions")
+    assert done.returncode == 1
+    *_, said = done.stderr.splitlines()
+    assert said == (
+        "ionto-rt: standard output could not be written (No space left on device); the record is whole: "
+        f"{folder.relative_to(tmp_path)}"
+    )
+
+
 def test_a_closed_pipe_makes_no_traceback(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -301,6 +335,25 @@ def test_report_goes_where_it_is_told(tmp_path: Path) -> None:
     assert done.code == 0
     assert sorted(done.out.split()) == ["papers/report.html", "papers/report.png"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in done.out.split())
+    (folder,) = sessions(tmp_path / "sessions")
+    assert not list(folder.glob("report.*")) and not done.err
+    (folder / "treatment.toml").write_text("changed")
+    done = ionto("report", "latest", "--out", "papers", cwd=tmp_path)
+    assert done.code == 0 and done.err.count("\n") == 1
+    assert "does not verify (treatment.toml: " in done.err
+
+
+def test_verify_says_of_a_session_without_a_receipt_that_it_has_not_ended(tmp_path: Path) -> None:
+    folder = make_channels(tmp_path / "sessions", ticked(1))
+    folder.close()
+    done = ionto("verify", folder.path, cwd=tmp_path)
+    assert done.code == 1
+    checked, *said = done.out.splitlines()
+    assert "receipt" not in checked
+    assert said == ["no receipt: run `ionto-rt recover` on it", "what there is, is as it was written"]
+    (folder.path / "treatment.toml").write_text("changed")
+    done = ionto("verify", folder.path, cwd=tmp_path)
+    assert done.code == 1 and done.out.endswith("\nwhat there is, is not as it was written\n")
 
 
 def test_devices_names_what_needs_no_port(tmp_path: Path) -> None:

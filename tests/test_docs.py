@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cli_support import ionto, sessions
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
@@ -87,5 +89,29 @@ def test_the_treatment_in_the_readme_is_the_example() -> None:
 def test_the_readme_names_the_files_of_a_record() -> None:
     record = pytest.importorskip("ionto_rt.record")
     table = set(re.findall(r"^\| `([\w.]+\.\w+)` \|", (ROOT / "README.md").read_text(), re.M))
-    names = ("TREATMENT", "SESSION", "TELEMETRY", "TELEMETRY_CHAIN", "EVENTS", "MANIFEST", "RECEIPT", "LATENCY")
+    names = (
+        "TREATMENT",
+        "SESSION",
+        "TELEMETRY",
+        "RECOVERED_TELEMETRY",
+        "TELEMETRY_CHAIN",
+        "EVENTS",
+        "MANIFEST",
+        "RECEIPT",
+        "LATENCY",
+    )
     assert table == {getattr(record, name) for name in names}
+
+
+def test_the_tutorial_s_lines_on_a_record_print_what_it_says(tmp_path: Path) -> None:
+    pytest.importorskip("polars")
+    words = ["run", ROOT / "examples" / "dexamethasone-40.toml", "--device", "sim:", "--speed", "max", "--json"]
+    assert ionto(*words, cwd=tmp_path).code == 0
+    (session,) = sessions(tmp_path / "sessions")
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    program = re.search(r"```python\n(import polars.*?)```", text, re.S)
+    assert program is not None
+    done = subprocess.run([sys.executable, "-c", program[1]], cwd=session, capture_output=True, text=True, check=True)
+    said = re.search(r"│ (\d\S+) +┆ (\d\S+) +│", done.stdout)
+    assert said is not None and f"│ {said[1]}  ┆ {said[2]}    │" in text
+    assert f"{session.joinpath('telemetry.arrows').stat().st_size / 1e6:.0f} MB" in (ROOT / "README.md").read_text()

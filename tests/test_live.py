@@ -21,7 +21,7 @@ from cli_support import COMMAND, EXAMPLE, environment, sessions, treatment
 from ionto_rt.alarms import alarm_for_trip
 from ionto_rt.codes import Phase, Trip
 from ionto_rt.device import open_device
-from ionto_rt.keys import Keyboard, is_attended
+from ionto_rt.keys import SEQUENCE_S, Keyboard, KeyReader, is_attended
 from ionto_rt.live import TRIM_A, AlarmLine, Dial, Frame, LineView, overview, picture
 from ionto_rt.record import Record
 from ionto_rt.session import Progress, Session
@@ -61,7 +61,7 @@ def test_the_picture_tells_the_phase_the_readings_the_dose_and_the_keys(session:
     )  # fmt: skip
     for part in (
         "short", "sim:", "treatment", "1:05 elapsed, 0:30 left", "2.987 mA", "of 3.000 mA, cathode", "9.01 V",
-        "3.02 ± 0.13 kΩ", "mA·min, 50 %", "late 7, lost 2", "pause", "resume", "current", "stop", "off at once",
+        "3.02 ± 0.13 kΩ", "mA·min, 50 %", "slow ticks 7, lost 2", "pause", "resume", "current", "stop", "off at once",
     ):  # fmt: skip
         assert part in text, part
 
@@ -282,6 +282,35 @@ def test_the_terminal_s_mode_comes_back() -> None:
         assert termios.tcgetattr(near) == before
         keyboard.restore()
         assert not is_attended(far)
+
+
+SEQUENCES = {
+    "F1": "\x1bOP", "F3": "\x1bOR", "F4": "\x1bOS", "shifted F3": "\x1bO2R", "F1 of the console": "\x1b[[A",
+    "up": "\x1b[A", "ctrl-right": "\x1b[1;5C", "F5": "\x1b[15~", "a report": "\x1b[?1;2c", "alt-q": "\x1bq",
+    "alt-é": "\x1bé", "alt-up": "\x1b\x1b[A", "a paste": "\x1b[200~rps\x1b[201~",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES.values(), ids=SEQUENCES)
+def test_an_escape_sequence_is_no_key_however_it_is_split(sequence: str) -> None:
+    for split in range(len(sequence) + 1):
+        reader = KeyReader()
+        parts = ["+" + sequence[:split], sequence[split:] + "-"]
+        assert [reader.feed(part, at_s) for part, at_s in zip(parts, (1.0, 1.01), strict=True)] == ["+", "-"], split
+
+
+def test_a_lone_escape_is_no_key_and_holds_no_later_one_back() -> None:
+    for begun in ("\x1b", "\x1b[", "\x1b[200~rr"):
+        reader = KeyReader()
+        assert reader.feed(begun, 1.0) == ""
+        assert reader.feed("q", 1.1 + SEQUENCE_S) == "q"
+
+
+def test_keys_of_a_terminal_that_are_sequences_do_nothing() -> None:
+    with terminal() as (far, near), Keyboard(near) as keyboard:
+        os.write(far, b"\x1bOR\x1b[Ap")
+        select.select([near], [], [], 5.0)
+        assert keyboard.read() == "p"
 
 
 def test_a_terminal_that_is_gone_gives_no_keys() -> None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,12 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def image(path: Path) -> np.ndarray[Any, Any]:
+    from matplotlib import image as images
+
+    return np.asarray(images.imread(path))
 
 
 def finished(folder: SessionFolder, **receipt: object) -> Path:
@@ -214,6 +221,44 @@ def test_no_label_covers_another_label_or_its_line(marks: list[_Mark]) -> None:
             start, end = other.span(0.0, 10.0)
             assert above != row or high <= start or low >= end
             assert above <= row or not low < other.at < high
+
+
+def test_a_record_that_was_changed_is_reported_with_that_at_its_head(tmp_path: Path) -> None:
+    path = finished(make_session(tmp_path, steady_rows(3000)))
+    whole = report(path, tmp_path / "whole")
+    assert whole.problems == () and "does not verify" not in Page(whole.html).text
+    with (path / TELEMETRY).open("r+b") as file:
+        file.seek(20_000)
+        file.write(b"changed")
+    changed = report(path, tmp_path / "changed")
+    assert changed.problems and changed.problems[0].startswith(TELEMETRY)
+    assert "does not verify" in Page(changed.html).text.partition("Receipt")[0]
+    head = slice(0, 120)
+    assert (image(changed.png)[head] != image(whole.png)[head]).any()
+
+
+def test_a_record_without_its_telemetry_is_not_headed_complete_without_a_word(tmp_path: Path) -> None:
+    path = finished(make_session(tmp_path, steady_rows(3000)), outcome="complete", reason="dose delivered")
+    (path / TELEMETRY).unlink()
+    made = report(path)
+    head = Page(made.html).text.partition("Receipt")[0]
+    assert made.problems and "does not verify" in head and "There is no telemetry" in head
+    assert "<span class='outcome good'>" not in made.html.read_text()
+
+
+def test_a_session_that_has_not_ended_is_not_called_changed(tmp_path: Path) -> None:
+    folder = make_session(tmp_path, steady_rows(3000))
+    assert report(folder.path).problems == ()
+    folder.close()
+
+
+def test_a_report_that_goes_elsewhere_leaves_the_session_s_folder_alone(tmp_path: Path) -> None:
+    path = finished(make_session(tmp_path, steady_rows(300)))
+    (path / "report.html").write_text("an earlier one")
+    before = {each.name: each.stat().st_mtime_ns for each in [path, *path.iterdir()]}
+    made = report(path, tmp_path / "new" / "papers")
+    assert made.html.parent == made.png.parent == tmp_path / "new" / "papers"
+    assert {each.name: each.stat().st_mtime_ns for each in [path, *path.iterdir()]} == before
 
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path: Path) -> None:

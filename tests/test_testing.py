@@ -1,7 +1,9 @@
 """`ionto_rt.testing`, by an embedder who tests a host of his own with it: a loop around the bare core, no Session."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -153,5 +155,18 @@ def test_without_hypothesis_one_line_says_what_to_install(module: str, tmp_path:
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ionto_rt.testing.{module}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stderr.strip().splitlines()[-1] == (
-        "ImportError: ionto_rt.testing needs hypothesis here: install ionto-rt[test]"
+        "ImportError: ionto_rt.testing needs hypothesis here: in its checkout, pip install '.[testing]'"
     )
+
+
+def test_its_extra_brings_what_it_imports_and_nothing_else() -> None:
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["testing"]
+    assert "pip install '.[testing]'" in (root / "docs" / "testing.md").read_text()
+    known = {re.split(r"\W", line)[0] for line in [*project["dependencies"], *extra]} | sys.stdlib_module_names
+    found = set()
+    for path in (root / "src" / "ionto_rt" / "testing").glob("*.py"):
+        found |= set(re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M))
+    assert found - known == {"ionto_rt"}
+    assert [re.split(r"\W", line)[0] for line in extra] == ["hypothesis"]

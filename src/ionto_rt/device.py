@@ -25,7 +25,7 @@ from typing import Any, Protocol, Self
 from ionto_rt.codes import FrontEnd, Pacing
 from ionto_rt.core.daq import daq_capsule as daq_capsule
 from ionto_rt.core.wire import FrameReader, encode_frame
-from ionto_rt.errors import IontoError, RefusedError
+from ionto_rt.errors import IontoError, RefusedError, system_words
 from ionto_rt.exclusive import lock_port
 from ionto_rt.safety import CurrentRange, DeviceCapabilities
 
@@ -413,11 +413,12 @@ class SerialBytes:
                 remedy = "join the group of the port, usually `dialout`"
                 raise RefusedError("no permission to open the port", key=f"serial:{path}", remedy=remedy) from None
             raise RefusedError(
-                f"cannot be opened ({text})", key=f"serial:{path}", remedy="give a serial device"
+                f"cannot be opened ({system_words(error)})", key=f"serial:{path}", remedy="give a serial device"
             ) from None
         except (OSError, ValueError) as error:
+            words = system_words(error) if isinstance(error, OSError) else str(error)
             raise RefusedError(
-                f"cannot be opened ({error})", key=f"serial:{path}", remedy="give a serial device"
+                f"cannot be opened ({words})", key=f"serial:{path}", remedy="give a serial device"
             ) from None
 
     def _ask_low_latency(self) -> str:
@@ -488,7 +489,7 @@ class Device:
             try:
                 payload = self._ask(bytes([HELLO_REQUEST, PROTOCOL_VERSION]), HELLO)
             except OSError as error:
-                raise self._refused(f"the port failed ({error})", "connect the device again") from None
+                raise self._refused(f"the port failed ({system_words(error)})", "connect the device again") from None
             if payload is not None:
                 try:
                     said = parse_hello(payload)
@@ -529,7 +530,7 @@ class Device:
         try:
             answer = self._ask(payload, wanted, most=most)
         except OSError as error:
-            raise self._refused(f"the port failed ({error})", "connect the device again") from None
+            raise self._refused(f"the port failed ({system_words(error)})", "connect the device again") from None
         if answer is None:
             raise self._refused(f"no answer to {what}", "connect the device again")
         return answer
@@ -680,6 +681,19 @@ VIRTUAL_OPTIONS: dict[str, tuple[str, type]] = {
 
 
 MOST_SEED = (1 << 64) - 1
+MOST_SUBSTEPS = 1000
+
+
+def whole_range(name: str) -> tuple[int, int]:
+    """Least and greatest value of an option of a virtual device that is a whole number."""
+    return {
+        "seed": (0, MOST_SEED),
+        "electroporation": (0, 1),
+        "substeps": (0, MOST_SUBSTEPS),
+        "sentinel": (0, 1),
+        "channels": (1, MOST_CHANNELS),
+        "cpu": (0, max(os.sched_getaffinity(0))),
+    }[name]
 
 
 def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -694,13 +708,13 @@ def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if kind is list:
             arguments[argument] = [text for value in values for text in value.split(",") if text]
             continue
-        most = max(os.sched_getaffinity(0)) if name == "cpu" else MOST_SEED
+        low, high = whole_range(name) if kind is int else (0, 0)
         try:
             value = kind(values[-1])
-            if (kind is int and not 0 <= value <= most) or value == "":
+            if (kind is int and not low <= value <= high) or value == "":
                 raise ValueError
         except ValueError:
-            what = f"a whole number from 0 to {most}" if kind is int else "a number" if kind is float else "a text"
+            what = f"a whole number from {low} to {high}" if kind is int else "a number" if kind is float else "a text"
             key = f"--device ?{written}"
             raise RefusedError(f"must be {what}", key=key, value=values[-1], remedy="correct it") from None
         arguments[argument] = value
@@ -756,7 +770,10 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Sessi
         arguments = {**(defaults or {}), **virtual_arguments(options)}
         try:
             device = _start_virtual(uri, arguments) if scheme == "virtual" else Device(uri, SimBytes(arguments))
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            remedy = "correct the option"
+            raise RefusedError(system_words(error), key="--device", value=uri, remedy=remedy) from None
+        except ValueError as error:
             raise RefusedError(str(error), key="--device", value=uri, remedy="correct the option") from None
     else:
         found = [entry for entry in entry_points(group="ionto_rt.devices") if entry.name == scheme]

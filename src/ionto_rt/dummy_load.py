@@ -12,7 +12,7 @@ LEAST_F, MOST_F = 100e-12, 100e-6
 WIRE_OHM, WIRE_F = 1e-9, 1.0
 """Parallel part of a load that has none: a resistance far below any reading, with a time constant of a nanosecond."""
 
-_NUMBER = re.compile(r"[0-9.]+(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)

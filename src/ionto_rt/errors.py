@@ -36,6 +36,14 @@ def shown(value: object) -> str:
     return one_line(re.sub(r"\s+", " ", str(value))[:SHOWN_VALUE_CHARACTERS])
 
 
+def system_words(error: OSError) -> str:
+    """What the system says, with the file that it says it of, and without numbers or brackets."""
+    words = error.strerror or str(error)
+    if error.errno is not None and "[Errno" in words:
+        words = os.strerror(error.errno)
+    return f"{error.filename}: {words}" if error.filename is not None else words
+
+
 class IontoError(Exception):
     """Base of the errors that end a command with one line instead of a traceback.
 

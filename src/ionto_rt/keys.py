@@ -5,11 +5,17 @@ import contextlib
 import os
 import select
 import termios
+import time
 from types import TracebackType
 from typing import Any, Self
 
 SUSPEND = "\x1a"
 """Ctrl-Z arrives as a key: a stopped host would let the device's lease lapse."""
+
+ESCAPE = "\x1b"
+SEQUENCE_S = 0.25
+"""A sequence that has not gone on for so long is over: behind a lone Escape the next key is a key again."""
+PASTE_BEGINS, PASTE_ENDS = "[200~", "[201~"
 
 
 def is_attended(fd: int) -> bool:
@@ -18,6 +24,47 @@ def is_attended(fd: int) -> bool:
         return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
         return False
+
+
+class KeyReader:
+    """Keys out of what a terminal sends. Sequences (arrows, F1, Alt with a key, a bracketed paste) give none: their
+    letters are no keys, for nobody has pressed them.
+    """
+
+    def __init__(self) -> None:
+        self._sequence: str | None = None
+        self._pasting = False
+        self._last_s = 0.0
+
+    def feed(self, text: str, now_s: float) -> str:
+        """The keys in `text`; a sequence may go on in the next one."""
+        if now_s - self._last_s > SEQUENCE_S:
+            self._sequence, self._pasting = None, False
+        if text:
+            self._last_s = now_s
+        return "".join(character for character in text if self._is_key(character))
+
+    def _is_key(self, character: str) -> bool:
+        if character == ESCAPE:
+            self._sequence = ""
+            return False
+        if self._sequence is None:
+            return not self._pasting
+        self._sequence += character
+        if _is_whole(self._sequence):
+            if self._sequence in (PASTE_BEGINS, PASTE_ENDS):
+                self._pasting = self._sequence == PASTE_BEGINS
+            self._sequence = None
+        return False
+
+
+def _is_whole(sequence: str) -> bool:
+    """Whether nothing follows what has come behind Escape (ECMA-48: CSI is `[`, SS3 is `O`)."""
+    head, last = sequence[0], sequence[-1]
+    if head not in "[O":
+        return True
+    # `[[A` is F1 of the Linux console.
+    return len(sequence) > 1 and not " " <= last <= "?" and sequence != "[["
 
 
 class Keyboard:
@@ -30,6 +77,7 @@ class Keyboard:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._before: list[Any] | None = None
+        self._reader = KeyReader()
 
     def __enter__(self) -> Self:
         self._before = termios.tcgetattr(self.fd)
@@ -62,6 +110,6 @@ class Keyboard:
         try:
             if not select.select([self.fd], [], [], 0.0)[0]:
                 return ""
-            return os.read(self.fd, 64).decode("utf-8", "ignore")
+            return self._reader.feed(os.read(self.fd, 64).decode("utf-8", "ignore"), time.monotonic())
         except OSError:
             return ""

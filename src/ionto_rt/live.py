@@ -536,7 +536,7 @@ def picture(frame: Frame, time_s: float = 0.0) -> "RenderableType":
     rows.add_row(facts)
     rows.add_row(bar)
     counters = Text(
-        f"late {shown.late}, lost {shown.lost}", style="dim" if not (shown.late or shown.lost) else "yellow"
+        f"slow ticks {shown.late}, lost {shown.lost}", style="dim" if not (shown.late or shown.lost) else "yellow"
     )
     rows.add_row(counters)
     return _framed(frame, rows, time_s)
@@ -596,7 +596,7 @@ def overview(frames: list[Frame], time_s: float = 0.0) -> "RenderableType":
     rows = Table.grid(expand=True)
     rows.add_row(_Fitting(frames))
     first = frames[0].shown
-    counters = f"{clock(first.elapsed_s)} elapsed, late {first.late}, lost {first.lost}"
+    counters = f"{clock(first.elapsed_s)} elapsed, slow ticks {first.late}, lost {first.lost}"
     counters = ", ".join([counters, *told])
     rows.add_row(Text(counters, style="yellow" if first.late or first.lost else "dim"))
     return _framed(frames[0], rows, time_s, len(frames))

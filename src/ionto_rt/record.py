@@ -877,7 +877,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); give a session's folder") from None
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not JSON ({error}); restore the file from a copy") from None
+        where = f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
+        raise RecordError(f"{path}: not JSON{where}; restore the file from a copy") from None
     if not isinstance(value, dict):
         raise RecordError(f"{path}: not a JSON object; restore the file from a copy")
     return value

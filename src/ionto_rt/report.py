@@ -3,7 +3,8 @@
 Shown are the receipt, current and setpoint, voltage, impedance and dose over time with phases and events marked, the
 alarms with their advice, limits, host fitness and versions. Up to four channels have all their panels; of more, current
 and dose of each are drawn small, on axes that are alike. Everything that came from a treatment, a device or an
-operator is escaped. Matplotlib is an extra (`pip install ionto-rt[report]`) and is loaded only here.
+operator is escaped. Where the record does not verify, page and picture say so at their heads. Matplotlib is an extra
+(`pip install ionto-rt[report]`) and is loaded only here.
 """
 
 import html
@@ -18,8 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ionto_rt.changes import changes
 from ionto_rt.events import Event
 from ionto_rt.record import COULOMB_PER_MAMIN, PHASES, Channel, Record, RecordError, Telemetry, write_atomic
+from ionto_rt.verify import verify
 
 # Matplotlib's own types change from version to version.
 Axes = Any
@@ -44,6 +47,7 @@ _UNMARKED = frozenset(
 _URGENT = frozenset(("trip", "device-lost", "guard-pause", "recovered", "unattended"))
 _LABEL_LETTERS = 34
 _SHOWN_EVENTS = 500
+_SHOWN_PROBLEMS = 12
 _PHASE_COLOURS = {
     "self test": "#d9d9d9",
     "contact check": "#c6dbef",
@@ -119,14 +123,15 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """Where the report was written."""
+    """Where the report was written, and what `verify` found wrong with the record."""
 
     html: Path
     png: Path
+    problems: tuple[str, ...] = ()
 
 
-def report(folder: Path) -> ReportPaths:
-    """Write `report.html` and `report.png` into a session's folder and return their paths.
+def report(folder: Path, out_dir: Path | None = None) -> ReportPaths:
+    """Write `report.html` and `report.png` into a session's folder, or into `out_dir` alone, and return their paths.
 
     Works on a running or unrecovered session too, with what there is. Raises `RecordError` if the folder is not a
     session's, or matplotlib is not installed.
@@ -136,6 +141,7 @@ def report(folder: Path) -> ReportPaths:
     except ImportError:
         raise RecordError("report: matplotlib is not installed; pip install 'ionto-rt[report]'") from None
     record = Record.open(folder)
+    problems = tuple(changes(verify(folder)))
     chain = record.events()
     telemetry = record.telemetry() if record.has_telemetry else None
     png = io.BytesIO()
@@ -143,14 +149,17 @@ def report(folder: Path) -> ReportPaths:
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # A name may hold characters that the plot's font lacks; the page itself shows them.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        figure = _figure(record, telemetry, chain.events)
+        figure = _figure(record, telemetry, chain.events, problems)
         figure.savefig(png, format="png", dpi=_PNG_DPI)
         drawings = {"Course": _svg(figure)}
         trip = next((event for event in chain.events if event.kind == "trip" and event.tick is not None), None)
         if trip is not None and telemetry is not None and len(telemetry):
             drawings["Around the first trip"] = _svg(_close_up(record, telemetry, chain.events, trip))
-    page = _page(record, telemetry, chain.events, drawings)
-    paths = ReportPaths(folder / HTML_NAME, folder / PNG_NAME)
+    page = _page(record, telemetry, chain.events, drawings, problems)
+    place = folder if out_dir is None else out_dir
+    if out_dir is not None:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    paths = ReportPaths(place / HTML_NAME, place / PNG_NAME, problems)
     write_atomic(paths.html, page.encode())
     write_atomic(paths.png, png.getvalue())
     return paths
@@ -184,7 +193,7 @@ def _corners(values: Array, bins: int = _BINS) -> tuple[npt.NDArray[np.intp], Ar
     return places, values[places]
 
 
-def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]) -> Figure:
+def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event], problems: Sequence[str]) -> Figure:
     from matplotlib import figure as figures
 
     count = len(record.channels)
@@ -192,7 +201,7 @@ def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]
     height = 10.6 if count == 1 else 0.8 + 6.6 * count if count <= _LARGE else 1.2 + 2.3 * rows
     figure: Figure = figures.Figure(figsize=(11, height), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
-    _title(figure, record)
+    _title(figure, record, problems)
     if telemetry is None or not len(telemetry):
         figure.text(0.5, 0.5, "no telemetry", ha="center")
         return figure
@@ -426,11 +435,21 @@ class _Columns:
         return middle
 
 
-def _title(figure: Figure, record: Record) -> None:
+def _unverified(problems: Sequence[str]) -> str:
+    """That the record is not as it was written, and where first."""
+    more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"the record does not verify: {problems[0]}{more}"
+
+
+def _title(figure: Figure, record: Record, problems: Sequence[str]) -> None:
     session, receipt = record.session, record.receipt or {}
     name = _one_line(session.get("name", ""), 60) or record.path.name
     parts = [name, str(receipt.get("outcome") or ("running" if record.running else "no receipt"))]
-    figure.suptitle("  ·  ".join([*parts, *_doses(receipt)]), fontsize=12, fontweight="bold", parse_math=False)
+    lines = ["  ·  ".join([*parts, *_doses(receipt)])]
+    if problems:
+        lines.append(_one_line(_unverified(problems), 110))
+    colour = _ALARM if problems else "#000000"
+    figure.suptitle("\n".join(lines), fontsize=12, fontweight="bold", color=colour, parse_math=False)
 
 
 def _draw_phases(strip: Axes | None, panels: Sequence[Axes], columns: _Columns) -> dict[str, str]:
@@ -798,10 +817,18 @@ footer { color: #777; font-size: .85rem; margin-top: 2.5rem; }
 """
 
 
-def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], drawings: Mapping[str, str]) -> str:
+def _page(
+    record: Record,
+    telemetry: Telemetry | None,
+    events: Sequence[Event],
+    drawings: Mapping[str, str],
+    problems: Sequence[str],
+) -> str:
     session, receipt = record.session, record.receipt
     outcome = str(receipt.get("outcome", "")) if receipt else ("running" if record.running else "no receipt")
     tone = {"complete": "good", "completed": "good", "aborted": "bad", "faulted": "bad"}.get(outcome, "fair")
+    tone = "fair" if problems and tone == "good" else tone
+    unverified = "<span class='outcome bad'>does not verify</span>" if problems else ""
     name = html.escape(str(session.get("name", "")) or record.path.name)
     meta = [str(session.get("created_utc", "")).replace("T", " ").split(".")[0] + " UTC"]
     sites = ", ".join(dict.fromkeys(channel.site for channel in record.channels if channel.site))
@@ -811,9 +838,16 @@ def _page(record: Record, telemetry: Telemetry | None, events: Sequence[Event], 
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{name}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{name}<span class='outcome {tone}'>{html.escape(outcome)}</span></h1>",
+        f"<h1>{name}<span class='outcome {tone}'>{html.escape(outcome)}</span>{unverified}</h1>",
         f"<p class=meta>{html.escape('  ·  '.join(meta))}</p>",
     ]
+    if problems:
+        listed = "<br>".join(_text(problem) for problem in problems[:_SHOWN_PROBLEMS])
+        more = f"<br>{len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        what = f"The record does not verify: it is not as it was written.</b><br>{listed}{more}"
+        parts.append(f"<div class=alarm><b>{what}</div>")
+    if telemetry is None and (receipt or {}).get("telemetry_rows"):
+        parts.append("<div class=note>There is no telemetry: what the receipt says is not shown by any row.</div>")
     for alarm in _alarms(record, events):
         at = "" if alarm.tick is None else f" at {_clock(record, alarm.tick)}"
         again = f", {alarm.times} times" if alarm.times > 1 else ""

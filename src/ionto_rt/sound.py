@@ -7,6 +7,7 @@ levels in `RULES` are its tables 3 and 4 from memory; who claims conformity must
 Pitches are relative: C is one octave above c. c is E4, so that every fundamental lies above 300 Hz and below 1000 Hz.
 """
 
+import io
 import wave
 from dataclasses import dataclass
 from itertools import pairwise
@@ -176,11 +177,14 @@ def _tone(pulse: Pulse, signal: Signal) -> npt.NDArray[np.float64]:
 
 def write_wav(path: Path, signal: Signal) -> None:
     """The signal as a WAV file of one channel."""
-    with wave.open(str(path), "wb") as file:
+    # Made in memory: a wave file that could not be opened tells of it again when it is collected.
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE_HZ)
         file.writeframes(render(signal).astype("<i2").tobytes())
+    path.write_bytes(made.getvalue())
 
 
 class Bell:

@@ -13,7 +13,12 @@ MAX_TEXT = 40
 """Longest text that is read as a quantity, in characters."""
 
 _CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
-_QUANTITY = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?)[ \t]*([^\s0-9.+-].*)?")
+_QUANTITY = re.compile(
+    r"([+-]?)([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?)(?![eE][+-]?[0-9]|,[0-9])[ \t]*([^\s0-9.+-].*)?"
+)
+# Numbers that are none here, told apart so that the reason given is the true one.
+_COMMA = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?,[0-9]")
+_EXPONENT = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?[eE][+-]?[0-9]{3}")
 
 
 class UnitError(ValueError):
@@ -156,6 +161,10 @@ def parse_quantity(text: object, kind: Kind) -> float:
     if len(text) > MAX_TEXT:
         raise UnitError(f"longer than {MAX_TEXT} characters; {example}")
     match = _QUANTITY.fullmatch(text.translate(_LOOK_ALIKES).strip(" "))
+    if match is None and _COMMA.match(text.strip(" ")):
+        raise UnitError(f"has a comma in its number, where a point belongs; {example}")
+    if match is None and _EXPONENT.match(text.strip(" ")):
+        raise UnitError(f"has an exponent of more than two digits; {example}")
     if match is None:
         raise UnitError(f"not a number and a unit; {example}")
     sign, number, unit = match.groups()

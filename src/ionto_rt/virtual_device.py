@@ -22,6 +22,8 @@ PACINGS = {"real": 1, "host": 2, "lock-step": 4, "both": 5, "all": 7}
 STATE_KEYS = ("serial", "token", "range", "samples", "net_codes", "absolute_codes")
 IDLE_MS = 500
 MOST_STATE_BYTES = 1 << 20
+CHANNEL_DIGITS = 9
+"""Of a channel's number in a fault: what the device can still compare with its channels."""
 
 
 Fault = tuple[str, float, float] | tuple[str, float, float, int]
@@ -54,7 +56,7 @@ def parse_fault(text: str) -> Fault:
     value = given if valued else length if kind == "stall" else "0"
     ends = given == "off" and kind in FAULT_OFF
     try:
-        if colon and (not before.isdecimal() or kind in DEVICE_FAULTS):
+        if colon and (not before.isdecimal() or len(before) > CHANNEL_DIGITS or kind in DEVICE_FAULTS):
             raise ValueError
         if not at or kind not in FAULT_KINDS or (given and not valued and not ends) or (length and kind != "stall"):
             raise ValueError
@@ -130,8 +132,12 @@ def make_device(
         raise ValueError(f"pacing {pacing!r} is not known: use {', '.join(PACINGS)}")
     if isinstance(load, str):
         from ionto_rt.dummy_load import DummyLoad
+        from ionto_rt.units import UnitError
 
-        load = DummyLoad.parse(load).elements
+        try:
+            load = DummyLoad.parse(load).elements
+        except UnitError as error:
+            raise ValueError(f"load {load!r}: {error}") from None
     path = None if state is None else Path(state).absolute()
     memory = None if path is None else read_state(path)
     if memory is not None and serial not in (None, memory["serial"]):

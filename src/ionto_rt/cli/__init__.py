@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from ionto_rt.errors import IontoError, one_line
+from ionto_rt.errors import IontoError, one_line, system_words
 
 PROGRAM = "ionto-rt"
 DONE, SHORT, REFUSED = 0, 1, 2
@@ -81,13 +81,25 @@ def complain(text: str) -> None:
         print(f"{PROGRAM}: {one_line(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
-def say(text: str) -> None:
-    """A text on stdout, at once; silent if nobody can read it, for what has been done is done."""
+_unsaid: list[str] = []
+"""Texts that stdout has refused in this call: one line has said so, and the exit code must."""
+
+
+def say(text: str, kept: str = "") -> None:
+    """A text on stdout, at once; silent if its reader has gone, for what has been done is done.
+
+    If it cannot be written for another cause, one line says so, and `kept` where it can be read.
+    """
     try:
         click.echo(text)
         sys.stdout.flush()
-    except (OSError, ValueError):
+    except BrokenPipeError:
         _close_pipe()
+    except (OSError, ValueError) as error:
+        _close_pipe()
+        words = system_words(error) if isinstance(error, OSError) else str(error)
+        _unsaid.append(text)
+        complain(f"standard output could not be written ({words}); {kept or 'what was done stands'}")
 
 
 def _close_pipe() -> None:
@@ -100,10 +112,12 @@ def _close_pipe() -> None:
 
 def call(arguments: Sequence[str]) -> int:
     """Run a command line; the exit code."""
+    _unsaid.clear()
     try:
         code = group.main(list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else DONE
+        ended = code if isinstance(code, int) else DONE
+        return SHORT if ended == DONE and _unsaid else ended
     except click.UsageError as error:
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
         complain(f"{error.format_message().rstrip('.')}{where}")

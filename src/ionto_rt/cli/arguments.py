@@ -1,5 +1,6 @@
 """What the commands' arguments mean: folders of sessions, limits, defaults of a virtual device."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,35 @@ def session_folder(text: str) -> Path:
         return path
     folders = session_folders(Path(SESSIONS))
     if not folders:
-        remedy = "run a treatment first, or name a session's folder"
+        remedy = f"`{LATEST}` is the newest one in ./{SESSIONS}: run a treatment here first, or name a session's folder"
         raise RefusedError(f"there is no session in {SESSIONS}", key="SESSION", value=text, remedy=remedy)
     return folders[-1]
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """See before the work that its result can be put into `folder`, which need not be there. RefusedError if not."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        remedy = "give a folder that can be made and written to"
+        raise RefusedError(
+            f"cannot be written ({error.strerror})", key=option, value=str(folder), remedy=remedy
+        ) from None
+
+
+def check_file(option: str, path: Path) -> None:
+    """The same for a file, which is made or written over."""
+    check_folder(option, path.parent)
+    if not path.exists():
+        return
+    try:
+        with path.open("r+b"):
+            pass
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise RefusedError(problem, key=option, value=str(path), remedy="give another name") from None
 
 
 def operator_limits(given: dict[str, str | None]) -> OperatorLimits:

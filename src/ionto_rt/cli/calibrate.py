@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ionto_rt.cli import DONE, say
-from ionto_rt.errors import RefusedError
+from ionto_rt.errors import EndedShortError, RefusedError
 
 if TYPE_CHECKING:
     from ionto_rt.calibrate import EstimatorView, RangeMeasurement
@@ -52,7 +52,8 @@ def calibrate_command(
     Exit code 1, and no file: the load is not the stated one, or a gain is off by more than 1 %.
     """
     from ionto_rt.calibrate import check_load, level_for, measure_range
-    from ionto_rt.calibration_file import write_calibration
+    from ionto_rt.calibration_file import calibration_in_force, write_calibration
+    from ionto_rt.cli.arguments import check_folder
     from ionto_rt.device import open_device, split_uri
 
     load = _stated(resistor, network)
@@ -61,6 +62,7 @@ def calibrate_command(
     check_load(load, "--resistor" if load.resistor else "--load")
     if not out_dir:
         raise RefusedError("is empty", key="--out", value=out_dir, remedy="give a folder")
+    check_folder("--out", Path(out_dir))
     virtual = split_uri(uri)[0] in ("virtual", "sim")
     # The staircase shows how coarsely a virtual device solves its circuit; the default is made for slower things.
     defaults: dict[str, Any] = {"load": str(load), "substeps": SUBSTEPS} if virtual else {}
@@ -69,9 +71,14 @@ def calibrate_command(
         if not usable:
             remedy = "use a load of less resistance"
             raise RefusedError("too high for every range", key="--resistor or --load", value=str(load), remedy=remedy)
-        found = [measure_range(device, number, load, tolerance / 100.0) for number in usable]
         hello = device.hello
-        path = write_calibration(Path(out_dir), hello, {one.range_index: one.values for one in found})
+        # A file that cannot be read could not be added to: that is said before current flows.
+        calibration_in_force(Path(out_dir), hello, usable[0])
+        found = [measure_range(device, number, load, tolerance / 100.0) for number in usable]
+        try:
+            path = write_calibration(Path(out_dir), hello, {one.range_index: one.values for one in found})
+        except RefusedError as error:
+            raise EndedShortError(f"measured, and not kept: {error}") from None
     if as_json:
         say(json.dumps(_facts(hello, load, path, found), ensure_ascii=False))
     else:

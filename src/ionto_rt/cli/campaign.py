@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 import ionto_rt
 from ionto_rt.cli import DONE, SHORT, say
+from ionto_rt.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +95,9 @@ def campaign_command(
     )
 
     if number is not None:
+        _refuse_beside_one("ticks", "sessions", "jobs", "whole", "entries", "keep", "out")
         return _one(seed, number)
+    _check_places(out, keep if whole else None)
     jobs = jobs or len(os.sched_getaffinity(0))
     if ticks is None and sessions is None:
         sessions = 1000
@@ -126,6 +130,7 @@ def campaign_command(
         f" {len(tally.violations) + wrong} violations"
     )
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(_as_json(seed, tally, took_s, jobs), indent=1) + "\n")
         out.with_suffix(".md").write_text(f"{summary}\n\n{tally.table()}\n")
     if tally.violations:
@@ -139,6 +144,35 @@ def campaign_command(
     return SHORT if tally.violations or wrong or rare else DONE
 
 
+def _refuse_beside_one(*names: str) -> None:
+    """One session has no use for these."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise RefusedError("cannot be given with --session", key=f"--{name}", remedy="leave one of the two out")
+
+
+def _check_places(out: Path | None, keep: Path | None) -> None:
+    """See that the results can be written, for half an hour of work goes before."""
+    from ionto_rt.cli.arguments import check_file, check_folder
+
+    if out is not None:
+        if out.suffix == ".md":
+            remedy = "end it in .json"
+            raise RefusedError("is the name of the table beside it", key="--out", value=str(out), remedy=remedy)
+        check_file("--out", out)
+        check_file("--out", out.with_suffix(".md"))
+    if keep is not None:
+        check_folder("--keep", keep)
+        if (keep / _folder_name(0)).exists():
+            remedy = "give another folder, or move them away"
+            raise RefusedError("holds whole sessions already", key="--keep", value=str(keep), remedy=remedy)
+
+
+def _folder_name(number: int) -> str:
+    return f"{number:05}"
+
+
 def _whole(seed: int, count: int, keep: Path | None) -> int:
     """Whole sessions, one after the other: how many were wrong, each of which is told."""
     import tempfile
@@ -148,7 +182,7 @@ def _whole(seed: int, count: int, keep: Path | None) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(count):
-            folder = (keep or Path(scratch)) / f"{number:05}"
+            folder = (keep or Path(scratch)) / _folder_name(number)
             folder.mkdir(parents=True)
             made = run_whole(seed, number, folder)
             if made.problems:

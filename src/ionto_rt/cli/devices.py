@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ionto_rt.cli import DONE
-from ionto_rt.device import VIRTUAL_OPTIONS
+from ionto_rt.device import VIRTUAL_OPTIONS, whole_range
 from ionto_rt.errors import RefusedError
 
 SKINS = ("typical", "dry", "hairy", "sweating", "wounded")
@@ -77,6 +77,8 @@ def _virtual_options(command: Callable[..., Any]) -> Callable[..., Any]:
         value: Any = str if several else kind
         if name in _CHOICES:
             value = click.Choice(_CHOICES[name])
+        elif kind is int:
+            value = click.IntRange(*whole_range(name))
         metavar = "FILE" if name in _FILES else None
         wanted = click.option(
             f"--{name}", argument, type=value, multiple=several, metavar=metavar, help=VIRTUAL_HELP[name]

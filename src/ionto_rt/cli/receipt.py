@@ -211,7 +211,7 @@ def _count(dose_mamin: float | None) -> str:
 
 
 def _faults(receipt: Mapping[str, Any]) -> str:
-    return f"{receipt['gaps']} lost, {receipt['late']} late"
+    return f"{receipt['gaps']} samples lost, {receipt['late']} commands late"
 
 
 def _time_text(time_us: float) -> str:

@@ -2,18 +2,18 @@
 
 import json
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ionto_rt.cli import DONE, SHORT
+from ionto_rt.cli import DONE, SHORT, complain
 from ionto_rt.errors import RefusedError
 
 if TYPE_CHECKING:
     from ionto_rt.black_box import BlackBox, Message
+    from ionto_rt.record import Record
 
 AROUND_TICKS = 20
 """Of a black box these before and after the trip are printed, if not all are asked for."""
@@ -69,23 +69,32 @@ def sessions_command(folder: str, rebuild: bool, as_json: bool) -> int:
 @click.argument("session", metavar="SESSION")
 @click.option("--out", "out_dir", metavar="DIR", help="Folder for the files, instead of the session's.")
 def report_command(session: str, out_dir: str | None) -> int:
-    """Write the report of SESSION (a folder, or `latest`): one HTML page that needs nothing else, and a picture."""
+    """Write the report of SESSION (a folder, or `latest`, the newest in ./sessions): one HTML page that needs nothing
+    else, and a picture.
+
+    The record is verified first: one that is not as it was written is reported with that at the head.
+    """
     from ionto_rt.cli.arguments import session_folder
     from ionto_rt.report import report
 
-    written = report(session_folder(session))
+    folder = session_folder(session)
+    written = report(folder, None if out_dir is None else Path(out_dir))
     for path in (written.html, written.png):
-        if out_dir is not None:
-            Path(out_dir).mkdir(parents=True, exist_ok=True)
-            path = Path(shutil.move(path, Path(out_dir) / path.name))
         click.echo(path)
+    if written.problems:
+        more = f", {len(written.problems) - 1} more" if len(written.problems) > 1 else ""
+        complain(
+            f"{folder}: the record does not verify ({written.problems[0]}{more}), and the report says so;"
+            " see `ionto-rt verify`"
+        )
     return DONE
 
 
 @click.command("replay", short_help="Run a session's inputs again and compare every bit.")
 @click.argument("session", metavar="SESSION")
 def replay_command(session: str) -> int:
-    """Run the recorded inputs of SESSION (a folder, or `latest`) through the tick again and compare every bit.
+    """Run the recorded inputs of SESSION (a folder, or `latest`, the newest in ./sessions) through the tick again and
+    compare every bit.
 
     Exit code 0 if all results are the same; 1 if not, with the first tick and term that differ.
     """
@@ -107,7 +116,8 @@ def replay_command(session: str) -> int:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as one JSON object.")
 def recover_command(session: str, uri: str | None, as_json: bool) -> int:
-    """Write the receipt of SESSION (a folder, or `latest`) whose host died, and close its entry in the journal.
+    """Write the receipt of SESSION (a folder, or `latest`, the newest in ./sessions) whose host died, and close its
+    entry in the journal.
 
     The dose is the device's own count where it can be asked, and otherwise a bound that says so. Nothing that was
     written is changed; doing it again changes nothing.
@@ -145,18 +155,24 @@ def recover_command(session: str, uri: str | None, as_json: bool) -> int:
 @click.command("verify", short_help="Check a session's record against itself.")
 @click.argument("session", metavar="SESSION")
 def verify_command(session: str) -> int:
-    """Check the record of SESSION (a folder, or `latest`): chain of events, hashes, and the receipt's numbers.
+    """Check the record of SESSION (a folder, or `latest`, the newest in ./sessions): chain of events, hashes, and the
+    receipt's numbers.
 
-    Exit code 0 if nothing is wrong, 1 if something is.
+    Exit code 0 if nothing is wrong, 1 if something is, or if the session has no receipt yet.
     """
+    from ionto_rt.changes import changes, not_ended
     from ionto_rt.cli.arguments import session_folder
     from ionto_rt.verify import verify
 
     result = verify(session_folder(session))
-    click.echo(f"checked: {', '.join(result.checked)}")
+    changed, unended = changes(result), not_ended(result)
+    click.echo(f"checked: {', '.join(what for what in result.checked if what != 'receipt' or unended is None)}")
     for problem in result.problems:
-        click.echo(f"wrong: {problem}")
-    click.echo("the record is whole" if result.ok else "the record is not as it was written")
+        click.echo(f"wrong: {problem}" if problem != unended else problem)
+    if unended is None:
+        click.echo("the record is not as it was written" if changed else "the record is whole")
+    else:
+        click.echo("what there is, is not as it was written" if changed else "what there is, is as it was written")
     return DONE if result.ok else SHORT
 
 
@@ -165,15 +181,18 @@ def verify_command(session: str) -> int:
 @click.option("--all", "whole", is_flag=True, help="Every frame, and not only those around the trip.")
 @click.option("--json", "as_json", is_flag=True, help="Print each frame as one JSON object.")
 def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
-    """Print the black boxes of SESSION (a folder, or `latest`): frames both ways, from 2 s before a trip until the
-    output was off.
+    """Print the black boxes of SESSION (a folder, or `latest`, the newest in ./sessions): frames both ways, from 2 s
+    before a trip until the output was off.
 
-    Exit code 0 if there is one, 1 if not.
+    Exit code 0 if there is one, 1 if not, or if one is missing.
     """
     from ionto_rt.black_box import black_boxes
     from ionto_rt.cli.arguments import session_folder
+    from ionto_rt.record import Record
 
-    boxes = black_boxes(session_folder(session))
+    record = Record.open(session_folder(session))
+    boxes = black_boxes(record.path)
+    missing = _missing_boxes(record, [box.path.name for box in boxes])
     for box in boxes:
         if as_json:
             for message in box.messages():
@@ -188,9 +207,30 @@ def blackbox_command(session: str, whole: bool, as_json: bool) -> int:
             line = _frame_line(box, message, whole)
             if line:
                 click.echo(line)
-    if not boxes:
-        click.echo("no black box: nothing tripped")
-    return DONE if boxes else SHORT
+    for line in missing:
+        complain(line)
+    if not boxes and not missing:
+        ended = record.receipt is not None
+        click.echo(f"no black box: {'nothing tripped' if ended else 'the session runs, or its host died'}")
+    return DONE if boxes and not missing else SHORT
+
+
+def _missing_boxes(record: "Record", present: list[str]) -> list[str]:
+    """Black boxes that the events vouch for, or the receipt lets expect, and that are not there."""
+    from ionto_rt.black_box import BLACK_BOX
+
+    kept = [event.fields for event in record.events().events if event.kind == BLACK_BOX]
+    gone = [
+        f"{record.path / str(fields.get('file'))}: the black box of {', '.join(map(str, fields.get('trips') or []))}"
+        " is missing; restore it from a copy"
+        for fields in kept
+        if fields.get("file") not in present
+    ]
+    trips = (record.receipt or {}).get("trips")
+    if trips and not kept and not present:
+        names = ", ".join(map(str, trips))
+        gone.append(f"{record.path}: the receipt names {names}, and there is no black box; restore it from a copy")
+    return gone
 
 
 def _frame_facts(box: "BlackBox", message: "Message") -> dict[str, Any]:

@@ -151,14 +151,15 @@ def run_command(
             raise
         complain(f"{error}; the output is off, restore what was written with `{PROGRAM} recover {session.record_path}`")
         return SHORT
+    kept = f"the record is whole: {receipt['record']}"
     with suppress(KeyboardInterrupt):
         if as_json:
-            say(json.dumps(receipt))
+            say(json.dumps(receipt), kept)
             if receipt["outcome"] != "complete":
                 complain(f"{receipt['outcome']}: {receipt['reason']}")
         else:
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-            say(receipt_text(receipt, width, host_of(receipt)))
+            say(receipt_text(receipt, width, host_of(receipt)), kept)
     return DONE if receipt["outcome"] == "complete" else SHORT
 
 

@@ -7,5 +7,5 @@ strategies   hypothesis strategies: treatments, virtual devices, loads, scripts 
 machine      `HostMachine`: a state machine of operator and faults around a host
 whole        `run_whole`: one whole session under faults, and everything that must be true of it
 
-strategies and machine need hypothesis (the extra `test`); the rest does not.
+strategies and machine need hypothesis (the extra `testing`); the rest does not.
 """

@@ -3,6 +3,6 @@
 try:
     from hypothesis import stateful, strategies
 except ImportError:
-    raise ImportError("ionto_rt.testing needs hypothesis here: install ionto-rt[test]") from None
+    raise ImportError("ionto_rt.testing needs hypothesis here: in its checkout, pip install '.[testing]'") from None
 
 __all__ = ["stateful", "strategies"]
