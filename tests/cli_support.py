@@ -140,8 +140,8 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> 
 
 
 def sessions(folder: Path) -> list[Path]:
-    """Folders of sessions in DIR."""
-    return sorted(path.parent for path in folder.glob("*/session.json"))
+    """Folders of sessions in DIR; what was not finished when its host died is none."""
+    return sorted(path.parent for path in folder.glob("*/session.json") if not path.parent.name.startswith("."))
 
 
 STALLS = {"LOST_SAMPLES", "STALE_DATA", "DEADLINES", "late-commands"}
