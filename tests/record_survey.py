@@ -217,22 +217,25 @@ def wrong_after_cuts(cuts: Iterable[tuple[str, int]]) -> list[str]:
 
 
 def wrong_after_flips(count: int, seed: int) -> list[str]:
-    """Flips before a recovery after which it was wrong, or after which verify is content."""
+    """Flips before a recovery after which it was wrong, or which neither verify nor recover tells of after it."""
     with _folder() as place:
         dead = Died(place)
         end = dead.telemetry.whole_bytes
         found = []
         for flip in flips(dead.folder, count, seed, GROWING):
             with flip.done(dead.folder):
-                before = verify(dead.folder).damage
+                before, notes = verify(dead.folder).damage, list[str]()
                 try:
-                    said = dead.wrong(recover(dead.folder))
+                    result = recover(dead.folder)
+                    said, notes = dead.wrong(result), result.notes
                     after = verify(dead.folder).damage
                 except Exception as error:
                     said, after = f"{type(error).__name__}: {error}", before
                 # What lies behind the last whole batch when the host dies holds no sample.
                 behind = flip.file == TELEMETRY and flip.byte >= end
-                for damages in (before, after):
+                # And a last line without its end is left out with what it vouched for, which recover says.
+                left_out = any(flip.file in note for note in notes)
+                for damages in (before,) if left_out else (before, after):
                     if not behind and not any(
                         damage.file == flip.file and damage.start <= flip.byte < damage.end for damage in damages
                     ):
