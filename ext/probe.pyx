@@ -423,7 +423,9 @@ cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
 cdef void probe_again(ProbeState* state) noexcept nogil:
     if state.phase != PROBE_EXCITE:
         return
-    state.restarts += 1
+    # Of a stall many samples in a row say so: that is one.
+    if state.ticks > 1:
+        state.restarts += 1
     if state.restarts > RESTARTS_MOST:
         state.verdict = PROBE_UNCLEAR
         enter(state, PROBE_FINISHED)

@@ -442,3 +442,25 @@ def test_a_sample_that_comes_again_is_answered_by_the_answer_to_the_newest() -> 
     row, second = made.controller.step(again, heartbeat=22)
     assert row["sample_fault"] == SampleFault.REPEATED
     assert (second["index"], second["nonce"]) == (first["index"], first["nonce"]) == (newest["index"], newest["nonce"])
+
+
+@pytest.mark.parametrize(("late_ticks", "again"), [(4, False), (5, True)])
+def test_a_contact_check_whose_commands_came_late_begins_again(late_ticks: int, again: bool) -> None:
+    """What it fits is the answer to what it sent: of five hundred ticks a few are no matter. One stall counts once."""
+
+    def ticks_left(stall: int) -> int:
+        config, plan = planned()
+        # The rig's device goes on with the newest command, whatever index it shows.
+        rig = Rig(changed(config, guard={"mismatch_ticks": 1 << 31}), plan.segments)
+        rig.until(lambda row: row["phase"] == Phase.CONTACT_CHECK, 5000)
+        rig.run(300)
+        stood = rig.commands[-2]["index"]
+        rig.run(stall, applied_index=stood)
+        left = rig.until(lambda row: row["phase"] != Phase.CONTACT_CHECK, 5000)
+        assert rig.rows[-1]["phase"] == Phase.RAMP_UP
+        return left
+
+    # The first of them is in its place.
+    healthy = ticks_left(0)
+    assert (ticks_left(late_ticks + 1) > healthy + 100) == again
+    assert ticks_left(60) < healthy + 700
