@@ -48,7 +48,7 @@ TICK_SHA256 = IONTO_RT_TICK.decode("ascii")
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
-    LATE_MOST = 4               # ticks that a command of the contact check may come late
+    LATE_MOST = 8               # ticks that a command of the contact check may come late
     MOST_BLOCK_TICKS = 1 << 20
 
 

@@ -28,7 +28,7 @@ cdef enum:
     COARSE = 24
     REFINED = 16
     NULL_TRIES = 100
-    RESTARTS_MOST = 20
+    RESTARTS_MOST = 5
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -423,13 +423,12 @@ cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
 cdef void probe_again(ProbeState* state) noexcept nogil:
     if state.phase != PROBE_EXCITE:
         return
+    # On a host that is late all the time it would never end: what is fitted then is judged by its residual alone.
+    if state.restarts >= RESTARTS_MOST:
+        return
     # Of a stall many samples in a row say so: that is one.
     if state.ticks > 1:
         state.restarts += 1
-    if state.restarts > RESTARTS_MOST:
-        state.verdict = PROBE_UNCLEAR
-        enter(state, PROBE_FINISHED)
-        return
     memset(state.current, 0, sizeof(state.current))
     memset(state.voltage, 0, sizeof(state.voltage))
     state.rail_run = 0

@@ -1015,3 +1015,12 @@ def test_bad_options_are_one_line_and_exit_code_2(tmp_path):
     with pytest.raises(ValueError, match="no symbolic link"):
         serve(link=file)
     assert file.read_text() == ""
+
+
+def test_a_device_whose_host_died_before_it_began_ends_by_itself() -> None:
+    """Its parent is another process by then: the host's own number is what it was given."""
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    command = [sys.executable, "-m", "ionto_rt.virtual_device", json.dumps({"parent": gone.pid})]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as device:
+        assert device.wait(20) == 0

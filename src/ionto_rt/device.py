@@ -791,7 +791,7 @@ def open_device(uri: str, *, defaults: Mapping[str, Any] | None = None) -> Sessi
 
 def _start_virtual(uri: str, arguments: Mapping[str, Any]) -> Device:
     process = subprocess.Popen(
-        [sys.executable, "-m", "ionto_rt.virtual_device", json.dumps(dict(arguments))],
+        [sys.executable, "-m", "ionto_rt.virtual_device", json.dumps({**arguments, "parent": os.getpid()})],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -223,6 +223,7 @@ def serve(
     round_trip: str | os.PathLike[str] | None = None,
     keep: bool = False,
     stream: TextIO | None = None,
+    parent: int | None = None,
     **options: Any,
 ) -> str:
     """Runs a virtual device on a new pseudo-terminal until its host closes it.
@@ -245,6 +246,8 @@ def serve(
             [largest time of the bucket in ns, count]. Written when a session ends.
         keep: serve the next host after this one, instead of ending.
         stream: where the line goes; standard output by default.
+        parent: number of the process that started this one, which may have died before this line; by default whose
+            child it is now.
         options: arguments of `make_device`.
 
     Returns:
@@ -256,7 +259,7 @@ def serve(
         OSError: a file cannot be written, or the processor is not to be had.
     """
     stream = sys.stdout if stream is None else stream
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     truth_fd = -1

@@ -444,7 +444,7 @@ def test_a_sample_that_comes_again_is_answered_by_the_answer_to_the_newest() -> 
     assert (second["index"], second["nonce"]) == (first["index"], first["nonce"]) == (newest["index"], newest["nonce"])
 
 
-@pytest.mark.parametrize(("late_ticks", "again"), [(4, False), (5, True)])
+@pytest.mark.parametrize(("late_ticks", "again"), [(8, False), (9, True)])
 def test_a_contact_check_whose_commands_came_late_begins_again(late_ticks: int, again: bool) -> None:
     """What it fits is the answer to what it sent: of five hundred ticks a few are no matter. One stall counts once."""
 

@@ -88,7 +88,7 @@ cdef struct ProbeState:
 
 # From the output in force; current_a bounds the probe.
 cdef void probe_begin(ProbeState* state, double output) noexcept nogil
-# A sample was lost, or answers another command than its place says: the excitation begins again. Too often: unclear.
+# A sample was lost, or answers another command than its place says: the excitation begins again, some times.
 cdef void probe_again(ProbeState* state) noexcept nogil
 # One sample -> *output. Bounded work: a few of the fit's evaluations in a tick. Returns the verdict.
 cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
