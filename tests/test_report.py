@@ -185,9 +185,10 @@ def test_ten_minutes_at_1_khz_are_reported_in_five_seconds_and_three_megabytes()
         for tick in range(0, 630_000, 4000):
             folder.events.write("contact", tick, name="short open")
         path = finished(folder)
-        begun = time.perf_counter()
+        # Of the processor: the host may be busy.
+        begun = time.process_time()
         paths = report(path)
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
         assert paths.html.stat().st_size < 3e6 and paths.png.stat().st_size < 3e6
 
 
