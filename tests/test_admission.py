@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cli_support import HEAD
 from ionto_rt.device import open_device
 from ionto_rt.journal import Ending, Journal, JournalError, Reservation
 from ionto_rt.record import session_folders
@@ -14,19 +15,7 @@ from treatments import together
 MAMIN_C = 0.06
 DAY_C = 10.25 * MAMIN_C
 """10 mA*min, and what a guard allows beyond."""
-TEXT = """\
-format = 1
-title = "shared"
-subject = "S-07"
-drug = "dexamethasone-phosphate"
-site = "{site}"
-[electrodes.active]
-type = "buffered-pad"
-area = "8 cm^2"
-polarity = "cathode"
-[electrodes.return]
-type = "return-pad"
-area = "25 cm^2"
+TEXT = HEAD.replace("drug =", 'subject = "S-07"\nsite = "{site}"\ndrug =') + """\
 [limits]
 day_dose = "10 mA*min"
 [[steps]]

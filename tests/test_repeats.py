@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -153,22 +153,33 @@ def test_h47_a_session_that_was_killed_counts_recovered_or_not(site: Site) -> No
     assert site.locked() == ["H05"]
 
 
+def played(site: Site, acts: list[tuple[str, int]]) -> Iterator[int]:
+    """After each act how many stops count: a session that is stopped, one that resets and is stopped, a clock that is
+    set, or set back while the host is down.
+    """
+    count = 0
+    for act, by_s in acts:
+        if act == "stop":
+            site.session("H05")
+            count += 1
+        elif act == "reset":
+            site.session("H05", resets=["H05"])
+            count = 1
+        elif act == "set":
+            site.shown += timedelta(seconds=by_s)
+        else:
+            site.shown -= timedelta(seconds=by_s)
+            site.boot, site.passed_s = f"{site.boot}'", 5.0
+        yield count
+
+
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(["stop", "reset", "set"]), st.integers(-7200, 7200)), max_size=6))
 def test_h47_a_clock_that_is_set_between_sessions_changes_nothing(acts: list[tuple[str, int]]) -> None:
     """Beside the same acts by a clock that nobody sets."""
     with tempfile.TemporaryDirectory() as out, pytest.MonkeyPatch.context() as monkeypatch:
         site = Site(Path(out), monkeypatch)
-        count = 0
-        for act, by_s in acts:
-            if act == "stop":
-                site.session("H05")
-                count += 1
-            elif act == "reset":
-                site.session("H05", resets=["H05"])
-                count = 1
-            else:
-                site.shown += timedelta(seconds=by_s)
+        for count in played(site, acts):
             assert len(recent_stops(site.out_dir, "S-07", "left knee")) == count
 
 
@@ -177,17 +188,7 @@ def test_h47_a_clock_that_is_set_between_sessions_changes_nothing(acts: list[tup
 def test_h47_a_clock_that_was_set_back_while_the_host_was_down_forgets_no_stop(acts: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as out, pytest.MonkeyPatch.context() as monkeypatch:
         site = Site(Path(out), monkeypatch)
-        count = 0
-        for act, by_s in acts:
-            if act == "stop":
-                site.session("H05")
-                count += 1
-            elif act == "reset":
-                site.session("H05", resets=["H05"])
-                count = 1
-            else:
-                site.shown -= timedelta(seconds=by_s)
-                site.boot, site.passed_s = f"{site.boot}'", 5.0
+        for count in played(site, acts):
             assert len(recent_stops(site.out_dir, "S-07", "left knee")) >= count
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ionto_rt.changes import changes
 from ionto_rt.events import Event
 from ionto_rt.record import COULOMB_PER_MAMIN, PHASES, Channel, Record, RecordError, Telemetry, write_atomic
 from ionto_rt.verify import verify
@@ -141,7 +140,7 @@ def report(folder: Path, out_dir: Path | None = None) -> ReportPaths:
     except ImportError:
         raise RecordError("report: matplotlib is not installed; pip install 'ionto-rt[report]'") from None
     record = Record.open(folder)
-    problems = tuple(changes(verify(folder)))
+    problems = tuple(verify(folder).changes)
     chain = record.events()
     telemetry = record.telemetry() if record.has_telemetry else None
     png = io.BytesIO()

@@ -37,6 +37,7 @@ from ionto_rt.vouched import stranger
 
 # A receipt may print its dose with four decimals.
 _DOSE_TOLERANCE_MAMIN = 1e-4
+_NOT_ENDED = "no receipt: "
 # In the receipt of a whole session these are the sums over its channels.
 _SUMS = ("dose_prescribed_mamin", "dose_delivered_mamin", "delivered_net_c", "delivered_abs_c")
 
@@ -49,7 +50,11 @@ class _Check(Protocol):
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and what is wrong, one line each; `ok` if nothing is. `damage` are those by file and bytes."""
+    """What was checked and what is wrong, one line each; `ok` if nothing is. `damage` are those by file and bytes.
+
+    Of a session that has no receipt yet `not_ended` says so, and `changes` are the other problems: nobody has taken a
+    receipt away that a session gets at its end.
+    """
 
     checked: list[str]
     problems: list[str]
@@ -58,6 +63,14 @@ class Verification:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    @property
+    def not_ended(self) -> str | None:
+        return next((problem for problem in self.problems if problem.startswith(_NOT_ENDED)), None)
+
+    @property
+    def changes(self) -> list[str]:
+        return [problem for problem in self.problems if not problem.startswith(_NOT_ENDED)]
 
 
 def verify(folder: Path) -> Verification:
@@ -301,7 +314,7 @@ def _check_meaning(record: Record, found: _Bytes, check: _Check) -> None:
     receipt = record.receipt
     if receipt is None and RECEIPT not in found.manifest.entries:
         state = "the session is running" if record.running else "run `ionto-rt recover` on it"
-        check("receipt", f"no receipt: {state}")
+        check("receipt", _NOT_ENDED + state)
     begun = next((event.fields for event in found.chain.events if event.kind == "record-begun"), {})
     for name, key in ((TREATMENT, "treatment_sha256"), (SESSION, "session_sha256")):
         path = record.path / name

@@ -160,12 +160,11 @@ def verify_command(session: str) -> int:
 
     Exit code 0 if nothing is wrong, 1 if something is, or if the session has no receipt yet.
     """
-    from ionto_rt.changes import changes, not_ended
     from ionto_rt.cli.arguments import session_folder
     from ionto_rt.verify import verify
 
     result = verify(session_folder(session))
-    changed, unended = changes(result), not_ended(result)
+    changed, unended = result.changes, result.not_ended
     click.echo(f"checked: {', '.join(what for what in result.checked if what != 'receipt' or unended is None)}")
     for problem in result.problems:
         click.echo(f"wrong: {problem}" if problem != unended else problem)
