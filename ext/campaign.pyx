@@ -432,7 +432,7 @@ cdef void check_output(Campaign* c, Watch* w, const Tick* row, const ControllerS
     """What was asked for and sent: rises within their limit, descents that descend, stops and pauses that stop."""
     cdef const ControllerConfig* config = &controller.config
     cdef double level = fabs(row.level_a), code = fabs(<double>row.output_code), before = fabs(<double>w.output_code)
-    cdef double most = c.scenario.rise_most_a[row.channel], slope, along, rise
+    cdef double most = c.scenario.rise_most_a[row.channel], slope, sign, was, rise
     cdef double zero = config.calibration.output_offset_q16 / 65536.0
     cdef bint good = row.sample_fault == SAMPLE_GOOD
     if w.not_finite >= 0 or w.reversed_at >= 0:
@@ -446,10 +446,9 @@ cdef void check_output(Campaign* c, Watch* w, const Tick* row, const ControllerS
         if row.phase == PHASE_CONTACT_CHECK or w.phase == PHASE_CONTACT_CHECK:
             most += 2.0 * config.probe.current_a / config.calibration.output_lsb
         # From where the output was, or from zero where it lay on the other side: so far a step is free.
-        along = 1.0 if row.output_code >= zero else -1.0
-        rise = along * (row.output_code - zero)
-        along *= w.output_code - zero
-        rise -= along if along > 0.0 else 0.0
+        sign = 1.0 if row.output_code >= zero else -1.0
+        was = sign * (w.output_code - zero)
+        rise = sign * (row.output_code - zero) - (was if was > 0.0 else 0.0)
         if rise > most + 2.0:
             violate(c, RISE, row.channel, rise, most)
     if row.action == ACTION_RAMP_DOWN:

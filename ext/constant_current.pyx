@@ -78,6 +78,11 @@ cdef int32_t constant_current_step(ConstantCurrentState* state, const ConstantCu
     return verdict
 
 
+def nulled_most_a(double probe_a, double setpoint_a) -> float:
+    """Largest reading at rest (A) that is taken for a current source's offset, and nulled."""
+    return max(probe_a, OFFSET_RATIO * fabs(setpoint_a))
+
+
 def probe_periods(double tick_s) -> int:
     """Periods of the excitation that are averaged."""
     return max(PROBE_LEAST_PERIODS, 2 * math.ceil(PROBE_LEAST_S / (2 * PROBE_PERIOD * tick_s)))
@@ -196,7 +201,7 @@ cdef class ConstantCurrentRegulator:
         if not self.begun and isfinite(setpoint_a) and setpoint_a != 0.0:
             self.begun = 1
             self.config.probe.current_a = min(self.config.probe.current_a, PROBE_RATIO * fabs(setpoint_a))
-            self.config.probe.offset_a = max(self.config.probe.current_a, OFFSET_RATIO * fabs(setpoint_a))
+            self.config.probe.offset_a = nulled_most_a(self.config.probe.current_a, setpoint_a)
         constant_current_step(&self.state, &self.config, setpoint_a, tone_a, measured_a, voltage_v, &self.last)
         return self.last.output
 

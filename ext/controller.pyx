@@ -23,16 +23,16 @@ from ionto_rt.core.ledger cimport ledger_coulombs, ledger_step
 from ionto_rt.core.predictive cimport (
     OUTPUT_HISTORY, predictive_adopt, predictive_applied, predictive_reset, predictive_skip, predictive_step,
 )
-from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_again, probe_begin, probe_step
+from ionto_rt.core.probe cimport PROBE_IDLE, Identified, probe_begin, probe_read_back, probe_step
 from ionto_rt.core.programme cimport ProgrammeInput, programme_fault, programme_step
 from ionto_rt.core.regulator cimport regulator_reset, regulator_step
 from ionto_rt.core.types cimport (
     ACTION_OFF, ACTION_RAMP_DOWN, AREA_SMALLER, COMMAND_CLOSE_RELAY, EVENT_ADVICE, EVENT_BAD_SAMPLE, EVENT_CONTACT,
     EVENT_END, EVENT_GAP, EVENT_LIMITED, EVENT_OPERATOR, EVENT_PAUSE, EVENT_PHASE, EVENT_SEGMENT, EVENT_STATUS,
     EVENT_TRIP, FRONT_END_CURRENT_SOURCE, HISTORY_TICKS, LAW_PREDICTIVE, MAX_SEGMENTS, OPERATOR_NONE, OPERATOR_RESUME,
-    PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD, SAMPLE_GOOD,
-    SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE, Calibration,
-    Command, Estimate, PlantModel, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
+    PHASE_CONTACT_CHECK, PHASE_PAUSE, PHASE_RAMP_DOWN, PHASE_RAMP_UP, PHASE_SELF_TEST, PHASE_TREATMENT, PROBE_GOOD,
+    SAMPLE_GOOD, SAMPLE_NOT_FINITE, SAMPLE_OUT_OF_RANGE, SAMPLE_REPEATED, STATUS_COMPLIANCE, TRIP_HUNTING, TRIP_NONE,
+    Calibration, Command, Estimate, PlantModel, RegulatorTerms, Sample, Segment, Setpoint, Tick, TickInput, Verdict,
 )
 
 cdef extern from *:
@@ -48,7 +48,6 @@ TICK_SHA256 = IONTO_RT_TICK.decode("ascii")
 
 cdef enum:
     DELAY_TICKS = 4             # a sample may belong to any of this many setpoints
-    LATE_MOST = 8               # ticks that a command of the contact check may come late
     MOST_BLOCK_TICKS = 1 << 20
 
 
@@ -131,13 +130,17 @@ cdef void take_load(ControllerState* controller, double output, double current_a
         controller.tuned.feed_forward = controller.config.regulator.feed_forward / gain
 
 
+cdef inline double applied_output(const Sample* sample, const Calibration* calibration) noexcept nogil:
+    """A or V."""
+    return (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
+
+
 cdef double drive(ControllerState* controller, const Sample* sample, const Setpoint* setpoint, double tone,
                   double current_a, double voltage_v, uint32_t lost, RegulatorTerms* terms) noexcept nogil:
     """The output that answers this sample: of the contact check, of the regulator, or none. Returns terms.output."""
     cdef const ControllerConfig* config = &controller.config
     cdef const Calibration* calibration = &config.calibration
     cdef int32_t at_limit
-    cdef double applied
     if not setpoint.close_relay:
         controller.probe.phase = PROBE_IDLE
         regulator_reset(&controller.regulator, 0.0)
@@ -155,10 +158,9 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
                 &controller.probe,
                 controller.last_output if calibration.front_end != FRONT_END_CURRENT_SOURCE else 0.0
             )
-        if lost > LATE_MOST or sample.index - sample.applied_index > controller.applied_age + LATE_MOST:
-            # What the load answers to is not what was sent in its place: the host, or the wire, was late. A few ticks
-            # of the five hundred that are fitted are no matter, and a shared machine misses some each second.
-            probe_again(&controller.probe)
+        probe_read_back(
+            &controller.probe, applied_output(sample, calibration), sample.index - sample.applied_index, lost
+        )
         probe_step(&controller.probe, &config.probe, current_a, voltage_v, &terms.output)
         terms.unlimited = terms.output
         if controller.probe.verdict == PROBE_GOOD:
@@ -172,8 +174,7 @@ cdef double drive(ControllerState* controller, const Sample* sample, const Setpo
     at_limit = (sample.status & STATUS_COMPLIANCE) != 0
     # A programme without a contact check has no model: the PID regulates it.
     if config.law == LAW_PREDICTIVE and controller.probe.verdict == PROBE_GOOD:
-        applied = (sample.applied_code - calibration.output_offset_q16 / 65536.0) * calibration.output_lsb
-        predictive_applied(&controller.predictive, applied, config.probe.delay_ticks)
+        predictive_applied(&controller.predictive, applied_output(sample, calibration), config.probe.delay_ticks)
         predictive_step(
             &controller.predictive, &config.predictive, setpoint.level_a, tone, current_a, voltage_v, at_limit, terms
         )
@@ -227,7 +228,6 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.programme.ceiling_a = config.programme.level_limit_a
     controller.started = 0
     controller.last_index = 0
-    controller.applied_age = 0
     controller.last_nonce = 0
     controller.last_status = 0
     controller.contact = 0
@@ -306,8 +306,9 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
             estimates.area_ratio = controller.contact_area.area_ratio
             estimates.area_smaller = controller.contact_area.alarm == AREA_SMALLER
             estimates.limited = controller.programme.limited
-            # While the guard ramps down for a cause, its slope is no mains.
-            estimates.pausing = (controller.phase == PHASE_PAUSE or controller.guard.pause != TRIP_NONE
+            # While the guard ramps down for a cause, its slope is no mains; nor is the contact check's excitation.
+            estimates.pausing = (controller.phase == PHASE_PAUSE or controller.phase == PHASE_CONTACT_CHECK
+                                 or controller.guard.pause != TRIP_NONE
                                  or controller.guard.action >= ACTION_RAMP_DOWN)
             estimates_step(
                 &controller.estimates, &config.estimates, &controller.impedance.estimate, &estimates
@@ -367,8 +368,6 @@ cdef void controller_tick(ControllerState* controller, const TickInput* given, T
         controller.setpoints[controller.history_at] = setpoint.current_a
         controller.tone_on[controller.history_at] = tone_on
         controller.last_index = sample.index
-        if not setpoint.probing or sample.index - sample.applied_index < controller.applied_age:
-            controller.applied_age = sample.index - sample.applied_index
         controller.last_nonce = sample.nonce
         controller.last_output = terms.output
         controller.started = 1

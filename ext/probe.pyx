@@ -3,7 +3,8 @@
 The output follows a maximum-length sequence of 127 ticks around the level at which no current flows, each period with
 the opposite sign of the one before ("inverse repeat": Briggs et al., Proc. IEE 114 (1967) 267). So the probe carries no
 net charge, and electrode potential, offset, drift and even nonlinearity drop out of the mean of the sign-corrected
-periods. To that mean response the model
+periods. The mean is that of the output which the device says was in force, too: a command that came late is another
+excitation, and no error. To that mean response the model
 
     x[n] = a x[n-1] + b0 u[n-d] - b1 u[n-d-1],  x[-1] free
 
@@ -28,7 +29,8 @@ cdef enum:
     COARSE = 24
     REFINED = 16
     NULL_TRIES = 100
-    RESTARTS_MOST = 5
+    SETTLED_TICKS = 3           # samples under the output in force before nulling and raising go by one
+    PERIODS_TRIED = 8           # times as many as are needed, where samples are lost
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -42,6 +44,7 @@ cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the lea
 cdef double SLOW = 0.5                  # a pole above it must belong to a load's series resistance
 cdef double SERIES_MOST_OHM = 7000.0    # of leads, body and electrodes: the envelope's 5 kohm, and a margin for noise
 cdef double EXCITATION = 0.7            # of current_a: gain errors, and what nulling leaves, come on top
+cdef double WAIT_MOST_S = 4.0           # for outputs to come into force, in all
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
 cdef double sequence[127]
@@ -58,19 +61,19 @@ cdef void fill_sequence() noexcept nogil:
 fill_sequence()
 
 
-cdef inline double driven(const double* drive, int32_t tick) noexcept nogil:
+cdef inline double driven(const ProbeState* state, int32_t tick) noexcept nogil:
     """The drive at a tick of the period in which tick 0 lies, or of the one before."""
-    return drive[tick] if tick >= 0 else -drive[tick + PROBE_PERIOD]
+    return state.drive[tick] if tick >= 0 else state.lead[-1 - tick]
 
 
 cdef inline double fraction(double turns) noexcept nogil:
     return turns - <int32_t>turns
 
 
-cdef void evaluate(const ProbeState* state, const double* response, int32_t delay, double pole, bint zero,
+cdef void evaluate(const ProbeState* state, const double* response, int32_t lag, double pole, bint zero,
                    Fit* fit) noexcept nogil:
-    """Least squares of the response on the filtered drive, a decaying start, mains hum and, with a zero, the filtered
-    drive of one tick before.
+    """Least squares of the response on the drive of `lag` ticks before, filtered, a decaying start, mains hum and, with
+    a zero, the filtered drive of one tick before that.
     """
     cdef double matrix[49]
     cdef double right[7]
@@ -80,11 +83,11 @@ cdef void evaluate(const ProbeState* state, const double* response, int32_t dela
     cdef int32_t n, i, j, terms = TERMS if zero else TERMS - 1
     memset(matrix, 0, sizeof(matrix))
     memset(right, 0, sizeof(right))
-    row[0] = driven(state.drive, -1 - delay)
+    row[0] = driven(state, -1 - lag)
     row[1] = 1.0
     for n in range(PROBE_PERIOD):
         row[6] = row[0]
-        row[0] = pole * row[0] + driven(state.drive, n - delay)
+        row[0] = pole * row[0] + driven(state, n - lag)
         row[1] *= pole
         for i in range(4):
             row[2 + i] = state.mains[4 * n + i]
@@ -124,19 +127,28 @@ cdef inline int32_t delay_of(const ProbeConfig* config, int32_t fit_of) noexcept
     return config.delay_ticks - 1 if fit_of == 1 else config.delay_ticks + fit_of - 1
 
 
+cdef inline int32_t lag_of(const ProbeState* state, const ProbeConfig* config, int32_t fit_of) noexcept nogil:
+    """Ticks by which the response follows the output in force: the delay, less what passes until a command acts."""
+    return delay_of(config, fit_of) - state.usual_age_ticks
+
+
+cdef inline bint can_be(int32_t lag) noexcept nogil:
+    return 0 <= lag < PROBE_LEAD
+
+
 cdef bint minimum_phase(const Fit* fit) noexcept nogil:
     """A zero well beyond the unit circle: the delay is another. A little beyond it the electrodes polarise."""
     return fit.gain > 0.0 and -fit.after < 1.2 * fit.gain and fit.after < 0.7 * fit.gain
 
 
-cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bint zero) noexcept nogil:
+cdef bint fit_once(ProbeState* state, const double* response, int32_t lag, bint zero) noexcept nogil:
     """One evaluation of the search along the pole; True when it has ended in state.best."""
     cdef Fit fit
     if state.fit_at == 0:
         state.best.cost = -1.0
-        evaluate(state, response, delay, 0.0, False, &state.static_fit)
+        evaluate(state, response, lag, 0.0, False, &state.static_fit)
     if state.fit_at < COARSE:
-        evaluate(state, response, delay, pole_at(state.fit_at), zero, &fit)
+        evaluate(state, response, lag, pole_at(state.fit_at), zero, &fit)
         if state.best.cost < 0.0 or fit.cost < state.best.cost:
             state.best = fit
             state.low = state.fit_at - 1.0
@@ -147,10 +159,10 @@ cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bin
             state.outer = state.low + GOLDEN * (state.high - state.low)
             state.inner_cost = state.outer_cost = -1.0
         if state.inner_cost < 0.0:
-            evaluate(state, response, delay, pole_at(state.inner), zero, &fit)
+            evaluate(state, response, lag, pole_at(state.inner), zero, &fit)
             state.inner_cost = fit.cost
         else:
-            evaluate(state, response, delay, pole_at(state.outer), zero, &fit)
+            evaluate(state, response, lag, pole_at(state.outer), zero, &fit)
             state.outer_cost = fit.cost
         if fit.cost < state.best.cost:
             state.best = fit
@@ -177,7 +189,7 @@ cdef bint fit_once(ProbeState* state, const double* response, int32_t delay, bin
     return False
 
 
-cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double* covariance) noexcept nogil:
+cdef bint sigmas(const ProbeState* state, int32_t lag, const Fit* fit, double* covariance) noexcept nogil:
     """Covariance (row length SHAPES) of (pole, gain, after, start) from the residual; False if nothing is known."""
     cdef double matrix[49]
     cdef double column[7]
@@ -187,10 +199,10 @@ cdef bint sigmas(const ProbeState* state, int32_t delay, const Fit* fit, double*
     cdef double variance = fit.cost / (PROBE_PERIOD - TERMS - 1)
     cdef int32_t n, i, j, k
     memset(kept, 0, sizeof(kept))
-    now = driven(state.drive, -1 - delay)
+    now = driven(state, -1 - lag)
     for n in range(PROBE_PERIOD):
         before = now
-        now = fit.pole * now + driven(state.drive, n - delay)
+        now = fit.pole * now + driven(state, n - lag)
         start *= fit.pole
         x = fit.gain * now + fit.after * before + fit.start * start
         slope = fit.pole * slope + last
@@ -262,7 +274,7 @@ cdef inline void load_of(const ProbeState* state, const ProbeConfig* config, con
         current_source_load(at[0], at[1], at[2], state.found.model.pole, config.tick_s, load)
 
 
-cdef void find_load(ProbeState* state, const ProbeConfig* config, int32_t delay, const Fit* fit) noexcept nogil:
+cdef void find_load(ProbeState* state, const ProbeConfig* config, int32_t lag, const Fit* fit) noexcept nogil:
     """The load from a fit; its uncertainty from the fit's covariance by first differences."""
     cdef double covariance[16]
     cdef double load[3]
@@ -272,7 +284,7 @@ cdef void find_load(ProbeState* state, const ProbeConfig* config, int32_t delay,
     cdef double at[3]
     cdef double variance, step, kept
     cdef int32_t i, j, k
-    cdef bint known = sigmas(state, delay, fit, covariance)
+    cdef bint known = sigmas(state, lag, fit, covariance)
     if fit.pole == 0.0:
         # Ts is far above the time constant: the samples show the resistance alone.
         state.found.resistance_ohm = (1.0 / fit.gain if config.voltage_source else fit.gain) - config.ballast_ohm
@@ -321,7 +333,7 @@ cdef void passive(PlantModel* model, double ratio_most) noexcept nogil:
 
 cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept nogil:
     """The fits of the current are done: which delay. Returns a verdict if it ends here, else PROBE_RUNNING."""
-    cdef int32_t best = -1, k, n, delay
+    cdef int32_t best = -1, k, n, lag
     cdef double covariance[16]
     cdef double fitted[127]
     cdef double size = 0.0, seen, now, before, start = 1.0
@@ -334,7 +346,7 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     if seen < config.current_lsb_a:
         return PROBE_UNCLEAR
     for k in range(PROBE_DELAYS):
-        if delay_of(config, k) < 1 or not minimum_phase(&state.fits[k]):
+        if not can_be(lag_of(state, config, k)) or not minimum_phase(&state.fits[k]):
             continue
         # 1.3 times the residual, squared: the delay told stays unless another is clearly better.
         if best < 0 or state.fits[k].cost < (1.0 / 1.69 if best == 0 else 1.0) * state.fits[best].cost:
@@ -342,40 +354,43 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     if best < 0:
         return PROBE_UNCLEAR
     fit = &state.fits[best]
-    delay = delay_of(config, best)
+    lag = lag_of(state, config, best)
     if config.voltage_source and (
             fit.gain + fit.after <= 0.0
             or (fit.pole > SLOW and fit.pole > -fit.after * (1.3 * config.ballast_ohm + SERIES_MOST_OHM))):
         # No conductance at rest, or a series resistance that no body has: what is slow here are the electrodes, while
         # skin answers within a sample. To the loop that is a resistance.
-        evaluate(state, state.current, delay, 0.0, False, fit)
+        evaluate(state, state.current, lag, 0.0, False, fit)
     state.found.model.pole = fit.pole
     state.found.model.gain = fit.gain
     state.found.model.gain_before = -fit.after
     if config.voltage_source:
         passive(&state.found.model, config.parallel_ratio_most)
-    state.found.model.delay_ticks = delay
+    state.found.model.delay_ticks = delay_of(config, best)
     state.found.residual_a = sqrt(fit.cost / PROBE_PERIOD)
-    if sigmas(state, delay, fit, covariance):
+    if sigmas(state, lag, fit, covariance):
         state.found.pole_sigma = sqrt(covariance[0])
         state.found.gain_sigma = sqrt(covariance[5])
         state.found.gain_before_sigma = sqrt(covariance[10])
     if not state.found.gain_sigma < 0.5 * fit.gain:
         return PROBE_UNCLEAR
     if config.voltage_source:
-        find_load(state, config, delay, fit)
+        find_load(state, config, lag, fit)
         return PROBE_RUNNING
     # A current source that lets flow a tenth more or less than it says is broken, or says what it is not.
     if fabs((fit.gain + fit.after) / (1.0 - fit.pole) - 1.0) > GAIN_MOST:
         return PROBE_UNCLEAR
-    now = driven(state.drive, -1 - delay)
+    now = driven(state, -1 - lag)
     for n in range(PROBE_PERIOD):
         before = now
-        now = fit.pole * now + driven(state.drive, n - delay)
+        now = fit.pole * now + driven(state, n - lag)
         start *= fit.pole
         fitted[n] = fit.gain * now + fit.after * before + fit.start * start
     for n in range(PROBE_PERIOD):
         state.drive[n] = fitted[n]
+    # What it was before the period only shifts the start, which is free.
+    for n in range(PROBE_LEAD):
+        state.lead[n] = -fitted[PROBE_PERIOD - 1 - n]
     return PROBE_RUNNING
 
 
@@ -420,19 +435,12 @@ cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
     state.output = output
 
 
-cdef void probe_again(ProbeState* state) noexcept nogil:
-    if state.phase != PROBE_EXCITE:
-        return
-    # On a host that is late all the time it would never end: what is fitted then is judged by its residual alone.
-    if state.restarts >= RESTARTS_MOST:
-        return
-    # Of a stall many samples in a row say so: that is one.
-    if state.ticks > 1:
-        state.restarts += 1
-    memset(state.current, 0, sizeof(state.current))
-    memset(state.voltage, 0, sizeof(state.voltage))
-    state.rail_run = 0
-    state.ticks = 0
+cdef void probe_read_back(ProbeState* state, double applied, uint32_t age_ticks, uint32_t lost) noexcept nogil:
+    state.told = 1
+    state.applied = applied
+    state.age_ticks = age_ticks
+    if lost:
+        state.whole_ticks = 0
 
 
 cdef void null_current(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
@@ -441,7 +449,7 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     """
     cdef double least_ohm = config.ballast_ohm + config.series_least_ohm if config.voltage_source else 1.0
     cdef double offset = config.offset_a if config.offset_a > 0.0 else config.current_a
-    if state.ticks <= <uint32_t>config.delay_ticks + 2:
+    if state.ticks <= <uint32_t>config.delay_ticks + 2 or state.settled_ticks < SETTLED_TICKS:
         return
     if not config.voltage_source and (fabs(current) > offset or fabs(state.centre - current) > offset):
         # Against a reading that is wrong, what nulls it would be a current of its own.
@@ -474,7 +482,7 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
 
 cdef void raise_amplitude(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
     cdef double most = 0.5 * STEP_RATIO * config.current_a * (config.ballast_ohm + config.series_least_ohm)
-    if state.ticks < <uint32_t>config.delay_ticks + 2:
+    if state.ticks < <uint32_t>config.delay_ticks + 2 or state.settled_ticks < SETTLED_TICKS:
         return
     if fabs(current - state.nulled_a) >= 0.5 * config.current_a:
         excite(state, config, current)
@@ -487,26 +495,65 @@ cdef void raise_amplitude(ProbeState* state, const ProbeConfig* config, double c
     state.ticks = 0
 
 
-cdef void take(ProbeState* state, const ProbeConfig* config, double current, double voltage) noexcept nogil:
+cdef void take(ProbeState* state, double current, double voltage) noexcept nogil:
+    """One sample of the excitation. A period without a gap counts, until there are as many of each sign."""
     cdef uint32_t period = state.ticks // PROBE_PERIOD, at = state.ticks % PROBE_PERIOD
-    cdef double sign = 1.0 / state.periods
+    cdef int32_t negative = period & 1, k
+    cdef double sign
+    if at == 0:
+        for k in range(PROBE_LEAD):
+            state.period_lead[k] = state.period_drive[PROBE_PERIOD - 1 - k]
+    state.period_current[at] = current
+    state.period_voltage[at] = voltage
+    state.period_drive[at] = state.applied - state.centre
     if period == 0:
         return
-    if period & 1:
-        sign = -sign
-    state.current[at] += sign * current
-    state.voltage[at] += sign * voltage
+    state.ages[state.age_ticks if state.age_ticks < PROBE_LEAD else PROBE_LEAD - 1] += 1
+    if (at < PROBE_PERIOD - 1 or state.whole_ticks < PROBE_PERIOD + PROBE_LEAD
+            or 2 * state.periods_taken[negative] >= state.periods):
+        return
+    state.periods_taken[negative] += 1
+    sign = (-1.0 if negative else 1.0) / state.periods
+    for k in range(PROBE_PERIOD):
+        state.current[k] += sign * state.period_current[k]
+        state.voltage[k] += sign * state.period_voltage[k]
+        state.drive[k] += sign * state.period_drive[k]
+    for k in range(PROBE_LEAD):
+        state.lead[k] += sign * state.period_lead[k]
+
+
+cdef void take_output(ProbeState* state, const ProbeConfig* config) noexcept nogil:
+    """What the sample says of the output in force; of a device that says nothing, what was given last."""
+    if not state.told:
+        state.applied = state.output
+        state.age_ticks = 1
+    state.told = 0
+    if not (config.output_min - config.output_lsb <= state.applied <= config.output_max + config.output_lsb):
+        state.whole_ticks = 0
+    else:
+        state.whole_ticks += 1
+    if fabs(state.applied - state.output) <= 0.75 * config.output_lsb:
+        state.settled_ticks += 1
+    else:
+        state.settled_ticks = 0
 
 
 cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
                         double* output) noexcept nogil:
     cdef int32_t _k
+    take_output(state, config)
+    if state.phase == PROBE_NULL or state.phase == PROBE_RAISE:
+        if state.settled_ticks == 0:
+            state.waited_ticks += 1
+            if state.waited_ticks * config.tick_s > WAIT_MOST_S:
+                state.verdict = PROBE_UNCLEAR
+                enter(state, PROBE_FINISHED)
     if state.phase == PROBE_NULL:
         null_current(state, config, current_a)
     elif state.phase == PROBE_RAISE:
         raise_amplitude(state, config, current_a)
     elif state.phase == PROBE_EXCITE:
-        take(state, config, current_a, voltage_v)
+        take(state, current_a, voltage_v)
         if not config.voltage_source:
             # Into an open lead the stage runs to its rail; no need to go on.
             if fabs(voltage_v) >= 0.97 * config.compliance_v and fabs(current_a) < 0.3 * state.half:
@@ -516,22 +563,31 @@ cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double cur
             if state.rail_run >= PROBE_PERIOD:
                 state.verdict = PROBE_OPEN
                 enter(state, PROBE_FINISHED)
-        if state.phase == PROBE_EXCITE and state.ticks + 1 == (state.periods + 1) * PROBE_PERIOD:
+        if state.phase == PROBE_EXCITE and state.periods_taken[0] + state.periods_taken[1] == state.periods:
+            for _k in range(PROBE_LEAD):
+                if state.ages[_k] > state.ages[state.usual_age_ticks]:
+                    state.usual_age_ticks = _k
             for _k in range(PROBE_PERIOD):
-                state.drive[_k] = state.half * sequence[_k]
                 exact_turn(fraction(_k * 50.0 * config.tick_s), &state.mains[4 * _k], &state.mains[4 * _k + 1])
                 exact_turn(fraction(_k * 60.0 * config.tick_s), &state.mains[4 * _k + 2], &state.mains[4 * _k + 3])
             enter(state, PROBE_FIT)
+        elif state.phase == PROBE_EXCITE and state.ticks > PERIODS_TRIED * state.periods * PROBE_PERIOD:
+            state.verdict = PROBE_UNCLEAR
+            enter(state, PROBE_FINISHED)
     elif state.phase == PROBE_FIT:
         for _k in range(EVALUATIONS_PER_TICK):
             if state.fit_of < PROBE_DELAYS:
-                if fit_once(state, state.current, delay_of(config, state.fit_of), config.voltage_source != 0):
+                if not can_be(lag_of(state, config, state.fit_of)):
+                    state.fit_of += 1
+                elif fit_once(state, state.current, lag_of(state, config, state.fit_of), config.voltage_source != 0):
                     state.fits[state.fit_of] = state.best
                     state.fit_of += 1
-                    if state.fit_of == PROBE_DELAYS:
-                        state.verdict = choose_model(state, config)
-                        if state.verdict == PROBE_RUNNING and config.voltage_source:
-                            state.verdict = judge_load(state, config)
+                else:
+                    continue
+                if state.fit_of == PROBE_DELAYS:
+                    state.verdict = choose_model(state, config)
+                    if state.verdict == PROBE_RUNNING and config.voltage_source:
+                        state.verdict = judge_load(state, config)
             elif fit_once(state, state.voltage, 0, True):
                 find_load(state, config, 0, &state.best)
                 state.verdict = judge_load(state, config)

@@ -12,7 +12,7 @@ import numpy as np
 from ionto_rt.core.constant_current cimport (
     ConstantCurrentConfig, ConstantCurrentState, constant_current_begin, constant_current_step,
 )
-from ionto_rt.core.constant_current import OFFSET_RATIO, PROBE_RATIO, VERDICTS, configure
+from ionto_rt.core.constant_current import PROBE_RATIO, VERDICTS, configure, nulled_most_a
 from ionto_rt.core.predictive cimport predictive_reset
 from ionto_rt.core.probe cimport PROBE_NULL
 from ionto_rt.core.skin cimport noise_next, noise_normal
@@ -75,7 +75,7 @@ cdef class Trial:
             current_lsb_a=self.lsb, output_lsb=self.output_lsb,
             output_min=-output_max, output_max=output_max, delay_ticks=told_ticks or delay_ticks,
             ballast_ohm=self.rb, probe_a=PROBE_RATIO * abs(setpoint_a))
-        given["probe"]["offset_a"] = max(given["probe"]["current_a"], OFFSET_RATIO * abs(setpoint_a))
+        given["probe"]["offset_a"] = nulled_most_a(given["probe"]["current_a"], setpoint_a)
         given["regulator"].update(options or {})
         given["probe"].update(probe_options or {})
         self.config = given

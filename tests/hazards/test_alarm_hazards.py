@@ -178,11 +178,13 @@ class Stuck(io.StringIO):
     def __init__(self, free: int) -> None:
         super().__init__()
         self.free = free
+        self.held = threading.Event()
         self.go = threading.Event()
 
     def write(self, text: str) -> int:
         self.free -= 1
         if self.free < 0:
+            self.held.set()
             self.go.wait()
         return super().write(text)
 
@@ -204,10 +206,11 @@ def test_h30_a_screen_that_hangs_is_an_alarm_and_the_session_goes_on(tmp_path: P
     view = LiveView(Console(file=stuck, force_terminal=True, width=80), None)
 
     def watch(session: Session) -> None:
-        """Not faster than the screen would notice, while it hangs."""
+        """Not before the screen hangs, and then not faster than that would be noticed."""
         view(session)
-        if stuck.free < 0 and session.alarms.find("screen-hung") is None:
-            stuck.go.wait(0.005)
+        assert stuck.held.wait(60.0)
+        if session.alarms.find("screen-hung") is None:
+            stuck.go.wait(0.1)
 
     with watched(tmp_path, view, "590 s", watch) as running:
         receipt = running.run()

@@ -53,7 +53,6 @@ cdef struct ControllerState:
     double loop_gain            # 1, halved for each hunting
     ImpedanceState sentinel     # of the active site alone, by the sentinel electrode's voltage
     uint16_t last_nonce         # of the last good sample
-    uint32_t applied_age        # ticks since the sample that the command in force answers; of the probe, the least
 
 cdef void controller_start(ControllerState* controller) noexcept nogil
 # One tick. *row receives every input and every term; *command is what must be sent.

@@ -30,7 +30,7 @@ cdef struct EstimateInput:
     double area_ratio           # contact area over its baseline; 0: not known
     int32_t area_smaller        # 1: and it is an alarm
     int32_t limited             # 1: the programme derates
-    int32_t pausing             # 1: a pause is in force, or the safe ramp down
+    int32_t pausing             # 1: a pause is in force, the safe ramp down or the contact check
 
 cdef struct EstimateVerdict:
     int32_t trip                # Trip: ramp down; 0: none

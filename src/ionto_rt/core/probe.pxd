@@ -5,6 +5,7 @@ from ionto_rt.core.types cimport PlantModel
 cdef enum:
     PROBE_PERIOD = 127          # ticks of one period of the pseudo-random sequence
     PROBE_DELAYS = 4            # delays tried: the one told, one less, one and two more
+    PROBE_LEAD = 16             # ticks before a period that its response may follow
 
 cdef enum ProbePhase:
     PROBE_IDLE = 0
@@ -70,7 +71,7 @@ cdef struct ProbeState:
     double nulled_a             # current at the centre
     double current[127]         # mean response of one period, sign corrected
     double voltage[127]
-    double drive[127]           # what the response in work is fitted to
+    double drive[127]           # what the response in work is fitted to: first the outputs in force, less the centre
     double mains[508]           # cosine and sine of 50 and 60 Hz, by tick
     int32_t fit_of              # 0..PROBE_DELAYS-1: current at that delay; PROBE_DELAYS: voltage on that current
     int32_t fit_at
@@ -84,12 +85,27 @@ cdef struct ProbeState:
     Fit static_fit
     Fit fits[4]
     Identified found
-    uint32_t restarts           # of the excitation
+    double lead[16]             # of the drive before the period, newest first
+    double period_current[127]  # of the period in work
+    double period_voltage[127]
+    double period_drive[127]
+    double period_lead[16]
+    uint32_t periods_taken[2]   # into the mean: of the sequence, of its opposite
+    uint32_t whole_ticks        # samples since the last gap
+    uint32_t settled_ticks      # samples under the output given last
+    uint32_t waited_ticks       # for outputs to come into force
+    uint32_t ages[16]           # samples by how many ticks before them the one lies that the output in force answers
+    int32_t usual_age_ticks     # most of them
+    double applied              # output in force, as the sample has it
+    uint32_t age_ticks          # since the sample that it answers
+    int32_t told                # 1: by the device
 
 # From the output in force; current_a bounds the probe.
 cdef void probe_begin(ProbeState* state, double output) noexcept nogil
-# A sample was lost, or answers another command than its place says: the excitation begins again, some times.
-cdef void probe_again(ProbeState* state) noexcept nogil
+# Before probe_step, where the sample says which output was in force during its period, and how many samples before it
+# lies the one that this answers; lost: samples between the last one and this. Without it the output is taken to be in
+# force from the next sample on.
+cdef void probe_read_back(ProbeState* state, double applied, uint32_t age_ticks, uint32_t lost) noexcept nogil
 # One sample -> *output. Bounded work: a few of the fit's evaluations in a tick. Returns the verdict.
 cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
                         double* output) noexcept nogil
