@@ -1,7 +1,6 @@
 """What the tests of the command line share: the real command as a process, short treatments, the truth file."""
 
 import copy
-import functools
 import json
 import os
 import signal
@@ -142,29 +141,6 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> 
 def sessions(folder: Path) -> list[Path]:
     """Folders of sessions in DIR; what was not finished when its host died is none."""
     return sorted(path.parent for path in folder.glob("*/session.json") if not path.parent.name.startswith("."))
-
-
-STALLS = {"LOST_SAMPLES", "STALE_DATA", "DEADLINES", "late-commands"}
-
-
-def on_a_host_that_keeps_up(test: Callable[..., None]) -> Callable[..., None]:
-    """Run a test in real time again, twice at most, if it failed and the record says that this host was late."""
-
-    @functools.wraps(test)
-    def attempts(tmp_path: Path, **arguments: Any) -> None:
-        for attempt in range(3):
-            folder = tmp_path / str(attempt)
-            folder.mkdir()
-            try:
-                return test(folder, **arguments)
-            except AssertionError:
-                logs = folder.rglob("events.jsonl")
-                said = [json.loads(line)["fields"] for log in logs for line in log.open()]
-                found = {fields.get(key) for fields in said for key in ("name", "alarm")}
-                if attempt == 2 or not STALLS.intersection(found):
-                    raise
-
-    return attempts
 
 
 class Truth:

@@ -316,7 +316,7 @@ def test_the_commands_take_a_record_of_several_channels(tmp_path: Path) -> None:
     dead.close()
     listed = ionto("sessions", cwd=tmp_path).out.splitlines()
     assert listed[0].split()[:6] == ["session", "outcome", "mA·min", "of", "trips", "channels"]
-    assert listed[1].split()[1:6] == ["complete", "0.0392", "0.0467", "2", "S-07"]
+    assert listed[1].split()[1:6] == ["complete", "0.0394", "0.0467", "2", "S-07"]
     assert listed[1].endswith("place 0, place 1")
     assert {row["channels"] for row in json.loads(ionto("sessions", "--json", cwd=tmp_path).out)} == {2}
 

@@ -21,7 +21,6 @@ from cli_support import (
     Truth,
     ended,
     ionto,
-    on_a_host_that_keeps_up,
     running,
     sessions,
     started,
@@ -130,7 +129,6 @@ def test_a_shorted_lead_ramps_down_and_says_why(tmp_path: Path) -> None:
         ("real", "treatment", 0.35),
     ],
 )
-@on_a_host_that_keeps_up
 def test_a_killed_host_leaves_no_current_and_a_record_that_can_be_recovered(
     tmp_path: Path, speed: str, moment: str, after_s: float
 ) -> None:
@@ -207,7 +205,6 @@ def stopped_run(folder: Path, *signals: signal.Signals, speed: str) -> Done:
     [(signal.SIGINT, "real"), (signal.SIGINT, "max"), (signal.SIGTERM, "max"), (signal.SIGHUP, "max")],
     ids=lambda value: getattr(value, "name", value),
 )
-@on_a_host_that_keeps_up
 def test_the_first_interrupt_ramps_down(tmp_path: Path, number: signal.Signals, speed: str) -> None:
     done = stopped_run(tmp_path, number, speed=speed)
     assert done.code == 1
@@ -221,7 +218,6 @@ def test_the_first_interrupt_ramps_down(tmp_path: Path, number: signal.Signals, 
     assert truth.current_after(begun * 1e-3 + 1.05) < NOTHING_A
 
 
-@on_a_host_that_keeps_up
 def test_the_second_interrupt_switches_off_at_once(tmp_path: Path) -> None:
     done = stopped_run(tmp_path, signal.SIGINT, signal.SIGINT, speed="real")
     assert done.code == 1

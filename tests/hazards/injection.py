@@ -73,7 +73,9 @@ class Injected:
         """Device time (s) of the first period after `after_s` at whose end the relay is open and nothing flows."""
         time_s = self.truth["device_time_s"]
         still = (self.truth["relay_closed"] == 0) & (np.abs(self.truth["current_a"]) < NOTHING_A)
-        return float(time_s[np.flatnonzero(still & (time_s > after_s))[0]])
+        found = np.flatnonzero(still & (time_s > after_s))
+        assert len(found), f"never off: {self.receipt['reason']}"
+        return float(time_s[found[0]])
 
     def phase(self, phase: Phase) -> float:
         """Device time (s) of its first row."""

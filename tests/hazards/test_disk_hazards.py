@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli_support import COMMAND, HEAD, environment, on_a_host_that_keeps_up, sessions
+from cli_support import COMMAND, HEAD, environment, sessions
 from ionto_rt.calibration_file import RangeCalibration, write_calibration
 from ionto_rt.device import Device, SimBytes, open_device
 from ionto_rt.errors import IontoError, RefusedError
@@ -201,7 +201,6 @@ int clock_gettime(clockid_t id, struct timespec *now) {
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("seconds", [-86400 * 3, 86400 * 400])
-@on_a_host_that_keeps_up
 def test_h27_a_program_whose_wall_clock_is_set_in_mid_session(
     tmp_path: Path, response: Response, seconds: int
 ) -> None:

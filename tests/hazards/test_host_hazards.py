@@ -14,7 +14,6 @@ from cli_support import (
     Truth,
     ended,
     ionto,
-    on_a_host_that_keeps_up,
     running,
     sessions,
     started,
@@ -53,7 +52,6 @@ def test_h21_unplugged(tmp_path: Path, response: Response, at_s: float) -> None:
     told_of_the_loss(done)
 
 
-@on_a_host_that_keeps_up
 def test_h21_unplugged_in_real_time(tmp_path: Path, response: Response) -> None:
     done = session(tmp_path, "unplug@4.5", speed="real")
     response("H21", 4.5, done.off(after_s=4.5), real_time=True)
@@ -90,7 +88,6 @@ def test_h25_stale_data(response: Response, beyond_us: int) -> None:
     response("H25", taken_s + limit_us * 1e-6, taken_s + (limit_us + beyond_us) * 1e-6, through="samples")
 
 
-@on_a_host_that_keeps_up
 def test_h25_stale_data_in_real_time(tmp_path: Path, response: Response) -> None:
     """The host is stopped for a moment that the lease bridges: what queued meanwhile is too old."""
     path = treatment(tmp_path, hold="20 s")
@@ -130,7 +127,6 @@ def wait_for_phase(process: "subprocess.Popen[str]", phase: str) -> None:
 
 
 @pytest.mark.parametrize(("speed", "phase"), [("max", "ramp up"), ("max", "treatment"), ("real", "treatment")])
-@on_a_host_that_keeps_up
 def test_h28_host_suspended(tmp_path: Path, response: Response, speed: str, phase: str) -> None:
     """A stopped process: the lease runs out. From the last command that the device took."""
     real = speed == "real"
@@ -175,7 +171,6 @@ def whole(done: Done, folder: Path) -> dict[str, object]:
     ("speed", "phase"),
     [("max", "self-test"), ("max", "contact check"), ("max", "ramp up"), ("max", "treatment"), ("real", "treatment")],
 )
-@on_a_host_that_keeps_up
 def test_h29_killed(tmp_path: Path, response: Response, speed: str, phase: str) -> None:
     """kill -9: what the record says afterwards is tests/test_faults_end_to_end.py's."""
     real = speed == "real"
@@ -203,7 +198,6 @@ def test_h30_supervisor_hangs(tmp_path: Path, response: Response, at_s: float) -
     assert done.receipt["trips"] == ["HEARTBEAT"]
 
 
-@on_a_host_that_keeps_up
 def test_h30_supervisor_hangs_in_real_time(tmp_path: Path, response: Response) -> None:
     """A watcher that does not return until the device has switched off."""
 

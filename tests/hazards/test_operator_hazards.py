@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli_support import on_a_host_that_keeps_up
 from injection import session
 from ionto_rt.session import Session
 from responses import Response
@@ -27,7 +26,6 @@ def test_h56_operator_stop(tmp_path: Path, response: Response, at_s: float) -> N
 
 
 @pytest.mark.parametrize("speed", ["max", "real"])
-@on_a_host_that_keeps_up
 def test_h56_operator_stop_by_a_second_interrupt(tmp_path: Path, response: Response, speed: str) -> None:
     injected: list[float] = []
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli_support import on_a_host_that_keeps_up
 from injection import device_time_s, session
 from responses import Response
 
@@ -21,7 +20,6 @@ def in_real_time(
 ) -> Callable[..., None]:
     """A test that injects the faults in real time, of which the last comes at `at_s`, and waits for a trip or pause."""
 
-    @on_a_host_that_keeps_up
     def test(tmp_path: Path, response: Response) -> None:
         done = session(tmp_path, *faults, options=options, current=current, hold="6 s", speed="real")
         rows = done.rows
