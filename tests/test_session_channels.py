@@ -234,7 +234,7 @@ def test_an_area_that_shrinks_with_nobody_there_ends_that_channel_as_the_treatme
     ran = Ran(
         tmp_path,
         of(long, long, on_channel_trip=policy),
-        uri="sim:?channels=2&rate=4000&skin=hairy&fault=1:area=0.4@8",
+        uri="sim:?channels=2&rate=4000&skin=hairy&fault=1:area=0.5@8",
     )
     assert [event.fields["name"] for event in ran.events("guard-pause")] == ["CONTACT_AREA"]
     assert ran.parts[1]["outcome"] == "aborted"
