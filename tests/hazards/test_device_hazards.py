@@ -135,11 +135,7 @@ def test_h53_device_clock(tmp_path: Path, response: Response, factor: float) -> 
     lies behind the change. A slow clock makes each sample later than the one before, and is found as that if it is
     sooner."""
     found = ["DEVICE_CLOCK"] if factor < 1.0 else ["DEVICE_CLOCK", "STALE_DATA"]
-    for _ in range(5):
-        done = session(tmp_path, f"clock={factor}@3", speed="real", hold="30 s")
-        # A host that stands still sees no load in the contact check, or is late itself: another hazard answers.
-        if done.receipt["trips"][:1] and done.receipt["trips"][0] in found:
-            break
+    done = session(tmp_path, f"clock={factor}@3", speed="real", hold="30 s")
     assert done.receipt["trips"][0] in found
     response("H53", 3.0, done.first("trip"), real_time=True)
     assert done.rows["action"][-1] == Action.OFF
