@@ -228,6 +228,7 @@ cdef void controller_start(ControllerState* controller) noexcept nogil:
     controller.programme.ceiling_a = config.programme.level_limit_a
     controller.started = 0
     controller.last_index = 0
+    controller.last_output = 0.0
     controller.last_nonce = 0
     controller.last_status = 0
     controller.contact = 0

@@ -30,7 +30,8 @@ cdef enum:
     REFINED = 16
     NULL_TRIES = 100
     SETTLED_TICKS = 3           # samples under the output in force before nulling and raising go by one
-    PERIODS_TRIED = 8           # times as many as are needed, where samples are lost
+    GAP_MOST = 16               # samples; after a longer one the excitation begins again
+    USED_LEAST = 64             # samples of the mean period that must not have been lost in any
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -44,7 +45,8 @@ cdef double RESOLVED_CODES = 100.0     # current codes of one swing that the lea
 cdef double SLOW = 0.5                  # a pole above it must belong to a load's series resistance
 cdef double SERIES_MOST_OHM = 7000.0    # of leads, body and electrodes: the envelope's 5 kohm, and a margin for noise
 cdef double EXCITATION = 0.7            # of current_a: gain errors, and what nulling leaves, come on top
-cdef double WAIT_MOST_S = 4.0           # for outputs to come into force, in all
+cdef double DRIVE_LEAST = 0.25         # of the excitation as it was given: less was in force where commands hardly came
+cdef double WAIT_MOST_S = 2.0           # for outputs to come into force, in all
 cdef double STEP_RATIO = 1.0            # of current_a through the least series resistance: the largest step
 
 cdef double sequence[127]
@@ -91,6 +93,8 @@ cdef void evaluate(const ProbeState* state, const double* response, int32_t lag,
         row[1] *= pole
         for i in range(4):
             row[2 + i] = state.mains[4 * n + i]
+        if state.missing[n]:
+            continue
         y = response[n]
         for i in range(terms):
             right[i] += row[i] * y
@@ -128,8 +132,8 @@ cdef inline int32_t delay_of(const ProbeConfig* config, int32_t fit_of) noexcept
 
 
 cdef inline int32_t lag_of(const ProbeState* state, const ProbeConfig* config, int32_t fit_of) noexcept nogil:
-    """Ticks by which the response follows the output in force: the delay, less what passes until a command acts."""
-    return delay_of(config, fit_of) - state.usual_age_ticks
+    """Ticks by which the response follows the output in force: none, if the device says itself what that is."""
+    return delay_of(config, fit_of) - (config.delay_ticks if state.told else 1)
 
 
 cdef inline bint can_be(int32_t lag) noexcept nogil:
@@ -183,7 +187,7 @@ cdef bint fit_once(ProbeState* state, const double* response, int32_t lag, bint 
     if state.fit_at == COARSE + REFINED:
         state.fit_at = 0
         # A pole that the data do not show is fitted to noise, and its zero to cancel it.
-        if (state.static_fit.cost - state.best.cost) * (PROBE_PERIOD - TERMS - 1) < 2.0 * SIGNIFICANT * state.best.cost:
+        if (state.static_fit.cost - state.best.cost) * (state.used - TERMS - 1) < 2.0 * SIGNIFICANT * state.best.cost:
             state.best = state.static_fit
         return True
     return False
@@ -196,7 +200,7 @@ cdef bint sigmas(const ProbeState* state, int32_t lag, const Fit* fit, double* c
     cdef double kept[16]
     cdef double row[4]
     cdef double now, before, start = 1.0, x, slope = 0.0, last = fit.start
-    cdef double variance = fit.cost / (PROBE_PERIOD - TERMS - 1)
+    cdef double variance = fit.cost / (state.used - TERMS - 1)
     cdef int32_t n, i, j, k
     memset(kept, 0, sizeof(kept))
     now = driven(state, -1 - lag)
@@ -207,6 +211,8 @@ cdef bint sigmas(const ProbeState* state, int32_t lag, const Fit* fit, double* c
         x = fit.gain * now + fit.after * before + fit.start * start
         slope = fit.pole * slope + last
         last = x
+        if state.missing[n]:
+            continue
         row[0] = slope
         row[1] = now
         row[2] = before
@@ -289,8 +295,8 @@ cdef void find_load(ProbeState* state, const ProbeConfig* config, int32_t lag, c
         # Ts is far above the time constant: the samples show the resistance alone.
         state.found.resistance_ohm = (1.0 / fit.gain if config.voltage_source else fit.gain) - config.ballast_ohm
         state.found.resistance_sigma_ohm = (
-            sqrt(fit.cost / PROBE_PERIOD / (PROBE_PERIOD - 2.0)) / state.half / fit.gain * (1.0 / fit.gain)
-            if config.voltage_source else sqrt(fit.cost / PROBE_PERIOD / (PROBE_PERIOD - 2.0)) / state.half)
+            sqrt(fit.cost / state.used / (state.used - 2.0)) / state.drive_size / fit.gain * (1.0 / fit.gain)
+            if config.voltage_source else sqrt(fit.cost / state.used / (state.used - 2.0)) / state.drive_size)
         return
     at[0] = fit.pole
     at[1] = fit.gain
@@ -331,17 +337,38 @@ cdef void passive(PlantModel* model, double ratio_most) noexcept nogil:
         model.gain_before = high
 
 
+cdef int32_t median_age(const ProbeState* state) noexcept nogil:
+    cdef uint32_t below = 0, total = 0
+    cdef int32_t k
+    for k in range(PROBE_LEAD):
+        total += state.ages[k]
+    for k in range(PROBE_LEAD):
+        below += state.ages[k]
+        if 2 * below >= total:
+            return k
+    return PROBE_LEAD
+
+
+cdef double size_of(const ProbeState* state, const double* series) noexcept nogil:
+    """Root mean square over what is used of the period."""
+    cdef double total = 0.0
+    cdef int32_t k
+    for k in range(PROBE_PERIOD):
+        if not state.missing[k]:
+            total += series[k] * series[k]
+    return sqrt(total / state.used)
+
+
 cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept nogil:
     """The fits of the current are done: which delay. Returns a verdict if it ends here, else PROBE_RUNNING."""
-    cdef int32_t best = -1, k, n, lag
+    cdef int32_t best = -1, k, n, lag, delay
     cdef double covariance[16]
     cdef double fitted[127]
-    cdef double size = 0.0, seen, now, before, start = 1.0
+    cdef double seen = size_of(state, state.current), now, before, start = 1.0
     cdef Fit* fit
-    for k in range(PROBE_PERIOD):
-        size += state.current[k] * state.current[k]
-    seen = sqrt(size / PROBE_PERIOD)
-    if seen < (0.5 * config.current_lsb_a if config.voltage_source else 0.3 * state.half):
+    if state.drive_size < DRIVE_LEAST * state.half:
+        return PROBE_UNCLEAR
+    if seen < (0.5 * config.current_lsb_a if config.voltage_source else 0.3 * state.drive_size):
         return PROBE_OPEN
     if seen < config.current_lsb_a:
         return PROBE_UNCLEAR
@@ -355,6 +382,10 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
         return PROBE_UNCLEAR
     fit = &state.fits[best]
     lag = lag_of(state, config, best)
+    delay = lag + state.usual_age_ticks
+    # What is certified goes as far as the delays that are tried.
+    if delay > delay_of(config, PROBE_DELAYS - 1):
+        return PROBE_UNCLEAR
     if config.voltage_source and (
             fit.gain + fit.after <= 0.0
             or (fit.pole > SLOW and fit.pole > -fit.after * (1.3 * config.ballast_ohm + SERIES_MOST_OHM))):
@@ -366,8 +397,8 @@ cdef int32_t choose_model(ProbeState* state, const ProbeConfig* config) noexcept
     state.found.model.gain_before = -fit.after
     if config.voltage_source:
         passive(&state.found.model, config.parallel_ratio_most)
-    state.found.model.delay_ticks = delay_of(config, best)
-    state.found.residual_a = sqrt(fit.cost / PROBE_PERIOD)
+    state.found.model.delay_ticks = delay
+    state.found.residual_a = sqrt(fit.cost / state.used)
     if sigmas(state, lag, fit, covariance):
         state.found.pole_sigma = sqrt(covariance[0])
         state.found.gain_sigma = sqrt(covariance[5])
@@ -433,14 +464,14 @@ cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
     state.phase = PROBE_NULL
     state.centre = output
     state.output = output
+    state.least_age_ticks = PROBE_LEAD
 
 
 cdef void probe_read_back(ProbeState* state, double applied, uint32_t age_ticks, uint32_t lost) noexcept nogil:
     state.told = 1
     state.applied = applied
     state.age_ticks = age_ticks
-    if lost:
-        state.whole_ticks = 0
+    state.lost = lost
 
 
 cdef void null_current(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
@@ -495,44 +526,91 @@ cdef void raise_amplitude(ProbeState* state, const ProbeConfig* config, double c
     state.ticks = 0
 
 
-cdef void take(ProbeState* state, double current, double voltage) noexcept nogil:
-    """One sample of the excitation. A period without a gap counts, until there are as many of each sign."""
+cdef inline uint32_t least(uint32_t a, uint32_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline void give(ProbeState* state, double output) noexcept nogil:
+    state.given_at = (state.given_at + 1) & (PROBE_LEAD - 1)
+    state.given[state.given_at] = output
+
+
+cdef inline double sign_of(const ProbeState* state) noexcept nogil:
+    """Of the period, and its share in the mean."""
+    return (-1.0 if (state.ticks // PROBE_PERIOD) & 1 else 1.0) / state.periods
+
+
+cdef bint take_drive(ProbeState* state, double drive) noexcept nogil:
+    """The drive at the next tick of the excitation, of a period of either sign; True if the tick counts."""
     cdef uint32_t period = state.ticks // PROBE_PERIOD, at = state.ticks % PROBE_PERIOD
-    cdef int32_t negative = period & 1, k
-    cdef double sign
-    if at == 0:
-        for k in range(PROBE_LEAD):
-            state.period_lead[k] = state.period_drive[PROBE_PERIOD - 1 - k]
-    state.period_current[at] = current
-    state.period_voltage[at] = voltage
-    state.period_drive[at] = state.applied - state.centre
-    if period == 0:
+    cdef int32_t k
+    cdef double sign = sign_of(state)
+    cdef bint counts = 0 < period <= state.periods
+    if counts:
+        if at == 0:
+            for k in range(PROBE_LEAD):
+                state.lead[k] += sign * state.recent[(state.recent_at - <uint32_t>k) & (PROBE_LEAD - 1)]
+        state.drive[at] += sign * drive
+    state.recent_at = (state.recent_at + 1) & (PROBE_LEAD - 1)
+    state.recent[state.recent_at] = drive
+    return counts
+
+
+cdef void take(ProbeState* state, double current, double voltage) noexcept nogil:
+    cdef uint32_t at = state.ticks % PROBE_PERIOD
+    if not take_drive(state, state.in_force - state.centre):
         return
+    state.current[at] += sign_of(state) * current
+    state.voltage[at] += sign_of(state) * voltage
     state.ages[state.age_ticks if state.age_ticks < PROBE_LEAD else PROBE_LEAD - 1] += 1
-    if (at < PROBE_PERIOD - 1 or state.whole_ticks < PROBE_PERIOD + PROBE_LEAD
-            or 2 * state.periods_taken[negative] >= state.periods):
+
+
+cdef void begin_again(ProbeState* state) noexcept nogil:
+    memset(state.current, 0, sizeof(state.current))
+    memset(state.voltage, 0, sizeof(state.voltage))
+    memset(state.drive, 0, sizeof(state.drive))
+    memset(state.lead, 0, sizeof(state.lead))
+    memset(state.ages, 0, sizeof(state.ages))
+    memset(state.missing, 0, sizeof(state.missing))
+    state.rail_run = 0
+    state.ticks = 0
+
+
+cdef void take_gap(ProbeState* state) noexcept nogil:
+    """Samples that were lost: where they belong nothing is fitted. What was in force is known all the same: the command
+    that was due, or where its sample was lost too, the one before it; none that is newer than what the next sample
+    tells, none that is older than what the last one told.
+    """
+    cdef int32_t behind = <int32_t>state.lost, age, ahead = 0
+    if state.lost > GAP_MOST:
+        begin_again(state)
         return
-    state.periods_taken[negative] += 1
-    sign = (-1.0 if negative else 1.0) / state.periods
-    for k in range(PROBE_PERIOD):
-        state.current[k] += sign * state.period_current[k]
-        state.voltage[k] += sign * state.period_voltage[k]
-        state.drive[k] += sign * state.period_drive[k]
-    for k in range(PROBE_LEAD):
-        state.lead[k] += sign * state.period_lead[k]
+    while behind > 0:
+        ahead += 1
+        age = <int32_t>least(state.age_ticks, PROBE_LEAD) - behind
+        if age < <int32_t>state.least_age_ticks:
+            age = <int32_t>state.least_age_ticks
+        if age > <int32_t>least(state.last_age_ticks, PROBE_LEAD) + ahead:
+            age = <int32_t>least(state.last_age_ticks, PROBE_LEAD) + ahead
+        give(state, state.output)
+        if take_drive(state, state.given[(state.given_at - least(<uint32_t>age, PROBE_LEAD - 1)) & (PROBE_LEAD - 1)]
+                      - state.centre):
+            state.missing[state.ticks % PROBE_PERIOD] = 1
+        state.ticks += 1
+        behind -= 1
 
 
-cdef void take_output(ProbeState* state, const ProbeConfig* config) noexcept nogil:
+cdef void take_read_back(ProbeState* state, const ProbeConfig* config) noexcept nogil:
     """What the sample says of the output in force; of a device that says nothing, what was given last."""
     if not state.told:
         state.applied = state.output
         state.age_ticks = 1
-    state.told = 0
-    if not (config.output_min - config.output_lsb <= state.applied <= config.output_max + config.output_lsb):
-        state.whole_ticks = 0
-    else:
-        state.whole_ticks += 1
-    if fabs(state.applied - state.output) <= 0.75 * config.output_lsb:
+        state.lost = 0
+    state.least_age_ticks = least(state.age_ticks, state.least_age_ticks)
+    # A code that no output has is no read-back.
+    if config.output_min - config.output_lsb <= state.applied <= config.output_max + config.output_lsb:
+        state.in_force = state.applied
+    if fabs(state.in_force - state.output) <= 0.75 * config.output_lsb:
         state.settled_ticks += 1
     else:
         state.settled_ticks = 0
@@ -541,7 +619,7 @@ cdef void take_output(ProbeState* state, const ProbeConfig* config) noexcept nog
 cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
                         double* output) noexcept nogil:
     cdef int32_t _k
-    take_output(state, config)
+    take_read_back(state, config)
     if state.phase == PROBE_NULL or state.phase == PROBE_RAISE:
         if state.settled_ticks == 0:
             state.waited_ticks += 1
@@ -553,6 +631,7 @@ cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double cur
     elif state.phase == PROBE_RAISE:
         raise_amplitude(state, config, current_a)
     elif state.phase == PROBE_EXCITE:
+        take_gap(state)
         take(state, current_a, voltage_v)
         if not config.voltage_source:
             # Into an open lead the stage runs to its rail; no need to go on.
@@ -563,17 +642,19 @@ cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double cur
             if state.rail_run >= PROBE_PERIOD:
                 state.verdict = PROBE_OPEN
                 enter(state, PROBE_FINISHED)
-        if state.phase == PROBE_EXCITE and state.periods_taken[0] + state.periods_taken[1] == state.periods:
-            for _k in range(PROBE_LEAD):
-                if state.ages[_k] > state.ages[state.usual_age_ticks]:
-                    state.usual_age_ticks = _k
+        if state.phase == PROBE_EXCITE and state.ticks + 1 >= (state.periods + 1) * PROBE_PERIOD:
+            state.usual_age_ticks = median_age(state)
+            state.used = 0
             for _k in range(PROBE_PERIOD):
+                state.used += not state.missing[_k]
                 exact_turn(fraction(_k * 50.0 * config.tick_s), &state.mains[4 * _k], &state.mains[4 * _k + 1])
                 exact_turn(fraction(_k * 60.0 * config.tick_s), &state.mains[4 * _k + 2], &state.mains[4 * _k + 3])
-            enter(state, PROBE_FIT)
-        elif state.phase == PROBE_EXCITE and state.ticks > PERIODS_TRIED * state.periods * PROBE_PERIOD:
-            state.verdict = PROBE_UNCLEAR
-            enter(state, PROBE_FINISHED)
+            if state.used < USED_LEAST:
+                state.verdict = PROBE_UNCLEAR
+                enter(state, PROBE_FINISHED)
+            else:
+                state.drive_size = size_of(state, state.drive)
+                enter(state, PROBE_FIT)
     elif state.phase == PROBE_FIT:
         for _k in range(EVALUATIONS_PER_TICK):
             if state.fit_of < PROBE_DELAYS:
@@ -608,5 +689,7 @@ cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double cur
     if state.output < config.output_min:
         state.output = config.output_min
     state.ticks += 1
+    give(state, state.output)
+    state.last_age_ticks = state.age_ticks
     output[0] = state.output
     return state.verdict

@@ -3,6 +3,7 @@
 import math
 from functools import cache
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -465,54 +466,74 @@ class SkinRig(Rig):
 
     series_ohm, parallel_ohm, capacitance_f, potential_v = 600.0, 12.5e3, 240e-9, 0.15
 
-    def __init__(self, front_end: FrontEnd, stalls: dict[int, int], lost: frozenset[int] = frozenset()) -> None:
+    def __init__(self, front_end: FrontEnd, stalls: dict[int, int], lost: frozenset[int] = frozenset(), *,
+                 drift_v_per_s: float = 0.0) -> None:  # fmt: skip
         config, plan = planned(device=hello(front_end))
+        self.drift_v_per_s = drift_v_per_s
+        self.noise = Random(1)
         self.ballast_ohm = config["probe"]["ballast_ohm"] if front_end == FrontEnd.VOLTAGE_SOURCE else 0.0
         super().__init__(changed(config, guard={"mismatch_ticks": 1 << 31, "lease_us": 1 << 31}), plan.segments)
         self.lost = lost
         self.standing: dict[int, int] = {}
+        self.answers: dict[int, dict[str, int]] = {}
         for begins, length in stalls.items():
             for k in range(begins, begins + length):
                 self.standing[k] = min(begins, self.standing.get(k, begins))
         self.checking = -1
         self.inner_v = 0.0
 
-    def sample(self, lose: int = 0, **changes: int) -> dict[str, int]:
-        calibration = self.calibration
-        given = len(self.commands) - 2
-        if self.checking >= 0 and given - self.checking in self.standing:
-            given = self.standing[given - self.checking] + self.checking - 1
-        command = self.commands[given] if given >= 0 else {"code": 0, "flags": 0, "index": 0xFFFFFFFF}
-        output = command["code"] * calibration["output_lsb"]
-        tick_s = calibration["tick_s"]
-        # The pads carry nothing behind an open relay.
+    def in_force(self, index: int) -> dict[str, int]:
+        """The command: what answers the sample two before, or where there is none, the last one before that."""
+        answers = index - 2
+        if self.checking >= 0 and answers - self.checking in self.standing:
+            answers = self.standing[answers - self.checking] + self.checking - 1
+        while answers not in self.answers and answers >= 0:
+            answers -= 1
+        return self.answers.get(answers, {"code": 0, "flags": 0, "index": 0xFFFFFFFF})
+
+    def pass_period(self, command: dict[str, int]) -> tuple[float, float]:
+        """Current and voltage at its end."""
+        tick_s = self.calibration["tick_s"]
+        output = command["code"] * self.calibration["output_lsb"]
+        rp_s = math.exp(-tick_s / (self.parallel_ohm * self.capacitance_f))
         if not command["flags"]:
-            output, current_a = 0.0, 0.0
-            self.inner_v *= math.exp(-tick_s / (self.parallel_ohm * self.capacitance_f))
+            current_a = 0.0
+            self.inner_v *= rp_s
         elif self.ballast_ohm:
             series_ohm = self.series_ohm + self.ballast_ohm
             share = self.parallel_ohm / (series_ohm + self.parallel_ohm)
             decay = math.exp(-tick_s / (share * series_ohm * self.capacitance_f))
-            driving_v = output - self.potential_v
+            driving_v = output - self.potential_v - self.drift_v_per_s * self.index * tick_s
             self.inner_v = decay * self.inner_v + (1.0 - decay) * share * driving_v
             current_a = (driving_v - self.inner_v) / series_ohm
         else:
             current_a = output
-            decay = math.exp(-tick_s / (self.parallel_ohm * self.capacitance_f))
-            self.inner_v = decay * self.inner_v + (1.0 - decay) * self.parallel_ohm * current_a
-        voltage_v = current_a * self.series_ohm + self.inner_v
+            self.inner_v = rp_s * self.inner_v + (1.0 - rp_s) * self.parallel_ohm * current_a
+        return current_a, current_a * self.series_ohm + self.inner_v
+
+    def sample(self, lose: int = 0, **changes: int) -> dict[str, int]:
+        calibration = self.calibration
+        for index in range(self.index + 1, self.index + 2 + lose):
+            command = self.in_force(index)
+            current_a, voltage_v = self.pass_period(command)
+        # Without noise, rounding errors repeat with the excitation.
         read = {
-            "current_code": round(current_a / calibration["current_lsb_a"]),
-            "redundant_code": round(current_a / calibration["redundant_lsb_a"]),
-            "voltage_code": round(voltage_v / calibration["voltage_lsb_v"]),
+            "current_code": math.floor(current_a / calibration["current_lsb_a"] + self.noise.random()),
+            "redundant_code": math.floor(current_a / calibration["redundant_lsb_a"] + self.noise.random()),
+            "voltage_code": math.floor(voltage_v / calibration["voltage_lsb_v"] + self.noise.random()),
             "applied_code": command["code"], "applied_index": command["index"], "status": command["flags"],
         }  # fmt: skip
         return super().sample(lose, **read | changes)
 
+    def tick(self, lose: int = 0, **changes: Any) -> dict[str, Any]:
+        row = super().tick(lose, **changes)
+        self.answers[self.index] = self.commands[-1]
+        return row
+
     def check(self) -> tuple[int, Any]:
         """The contact check, by its ticks and what it found."""
         self.until(lambda row: row["phase"] == Phase.CONTACT_CHECK, 5000)
-        self.checking = len(self.commands)
+        self.checking = self.index + 1
         taken = 0
         while self.rows[-1]["phase"] == Phase.CONTACT_CHECK:
             assert taken < 30_000
@@ -530,23 +551,26 @@ def check_without_stalls(front_end: FrontEnd) -> tuple[int, Any]:
     return SkinRig(front_end, {}).check()
 
 
-def assert_same_plant(found: Any, undisturbed: Any) -> None:
-    """As far as their uncertainties tell; the gain of the loop within 1 %."""
+def assert_same_plant(found: Any, undisturbed: Any, delay: int = 2) -> None:
+    """The gain of the loop within 2 %; the load within 1 % of itself, or as far as the uncertainties tell."""
     assert found["verdict"] == ProbeVerdict.GOOD
     found, undisturbed = found["found"], undisturbed["found"]
-    assert found["model"]["delay_ticks"] == undisturbed["model"]["delay_ticks"] == 2
-    assert found["model"]["gain"] == pytest.approx(undisturbed["model"]["gain"], rel=0.01)
+    assert found["model"]["delay_ticks"] == delay
+    assert found["model"]["gain"] == pytest.approx(undisturbed["model"]["gain"], rel=0.02)
     for name in ("series", "parallel", "resistance"):
         apart = found[f"{name}_ohm"] - undisturbed[f"{name}_ohm"]
-        assert abs(apart) <= 4.0 * math.hypot(found[f"{name}_sigma_ohm"], undisturbed[f"{name}_sigma_ohm"])
+        tells = 4.5 * math.hypot(found[f"{name}_sigma_ohm"], undisturbed[f"{name}_sigma_ohm"])
+        assert abs(apart) <= max(tells, 0.01 * undisturbed["resistance_ohm"])
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 @settings(max_examples=15)
-@given(st.dictionaries(st.integers(0, 50) | st.integers(0, 600), st.integers(1, 60), max_size=12))
+@given(st.dictionaries(st.integers(0, 50) | st.integers(0, 600), st.integers(1, 60), max_size=8))
 def test_commands_that_come_late_are_another_excitation_and_no_error(
     front_end: FrontEnd, stalls: dict[int, int]
 ) -> None:
+    """On a host that is in time more often than not."""
+    assume(sum(stalls.values()) <= 200)
     healthy_ticks, undisturbed = check_without_stalls(front_end)
     ticks, found = SkinRig(front_end, stalls).check()
     assert_same_plant(found, undisturbed)
@@ -556,19 +580,33 @@ def test_commands_that_come_late_are_another_excitation_and_no_error(
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-@settings(max_examples=10)
-@given(st.frozensets(st.integers(0, 1500), max_size=5))
-def test_a_period_that_lost_a_sample_is_left_out_of_the_contact_check(
-    front_end: FrontEnd, lost: frozenset[int]
+@settings(max_examples=15)
+@given(st.integers(0, 1 << 32), st.sampled_from([0.001, 0.01, 0.03]))
+def test_samples_that_are_lost_make_the_contact_check_no_longer_and_no_worse(
+    front_end: FrontEnd, seed: int, share: float
 ) -> None:
+    """In any of its periods, beside an electrode potential that drifts."""
     healthy_ticks, undisturbed = check_without_stalls(front_end)
-    ticks, found = SkinRig(front_end, {}, lost).check()
+    chance = Random(seed)
+    lost = frozenset(k for k in range(2000) if chance.random() < share)
+    ticks, found = SkinRig(front_end, {}, lost, drift_v_per_s=0.1).check()
     assert_same_plant(found, undisturbed)
-    # Which sign a period has decides whether the next one can take its place.
-    assert ticks <= healthy_ticks + 4 * 127 * len(lost)
+    assert ticks <= healthy_ticks + 40, "nulling follows the drift"
 
 
-def test_a_contact_check_in_which_every_period_loses_a_sample_ends_unclear() -> None:
-    ticks, found = SkinRig(FrontEnd.CURRENT_SOURCE, {}, frozenset(range(0, 30_000, 100))).check()
-    assert found["verdict"] == ProbeVerdict.UNCLEAR
-    assert ticks < 8 * 4 * 127 + 20
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("begins", range(10))
+@pytest.mark.parametrize("batch", [2, 3, 4, 5, 7, 8, 12, 14])
+def test_a_host_that_answers_in_batches_finds_the_plant_and_its_usual_delay_or_none(
+    front_end: FrontEnd, batch: int, begins: int
+) -> None:
+    """The newest answer acts: half of the commands are late by half a batch. Beyond the delays that are certified the
+    check ends, and does not say that a lead is open.
+    """
+    rig = SkinRig(front_end, {k: batch - 1 for k in range(begins, 3000, batch)})
+    _, found = rig.check()
+    delay = 2 + (batch - 1) // 2
+    if delay <= 4:
+        assert_same_plant(found, check_without_stalls(front_end)[1], delay)
+    else:
+        assert found["verdict"] == ProbeVerdict.UNCLEAR

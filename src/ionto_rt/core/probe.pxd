@@ -1,5 +1,5 @@
 """Contact probe and identification: a bounded, charge-balanced excitation before any treatment current."""
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from ionto_rt.core.types cimport PlantModel
 
 cdef enum:
@@ -86,19 +86,24 @@ cdef struct ProbeState:
     Fit fits[4]
     Identified found
     double lead[16]             # of the drive before the period, newest first
-    double period_current[127]  # of the period in work
-    double period_voltage[127]
-    double period_drive[127]
-    double period_lead[16]
-    uint32_t periods_taken[2]   # into the mean: of the sequence, of its opposite
-    uint32_t whole_ticks        # samples since the last gap
+    double recent[16]           # last drives, newest at recent_at
+    uint32_t recent_at
+    double applied              # as the sample has it
+    double in_force             # the output, less what is no output
+    uint32_t age_ticks          # since the sample that it answers
+    uint32_t lost               # samples between the last one and this
+    int32_t told                # 1: by the device
+    uint32_t last_age_ticks     # of the last sample
+    uint32_t least_age_ticks    # of all
+    double given[16]            # last outputs, one for each sample, lost ones too; newest at given_at
+    uint32_t given_at
+    uint8_t missing[127]        # 1: this sample of the period was lost in one of them
+    int32_t used                # the others
     uint32_t settled_ticks      # samples under the output given last
     uint32_t waited_ticks       # for outputs to come into force
-    uint32_t ages[16]           # samples by how many ticks before them the one lies that the output in force answers
-    int32_t usual_age_ticks     # most of them
-    double applied              # output in force, as the sample has it
-    uint32_t age_ticks          # since the sample that it answers
-    int32_t told                # 1: by the device
+    uint32_t ages[16]           # samples of the excitation by age_ticks; the last: that and more
+    int32_t usual_age_ticks     # their median
+    double drive_size           # root mean square of the first drive
 
 # From the output in force; current_a bounds the probe.
 cdef void probe_begin(ProbeState* state, double output) noexcept nogil
