@@ -31,7 +31,10 @@ cdef enum:
     NULL_TRIES = 100
     SETTLED_TICKS = 3           # samples under the output in force before nulling and raising go by one
     GAP_MOST = 16               # samples; after a longer one the excitation begins again
-    USED_LEAST = 64             # samples of the mean period that must not have been lost in any
+    BEGINNINGS_MOST = 6         # then it ends unclear
+    DOUBT_TICKS = 8             # that are left out behind a sample that was lost while commands came late
+    USED_LEAST = 64             # samples of the mean period
+    KEPT_EIGHTHS = 7            # of the periods of each sign that must have a sample for it to be used
     TERMS = 7                   # of one fit, the pole aside
     SHAPES = 4                  # of these and the pole, what the load is made of
 
@@ -447,6 +450,11 @@ cdef void enter(ProbeState* state, int32_t phase) noexcept nogil:
     state.tries = 0
 
 
+cdef void end(ProbeState* state, int32_t verdict) noexcept nogil:
+    state.verdict = verdict
+    enter(state, PROBE_FINISHED)
+
+
 cdef void excite(ProbeState* state, const ProbeConfig* config, double current) noexcept nogil:
     cdef double swing = fabs(current - state.nulled_a)
     if config.output_min >= 0.0 and state.centre < state.half:
@@ -464,7 +472,6 @@ cdef void probe_begin(ProbeState* state, double output) noexcept nogil:
     state.phase = PROBE_NULL
     state.centre = output
     state.output = output
-    state.least_age_ticks = PROBE_LEAD
 
 
 cdef void probe_read_back(ProbeState* state, double applied, uint32_t age_ticks, uint32_t lost) noexcept nogil:
@@ -485,8 +492,7 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
     if not config.voltage_source and (fabs(current) > offset or fabs(state.centre - current) > offset):
         # Against a reading that is wrong, what nulls it would be a current of its own.
         state.nulled_a = current
-        state.verdict = PROBE_UNCLEAR
-        enter(state, PROBE_FINISHED)
+        end(state, PROBE_UNCLEAR)
         return
     if fabs(current) > 0.1 * config.current_a and state.tries < NULL_TRIES:
         # A step through the least impedance never passes zero, and what is only hum moves little.
@@ -496,8 +502,7 @@ cdef void null_current(ProbeState* state, const ProbeConfig* config, double curr
         return
     state.nulled_a = current
     if fabs(current) > config.current_a:
-        state.verdict = PROBE_UNCLEAR
-        enter(state, PROBE_FINISHED)
+        end(state, PROBE_UNCLEAR)
         return
     if not config.voltage_source:
         state.half = quantised(
@@ -535,17 +540,12 @@ cdef inline void give(ProbeState* state, double output) noexcept nogil:
     state.given[state.given_at] = output
 
 
-cdef inline double sign_of(const ProbeState* state) noexcept nogil:
-    """Of the period, and its share in the mean."""
-    return (-1.0 if (state.ticks // PROBE_PERIOD) & 1 else 1.0) / state.periods
-
-
 cdef bint take_drive(ProbeState* state, double drive) noexcept nogil:
     """The drive at the next tick of the excitation, of a period of either sign; True if the tick counts."""
     cdef uint32_t period = state.ticks // PROBE_PERIOD, at = state.ticks % PROBE_PERIOD
-    cdef int32_t k
-    cdef double sign = sign_of(state)
+    cdef double sign = (-1.0 if period & 1 else 1.0) / state.periods
     cdef bint counts = 0 < period <= state.periods
+    cdef int32_t k
     if counts:
         if at == 0:
             for k in range(PROBE_LEAD):
@@ -558,46 +558,96 @@ cdef bint take_drive(ProbeState* state, double drive) noexcept nogil:
 
 cdef void take(ProbeState* state, double current, double voltage) noexcept nogil:
     cdef uint32_t at = state.ticks % PROBE_PERIOD
+    cdef int32_t odd = (state.ticks // PROBE_PERIOD) & 1
+    cdef bint doubted = state.doubted_ticks > 0
+    if doubted:
+        state.doubted_ticks -= 1
     if not take_drive(state, state.in_force - state.centre):
         return
-    state.current[at] += sign_of(state) * current
-    state.voltage[at] += sign_of(state) * voltage
-    state.ages[state.age_ticks if state.age_ticks < PROBE_LEAD else PROBE_LEAD - 1] += 1
+    state.ages[least(state.age_ticks, PROBE_LEAD - 1)] += 1
+    if doubted:
+        return
+    state.samples[odd * PROBE_PERIOD + at] += 1
+    if odd:
+        state.odd_current[at] += current
+        state.odd_voltage[at] += voltage
+    else:
+        state.current[at] += current
+        state.voltage[at] += voltage
 
 
-cdef void begin_again(ProbeState* state) noexcept nogil:
+cdef bint begin_again(ProbeState* state) noexcept nogil:
+    """False if it has begun too often."""
     memset(state.current, 0, sizeof(state.current))
     memset(state.voltage, 0, sizeof(state.voltage))
+    memset(state.odd_current, 0, sizeof(state.odd_current))
+    memset(state.odd_voltage, 0, sizeof(state.odd_voltage))
+    memset(state.samples, 0, sizeof(state.samples))
     memset(state.drive, 0, sizeof(state.drive))
     memset(state.lead, 0, sizeof(state.lead))
     memset(state.ages, 0, sizeof(state.ages))
-    memset(state.missing, 0, sizeof(state.missing))
+    state.doubted_ticks = 0
     state.rail_run = 0
     state.ticks = 0
+    state.beginnings += 1
+    return state.beginnings < BEGINNINGS_MOST
 
 
-cdef void take_gap(ProbeState* state) noexcept nogil:
-    """Samples that were lost: where they belong nothing is fitted. What was in force is known all the same: the command
-    that was due, or where its sample was lost too, the one before it; none that is newer than what the next sample
-    tells, none that is older than what the last one told.
+cdef bint take_gap(ProbeState* state, const ProbeConfig* config) noexcept nogil:
+    """Samples that were lost: nothing is fitted there. What was in force is known all the same: the command that was
+    due, or where its sample was lost too, the one before it; none newer than what the next sample tells, none older
+    than what the last one told. Where commands came late besides, it may have been another, and what follows is left
+    out too. False if this was one gap too many.
     """
-    cdef int32_t behind = <int32_t>state.lost, age, ahead = 0
+    cdef uint32_t now = least(state.age_ticks, PROBE_LEAD), last = least(state.last_age_ticks, PROBE_LEAD)
+    cdef int32_t usual = <int32_t>(now if now < last else last), newest, oldest, age, k
+    cdef int32_t lost = <int32_t>state.lost, ahead
+    cdef bint late, doubted
     if state.lost > GAP_MOST:
-        begin_again(state)
-        return
-    while behind > 0:
-        ahead += 1
-        age = <int32_t>least(state.age_ticks, PROBE_LEAD) - behind
-        if age < <int32_t>state.least_age_ticks:
-            age = <int32_t>state.least_age_ticks
-        if age > <int32_t>least(state.last_age_ticks, PROBE_LEAD) + ahead:
-            age = <int32_t>least(state.last_age_ticks, PROBE_LEAD) + ahead
+        return begin_again(state)
+    if usual < config.delay_ticks:
+        usual = config.delay_ticks
+    late = <int32_t>last > usual or (<int32_t>now > usual and <int32_t>now > lost + 1)
+    for ahead in range(1, lost + 1):
+        newest = <int32_t>now - (lost + 1 - ahead)
+        oldest = <int32_t>last + ahead
+        if newest < config.delay_ticks:
+            newest = config.delay_ticks
+        age = usual
+        if age < newest:
+            age = newest
+        if age > oldest:
+            age = oldest
+        if age > PROBE_LEAD - 1:
+            age = PROBE_LEAD - 1
         give(state, state.output)
-        if take_drive(state, state.given[(state.given_at - least(<uint32_t>age, PROBE_LEAD - 1)) & (PROBE_LEAD - 1)]
-                      - state.centre):
-            state.missing[state.ticks % PROBE_PERIOD] = 1
+        doubted = False
+        for k in range(newest, oldest + 1):
+            if late and k < PROBE_LEAD and (
+                    state.given[(state.given_at - <uint32_t>k) & (PROBE_LEAD - 1)]
+                    != state.given[(state.given_at - <uint32_t>age) & (PROBE_LEAD - 1)]):
+                doubted = True
+        if doubted:
+            state.doubted_ticks = DOUBT_TICKS
+        take_drive(state, state.given[(state.given_at - <uint32_t>age) & (PROBE_LEAD - 1)] - state.centre)
         state.ticks += 1
-        behind -= 1
+    return True
+
+
+cdef void take_means(ProbeState* state) noexcept nogil:
+    """Of each sample of the period: half the difference of both signs."""
+    cdef uint32_t kept = (KEPT_EIGHTHS * state.periods + 15) // 16, of_even, of_odd
+    cdef int32_t k
+    state.used = 0
+    for k in range(PROBE_PERIOD):
+        of_even = state.samples[k]
+        of_odd = state.samples[PROBE_PERIOD + k]
+        state.missing[k] = of_even < kept or of_odd < kept
+        if state.missing[k]:
+            continue
+        state.used += 1
+        state.current[k] = 0.5 * (state.current[k] / of_even - state.odd_current[k] / of_odd)
+        state.voltage[k] = 0.5 * (state.voltage[k] / of_even - state.odd_voltage[k] / of_odd)
 
 
 cdef void take_read_back(ProbeState* state, const ProbeConfig* config) noexcept nogil:
@@ -606,7 +656,6 @@ cdef void take_read_back(ProbeState* state, const ProbeConfig* config) noexcept 
         state.applied = state.output
         state.age_ticks = 1
         state.lost = 0
-    state.least_age_ticks = least(state.age_ticks, state.least_age_ticks)
     # A code that no output has is no read-back.
     if config.output_min - config.output_lsb <= state.applied <= config.output_max + config.output_lsb:
         state.in_force = state.applied
@@ -616,66 +665,75 @@ cdef void take_read_back(ProbeState* state, const ProbeConfig* config) noexcept 
         state.settled_ticks = 0
 
 
+cdef void excitation_step(ProbeState* state, const ProbeConfig* config, double current_a,
+                          double voltage_v) noexcept nogil:
+    cdef int32_t _k
+    if not take_gap(state, config):
+        end(state, PROBE_UNCLEAR)
+        return
+    take(state, current_a, voltage_v)
+    if not config.voltage_source:
+        # Into an open lead the stage runs to its rail; no need to go on.
+        if fabs(voltage_v) >= 0.97 * config.compliance_v and fabs(current_a) < 0.3 * state.half:
+            state.rail_run += 1
+        else:
+            state.rail_run = 0
+        if state.rail_run >= PROBE_PERIOD:
+            end(state, PROBE_OPEN)
+            return
+    if state.ticks + 1 < (state.periods + 1) * PROBE_PERIOD:
+        return
+    take_means(state)
+    if state.used < USED_LEAST:
+        end(state, PROBE_UNCLEAR)
+        return
+    state.usual_age_ticks = median_age(state)
+    state.drive_size = size_of(state, state.drive)
+    for _k in range(PROBE_PERIOD):
+        exact_turn(fraction(_k * 50.0 * config.tick_s), &state.mains[4 * _k], &state.mains[4 * _k + 1])
+        exact_turn(fraction(_k * 60.0 * config.tick_s), &state.mains[4 * _k + 2], &state.mains[4 * _k + 3])
+    enter(state, PROBE_FIT)
+
+
+cdef void fit_step(ProbeState* state, const ProbeConfig* config) noexcept nogil:
+    cdef int32_t _k
+    for _k in range(EVALUATIONS_PER_TICK):
+        if state.fit_of < PROBE_DELAYS:
+            if not can_be(lag_of(state, config, state.fit_of)):
+                state.fit_of += 1
+            elif fit_once(state, state.current, lag_of(state, config, state.fit_of), config.voltage_source != 0):
+                state.fits[state.fit_of] = state.best
+                state.fit_of += 1
+            else:
+                continue
+            if state.fit_of == PROBE_DELAYS:
+                state.verdict = choose_model(state, config)
+                if state.verdict == PROBE_RUNNING and config.voltage_source:
+                    state.verdict = judge_load(state, config)
+        elif fit_once(state, state.voltage, 0, True):
+            find_load(state, config, 0, &state.best)
+            state.verdict = judge_load(state, config)
+        if state.verdict != PROBE_RUNNING:
+            state.found.null_output = state.centre
+            enter(state, PROBE_FINISHED)
+            break
+
+
 cdef int32_t probe_step(ProbeState* state, const ProbeConfig* config, double current_a, double voltage_v,
                         double* output) noexcept nogil:
-    cdef int32_t _k
     take_read_back(state, config)
-    if state.phase == PROBE_NULL or state.phase == PROBE_RAISE:
-        if state.settled_ticks == 0:
-            state.waited_ticks += 1
-            if state.waited_ticks * config.tick_s > WAIT_MOST_S:
-                state.verdict = PROBE_UNCLEAR
-                enter(state, PROBE_FINISHED)
+    if (state.phase == PROBE_NULL or state.phase == PROBE_RAISE) and state.settled_ticks == 0:
+        state.waited_ticks += 1
+        if state.waited_ticks * config.tick_s > WAIT_MOST_S:
+            end(state, PROBE_UNCLEAR)
     if state.phase == PROBE_NULL:
         null_current(state, config, current_a)
     elif state.phase == PROBE_RAISE:
         raise_amplitude(state, config, current_a)
     elif state.phase == PROBE_EXCITE:
-        take_gap(state)
-        take(state, current_a, voltage_v)
-        if not config.voltage_source:
-            # Into an open lead the stage runs to its rail; no need to go on.
-            if fabs(voltage_v) >= 0.97 * config.compliance_v and fabs(current_a) < 0.3 * state.half:
-                state.rail_run += 1
-            else:
-                state.rail_run = 0
-            if state.rail_run >= PROBE_PERIOD:
-                state.verdict = PROBE_OPEN
-                enter(state, PROBE_FINISHED)
-        if state.phase == PROBE_EXCITE and state.ticks + 1 >= (state.periods + 1) * PROBE_PERIOD:
-            state.usual_age_ticks = median_age(state)
-            state.used = 0
-            for _k in range(PROBE_PERIOD):
-                state.used += not state.missing[_k]
-                exact_turn(fraction(_k * 50.0 * config.tick_s), &state.mains[4 * _k], &state.mains[4 * _k + 1])
-                exact_turn(fraction(_k * 60.0 * config.tick_s), &state.mains[4 * _k + 2], &state.mains[4 * _k + 3])
-            if state.used < USED_LEAST:
-                state.verdict = PROBE_UNCLEAR
-                enter(state, PROBE_FINISHED)
-            else:
-                state.drive_size = size_of(state, state.drive)
-                enter(state, PROBE_FIT)
+        excitation_step(state, config, current_a, voltage_v)
     elif state.phase == PROBE_FIT:
-        for _k in range(EVALUATIONS_PER_TICK):
-            if state.fit_of < PROBE_DELAYS:
-                if not can_be(lag_of(state, config, state.fit_of)):
-                    state.fit_of += 1
-                elif fit_once(state, state.current, lag_of(state, config, state.fit_of), config.voltage_source != 0):
-                    state.fits[state.fit_of] = state.best
-                    state.fit_of += 1
-                else:
-                    continue
-                if state.fit_of == PROBE_DELAYS:
-                    state.verdict = choose_model(state, config)
-                    if state.verdict == PROBE_RUNNING and config.voltage_source:
-                        state.verdict = judge_load(state, config)
-            elif fit_once(state, state.voltage, 0, True):
-                find_load(state, config, 0, &state.best)
-                state.verdict = judge_load(state, config)
-            if state.verdict != PROBE_RUNNING:
-                state.found.null_output = state.centre
-                enter(state, PROBE_FINISHED)
-                break
+        fit_step(state, config)
 
     state.output = state.centre
     if state.phase == PROBE_RAISE:

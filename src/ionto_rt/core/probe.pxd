@@ -94,11 +94,15 @@ cdef struct ProbeState:
     uint32_t lost               # samples between the last one and this
     int32_t told                # 1: by the device
     uint32_t last_age_ticks     # of the last sample
-    uint32_t least_age_ticks    # of all
     double given[16]            # last outputs, one for each sample, lost ones too; newest at given_at
     uint32_t given_at
-    uint8_t missing[127]        # 1: this sample of the period was lost in one of them
+    double odd_current[127]     # sums over the periods with the opposite of the sequence; current and voltage hold
+    double odd_voltage[127]     # those with the sequence until the excitation is over, then the mean response
+    uint32_t samples[254]       # in either sum
+    uint8_t missing[127]        # 1: too few of them to be used
     int32_t used                # the others
+    int32_t doubted_ticks       # samples to come that are left out
+    uint32_t beginnings         # of the excitation, after the first
     uint32_t settled_ticks      # samples under the output given last
     uint32_t waited_ticks       # for outputs to come into force
     uint32_t ages[16]           # samples of the excitation by age_ticks; the last: that and more
