@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli_support import ionto, sessions, treatment
 from ionto_rt.events import RECOVERED
 from ionto_rt.journal import JOURNAL, Journal, Reservation
 from ionto_rt.manifest import MANIFEST
@@ -28,7 +29,7 @@ from ionto_rt.record import (
     SessionFolder,
     Telemetry,
 )
-from ionto_rt.recover import BOUND, MEASURED, DeviceCount, recover
+from ionto_rt.recover import AT_END, BOUND, MEASURED, DeviceCount, recover
 from ionto_rt.verify import verify
 from record_support import (
     CONTROLLER,
@@ -300,15 +301,16 @@ def test_a_channel_that_the_device_does_not_tell_of_is_bounded_and_so_is_the_who
     count = int(seen(known, 0)["device_charge_codes"])
     result = recover(folder, DeviceCount(known.facts[0]["controller"]["token"], ((count, None),)))
     first, second, third = result.receipt["channels"]
-    assert (first["dose_measured"], second["dose_measured"], third["dose_measured"]) == (True, False, False)
+    # The second one's lead was open: it had ended before its host died.
+    assert [part["dose_basis"] for part in (first, second, third)] == [MEASURED, AT_END, BOUND]
     assert not result.measured and result.receipt["dose_basis"] == BOUND
+    unseen_c = Record.open(folder).channels[2].unseen_c
+    assert third["delivered_abs_c"] == pytest.approx(0.5 + unseen_c, rel=1e-12)
     for channel, part in ((1, second), (2, third)):
-        unseen_c = Record.open(folder).channels[channel].unseen_c
-        assert part["delivered_abs_c"] == pytest.approx(0.5 + unseen_c, rel=1e-12)
         assert part["dose_seen_mamin"] == pytest.approx(float(seen(known, channel)["delivered_c"]) / 0.06, rel=1e-12)
     assert verify(folder).ok
     with Journal(tmp_path) as journal:
-        assert [row.measured for row in journal.get(folder.name)] == [True, False, False]
+        assert [row.measured for row in journal.get(folder.name)] == [True, True, False]
         assert recover(folder).created is False
 
 
@@ -369,6 +371,34 @@ def test_a_recovery_that_was_itself_cut_off_is_taken_up(tmp_path: Path) -> None:
         assert [event.kind for event in Record.open(folder).events().events] == kinds
         assert kinds.count(RECOVERED) == 1
         assert journal.open_sessions() == []
+
+
+@pytest.mark.parametrize("fault", ["", "&fault=open@4"])
+def test_a_session_that_had_ended_has_its_dose_in_its_last_row(tmp_path: Path, fault: str) -> None:
+    """Its receipt is lost alone, and neither journal nor device can be asked any more."""
+    path = treatment(tmp_path, current="1 mA", hold="5 s", ramp="1.25 s")
+    ended = ionto("run", path, "--device", f"sim:?seed=3{fault}", "--speed", "max", "--json", cwd=tmp_path).receipt
+    (folder,) = sessions(tmp_path / "sessions")
+    alone = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, alone)
+    (alone / RECEIPT).unlink()
+    assert not verify(alone).ok
+    result = recover(alone)
+    assert result.measured and result.receipt["dose_basis"] == AT_END
+    for key in ("dose_delivered_mamin", "delivered_net_c", "delivered_abs_c"):
+        assert result.receipt[key] == pytest.approx(ended[key], rel=1e-6, abs=1e-9)
+    assert any(note.startswith(f"the session had ended ({ended['outcome']}: ") for note in result.notes)
+
+
+def test_what_there_is_to_recover_of_a_changed_record_is_told(tmp_path: Path) -> None:
+    folder = dead_session(tmp_path, steady_rows(500), 0.004)
+    recover(folder)
+    assert ionto("recover", folder, cwd=tmp_path).code == 0
+    receipt = json.loads((folder / RECEIPT).read_text())
+    (folder / RECEIPT).write_text(json.dumps(receipt | {"dose_delivered_mamin": 39.0}))
+    done = ionto("recover", folder, cwd=tmp_path)
+    assert done.code == 1
+    assert "ionto-rt verify" in done.out.splitlines()[-1]
 
 
 def test_a_receipt_written_but_not_in_the_journal_is_entered(tmp_path: Path) -> None:

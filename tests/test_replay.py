@@ -138,6 +138,16 @@ def test_a_record_cut_off_replays_to_its_last_whole_batch(recorded: Path, tmp_pa
     assert len(Telemetry(recorded / TELEMETRY)) - 300 < result.rows
 
 
+def test_half_of_a_finished_record_is_not_identical(recorded: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(recorded, copy)
+    data = (copy / TELEMETRY).read_bytes()
+    (copy / TELEMETRY).write_bytes(data[: len(data) // 2])
+    result = replay(copy)
+    assert not result.identical and result.difference is None
+    assert result.text.startswith(f"{result.rows} of {len(Telemetry(recorded / TELEMETRY))} rows: identical, every bit")
+
+
 def test_rows_that_the_record_lacks_are_told_from_a_difference_of_the_core(recorded: Path, tmp_path: Path) -> None:
     rows = Record.open(recorded).telemetry().rows()
     result = replay(changed(recorded, tmp_path, np.delete(rows, slice(2000, 2050))))

@@ -708,15 +708,18 @@ def virtual_arguments(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if kind is list:
             arguments[argument] = [text for value in values for text in value.split(",") if text]
             continue
+        if len(values) > 1:
+            key = f"--device ?{written}"
+            raise RefusedError("is given more than once", key=key, value=", ".join(values), remedy="give it once")
         low, high = whole_range(name) if kind is int else (0, 0)
         try:
-            value = kind(values[-1])
+            value = kind(values[0])
             if (kind is int and not low <= value <= high) or value == "":
                 raise ValueError
         except ValueError:
             what = f"a whole number from {low} to {high}" if kind is int else "a number" if kind is float else "a text"
             key = f"--device ?{written}"
-            raise RefusedError(f"must be {what}", key=key, value=values[-1], remedy="correct it") from None
+            raise RefusedError(f"must be {what}", key=key, value=values[0], remedy="correct it") from None
         arguments[argument] = value
     return arguments
 

@@ -47,7 +47,7 @@ import numpy as np
 import numpy.typing as npt
 from nanoarrow.ipc import StreamWriter  # type: ignore[import-untyped]
 
-from ionto_rt.codes import Phase
+from ionto_rt.codes import DeviceStatus, Phase
 from ionto_rt.errors import IontoError, one_line
 from ionto_rt.events import EventChain, EventError, EventLog, plain, read_events, utc_text
 from ionto_rt.files import DISK, MOST_FILE_BYTES, Files, open_regular, read_regular
@@ -1117,7 +1117,8 @@ class CountedCharge:
     """Charge of one channel as telemetry has it.
 
     net_c is in the direction of the treatment, absolute_c never below the device's net count; absolute_codes
-    (1/65536 code) are the host's, device_net_codes the device's; tick is the last row's index, -1 without rows.
+    (1/65536 code) are the host's, device_net_codes the device's; tick is the last row's index, -1 without rows. over:
+    the last row is behind the channel's end, relay open: nothing has flowed since.
     """
 
     net_c: float
@@ -1125,6 +1126,7 @@ class CountedCharge:
     absolute_codes: int
     device_net_codes: int
     tick: int
+    over: bool = False
 
 
 class Channel:
@@ -1220,6 +1222,9 @@ class Channel:
             absolute_codes=absolute,
             device_net_codes=device,
             tick=int(last["index"]),
+            over=int(last["phase"]) >= Phase.COMPLETE
+            and not last["close_relay"]
+            and not int(last["status"]) & DeviceStatus.RELAY_CLOSED,
         )
 
     @property

@@ -49,7 +49,10 @@ from ionto_rt.vouched import session_problem
 
 OUTCOME = "recovered"
 MEASURED = "device count"
+AT_END = "device count at its end"
+"""Of a session that had ended when its receipt was lost: in the last row, behind which nothing flowed."""
 BOUND = "bound, not measured"
+SESSION_ENDED = "session-ended"
 _EVENTS_KEPT = 20
 _IDLE_CODES = 100 << 16
 """What the noise of a converter may take off a count after the last row: a code in each of a hundred samples."""
@@ -117,6 +120,9 @@ def _recover(record: Record, device: DeviceCount | None) -> RecoverResult:
     file = _readable_telemetry(telemetry, notes) if telemetry is not None and left_out >= 0 else None
     last_tick = max(share.tick for share in shares)
     events, proofs = _note_in_events(folder, last_tick, whole, charges, telemetry, notes)
+    ended = next((event.fields for event in reversed(events) if event.kind == SESSION_ENDED), None)
+    if ended is not None:
+        notes.append(f"the session had ended ({ended.get('outcome')}: {ended.get('reason')}); its receipt was missing")
     summary, ends = _summary(telemetry, len(charges))
     receipt: dict[str, Any] = {
         "outcome": OUTCOME,
@@ -243,7 +249,10 @@ def _shares(
                 "was not used"
             )
             told = None
-        charge = _charge(channel, counted, told, known.get(number), blind=blind)
+        basis = MEASURED
+        if told is None and counted.over and not blind:
+            told, basis = (counted.device_net_codes, None), AT_END
+        charge = _charge(channel, counted, told, known.get(number), basis, blind=blind)
         shares.append(_Share(channel.name, channel.prescribed_c / COULOMB_PER_MAMIN, charge, counted.tick))
     return shares
 
@@ -282,15 +291,19 @@ def _charge(
     counted: CountedCharge,
     told: tuple[int, int | None] | None,
     known: JournalRow | None,
+    basis: str,
     *,
     blind: bool,
 ) -> dict[str, Any]:
+    """`basis`: of what was told."""
     unit = channel.coulombs_per_code
     if told is not None:
         net_codes, device_codes = told
         absolute_codes = counted.absolute_codes + abs(net_codes - counted.device_net_codes)
         absolute_codes = max(absolute_codes, abs(net_codes), device_codes or 0)
-        net_c, absolute_c, basis = channel.polarity * net_codes * unit, absolute_codes * unit, MEASURED
+        net_c, absolute_c = channel.polarity * net_codes * unit, absolute_codes * unit
+        if basis == AT_END:
+            net_c = max(net_c, counted.net_c)
     else:
         if known is None:
             # Where telemetry cannot be read at all, the prescription alone bounds what had flowed before.
@@ -307,7 +320,7 @@ def _as_charge(net_c: float, seen_c: float, absolute_c: float, basis: str) -> di
         "dose_delivered_mamin": net_c / COULOMB_PER_MAMIN,
         "dose_seen_mamin": seen_c / COULOMB_PER_MAMIN,
         "dose_basis": basis,
-        "dose_measured": basis == MEASURED,
+        "dose_measured": basis != BOUND,
         "delivered_net_c": net_c,
         "delivered_abs_c": max(absolute_c, abs(net_c)),
     }
@@ -315,9 +328,9 @@ def _as_charge(net_c: float, seen_c: float, absolute_c: float, basis: str) -> di
 
 def _whole(charges: list[dict[str, Any]]) -> dict[str, Any]:
     """The session's charge, from its channels'."""
-    measured = all(charge["dose_measured"] for charge in charges)
+    basis = next((charge["dose_basis"] for charge in charges if not charge["dose_measured"]), charges[0]["dose_basis"])
     sums = {key: sum(charge[key] for charge in charges) for key, value in charges[0].items() if type(value) is float}
-    return {**charges[0], **sums, "dose_basis": MEASURED if measured else BOUND, "dose_measured": measured}
+    return {**charges[0], **sums, "dose_basis": basis, "dose_measured": basis != BOUND}
 
 
 def _in_journal(folder: Path, notes: list[str]) -> dict[int, JournalRow]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ionto_rt import __version__
 from ionto_rt.core.controller import TICK_SHA256, Controller, empty_config, empty_segment, empty_ticks
-from ionto_rt.record import Channel, Record, RecordError, Telemetry
+from ionto_rt.record import TELEMETRY, Channel, Record, RecordError, Telemetry
 
 CHUNK_ROWS = 4096
 CHUNK_ROWS_OF_CHANNEL = 1024
@@ -52,6 +52,7 @@ class ReplayResult:
     rows of the channel that differs (of any channel, if none does); what follows it cannot be replayed, so a difference
     there is the record's, not the core's. `channels` are the names of the channels. `core` is the record's version of
     the core in words, empty if it is this one; then `unknown` are the columns and fields that only one of the two has.
+    `lacking` rows of those that the receipt tells of are not there.
     """
 
     folder: Path
@@ -62,11 +63,12 @@ class ReplayResult:
     channels: tuple[str, ...]
     core: str = ""
     unknown: tuple[str, ...] = ()
+    lacking: int = 0
 
     @property
     def identical(self) -> bool:
-        """True if every row came out bit for bit."""
-        return self.difference is None
+        """True if every row came out bit for bit, and none is missing at the end."""
+        return self.difference is None and self.lacking <= 0
 
     @property
     def text(self) -> str:
@@ -78,6 +80,11 @@ class ReplayResult:
         found = self.difference
         if found is None:
             of = f" of {len(self.channels)} channels" if len(self.channels) > 1 else ""
+            if self.lacking > 0:
+                return (
+                    f"{self.rows} of {self.rows + self.lacking} rows{of}: identical, every bit; the rest is missing, "
+                    f"restore {TELEMETRY} from a copy{cut}"
+                )
             return f"identical: {self.rows} rows{of}, every bit{cut}"
         more = f" (and {len(found.terms) - 1} more terms)" if len(found.terms) > 1 else ""
         missing = f"; {self.missing}" if self.missing is not None else ""
@@ -126,7 +133,14 @@ def replay(folder: Path | str) -> ReplayResult:
         tuple(channel.name for channel in record.channels),
         core,
         tuple(dict.fromkeys(unknown)),
+        _told_rows(record) - compared if found is None else 0,
     )
+
+
+def _told_rows(record: Record) -> int:
+    """By the receipt; 0 without one that tells."""
+    rows = (record.receipt or {}).get("telemetry_rows")
+    return rows if isinstance(rows, int) else 0
 
 
 _THIS = {"version": __version__, "tick_sha256": TICK_SHA256}

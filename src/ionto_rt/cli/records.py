@@ -127,14 +127,17 @@ def recover_command(session: str, uri: str | None, as_json: bool) -> int:
     from ionto_rt.cli.recovery import ask_device
     from ionto_rt.record import Record
     from ionto_rt.recover import recover
+    from ionto_rt.verify import verify
 
     folder = session_folder(session)
     record = Record.open(folder)
     count, notes = (None, []) if record.receipt is not None or record.running else ask_device(record, uri)
     result = recover(folder, count)
+    changed = [] if result.created else verify(folder).changes
+    code = SHORT if changed else DONE
     if as_json:
         click.echo(json.dumps(result.receipt, ensure_ascii=False))
-        return DONE
+        return code
     receipt = result.receipt
     click.echo(
         "recovered" if result.created else f"nothing to recover: the session has its receipt ({receipt['outcome']})"
@@ -149,7 +152,9 @@ def recover_command(session: str, uri: str | None, as_json: bool) -> int:
     click.echo(f"record    {folder}, {receipt.get('telemetry_rows', 0)} rows")
     for note in [*notes, *(result.notes if result.created else [])]:
         click.echo(f"note: {note}")
-    return DONE
+    if changed:
+        click.echo(f"note: this is not what was written ({changed[0]}): `ionto-rt verify {folder}` has it all")
+    return code
 
 
 @click.command("verify", short_help="Check a session's record against itself.")
