@@ -18,11 +18,11 @@ import pytest
 from rich.console import Console
 
 from cli_support import COMMAND, EXAMPLE, environment, sessions, treatment
-from ionto_rt.alarms import alarm_for_trip
+from ionto_rt.alarms import SoftAlarm, alarm_for_soft, alarm_for_trip
 from ionto_rt.codes import Phase, Trip
 from ionto_rt.device import open_device
 from ionto_rt.keys import SEQUENCE_S, Keyboard, KeyReader, is_attended
-from ionto_rt.live import TRIM_A, AlarmLine, Dial, Frame, LineView, overview, picture
+from ionto_rt.live import TRIM_A, AlarmLine, Audio, Dial, Frame, LineView, overview, picture
 from ionto_rt.record import Record
 from ionto_rt.session import Progress, Session
 from ionto_rt.treatment import Treatment
@@ -38,10 +38,15 @@ def session(tmp_path: Path) -> Iterator[Session]:
         yield Session(Treatment.load(path), device, out_dir=tmp_path / "sessions", speed="max")
 
 
-def drawn(frame: Frame, width: int) -> str:
+def drawn(frame: Frame, width: int, height: int = 50) -> str:
     out = io.StringIO()
-    Console(file=out, width=width).print(picture(frame))
+    Console(file=out, width=width, height=height).print(picture(frame))
     return out.getvalue()
+
+
+def words(text: str) -> str:
+    """What is written, without the box and the ends of lines."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def frame(session: Session, **shown: object) -> Frame:
@@ -87,6 +92,111 @@ def test_the_picture_keeps_to_the_width_of_the_terminal(session: Session, width:
     assert max(map(len, lines)) <= width
 
 
+SMALL = [(40, 10), (20, 5)]
+TRIPPED = AlarmLine(61.0, alarm_for_trip(Trip.OPEN_LEAD), "not seen now, x resets", standing=True)
+LATE = AlarmLine(2.0, alarm_for_soft(SoftAlarm.LATE_COMMANDS), standing=True)
+OVER = AlarmLine(1.0, alarm_for_soft(SoftAlarm.CONTACT_LOST), "over")
+
+
+@pytest.mark.parametrize(("width", "height"), SMALL)
+@pytest.mark.parametrize("alarms", [(TRIPPED,), (TRIPPED, LATE, OVER), (TRIPPED, LATE, LATE, LATE, LATE)])
+def test_after_a_trip_a_small_terminal_has_the_alarm_and_the_keys(
+    session: Session, width: int, height: int, alarms: tuple[AlarmLine, ...]
+) -> None:
+    shown = frame(session, phase=Phase.FAULTED, late=7, ending=True)
+    text = drawn(replace(shown, alarms=alarms), width, height)
+    assert len(text.splitlines()) <= height and max(map(len, text.splitlines())) <= width
+    for part in ("faulted", "0.0 µA", "MEDIUM Lead or pad open", "x reset q leave"):
+        assert part in words(text), part
+    spared = ("press both pads down", "dose", "voltage", "slow ticks")
+    assert height > 5 or not any(part in words(text) for part in spared)
+    whole = words(drawn(replace(shown, alarms=alarms), width, 90))
+    assert "press both pads down" in whole and "slow ticks 7" in whole
+
+
+@pytest.mark.parametrize(("width", "height"), SMALL)
+def test_a_small_terminal_has_the_stop_key_while_a_current_flows(session: Session, width: int, height: int) -> None:
+    shown = frame(session, phase=Phase.TREATMENT, current_a=-2.987e-3, setpoint_a=-3e-3, remaining_s=30.0)
+    for alarms in ((), (LATE,), (LATE, OVER)):
+        text = drawn(replace(shown, alarms=alarms), width, height)
+        assert len(text.splitlines()) <= height
+        for part in ("treatment", "2.987 mA", " stop"):
+            assert part in words(text), part
+        assert not alarms or LATE.alarm.title in words(text)
+    paused = drawn(replace(frame(session, phase=Phase.PAUSE, paused=True), alarms=(TRIPPED,)), 40, 10)
+    assert "x reset r resume s stop q off" in words(paused)
+    alone = drawn(replace(shown, keys=False), width, height)
+    assert "Ctrl-C ramps down" in words(alone)
+
+
+@pytest.mark.parametrize(("width", "height"), SMALL)
+@pytest.mark.parametrize("channels", [2, 4, 9])
+def test_of_several_channels_a_small_terminal_has_the_alarm_and_the_keys(
+    session: Session, width: int, height: int, channels: int
+) -> None:
+    made = replace(frame(session, phase=Phase.FAULTED, ending=True), name="left", alarms=(TRIPPED, LATE))
+    out = io.StringIO()
+    Console(file=out, width=width, height=height).print(overview([made] * channels))
+    text = out.getvalue()
+    assert len(text.splitlines()) <= height and max(map(len, text.splitlines())) <= width
+    for part in ("1 ", "faulted 0.0 µA", "MEDIUM Lead or pad open", "x reset q leave"):
+        assert part in words(text), (part, text)
+
+
+def test_the_longest_title_leaves_the_keys_and_an_inactivated_signal_is_marked(session: Session) -> None:
+    locked = AlarmLine(9.0, alarm_for_soft(SoftAlarm.LOCKED), "not seen now, x resets", standing=True)
+    shown = replace(frame(session, phase=Phase.PAUSE, paused=True), alarms=(locked, TRIPPED))
+    text = words(drawn(replace(shown, audio=Audio(paused_s=598.0)), 20, 5))
+    for part in ("pause 0.0 µA", "AUDIO PAUSED 9:58", "MEDIUM Locked:", "x reset s stop"):
+        assert part in text, part
+
+
+def test_derated_is_said_only_of_a_current_that_flows(session: Session) -> None:
+    flows: dict[str, object] = {"current_a": -1e-3, "setpoint_a": -1e-3, "limited": True}
+    assert "derated" in drawn(frame(session, phase=Phase.TREATMENT, **flows), 90)
+    for phase in (Phase.FAULTED, Phase.ABORTED, Phase.COMPLETE):
+        assert "derated" not in drawn(frame(session, phase=phase, **flows), 90)
+    assert "derated" not in drawn(frame(session, phase=Phase.PAUSE, limited=True), 90)
+
+
+def test_no_time_is_left_of_what_was_told_to_stop(session: Session) -> None:
+    assert "0:23 left" in drawn(frame(session, phase=Phase.RAMP_DOWN, remaining_s=23.0), 90)
+    stopped = frame(session, phase=Phase.RAMP_DOWN, remaining_s=23.0, ending=True)
+    assert "left" not in drawn(stopped, 90)
+    out = io.StringIO()
+    Console(file=out, width=90).print(overview([replace(stopped, name="a"), replace(stopped, name="b")]))
+    assert "0:23" not in out.getvalue()
+
+
+def test_a_stop_is_seen_as_an_end_that_was_not_planned(session: Session) -> None:
+    seen = []
+
+    def watch(running: Session) -> None:
+        shown = running.progress
+        seen.append((shown.phase, shown.ending))
+        if shown.phase == Phase.TREATMENT:
+            running.stop()
+
+    session.watcher = watch
+    assert session.run()["reason"] == "stopped by the operator"
+    assert (Phase.RAMP_UP, False) in seen and (Phase.RAMP_DOWN, True) in seen and (Phase.RAMP_DOWN, False) not in seen
+
+
+def test_an_impedance_is_shown_only_where_it_is_known(session: Session) -> None:
+    known: dict[str, object] = {"phase": Phase.TREATMENT, "resistance_ohm": 3000.0, "resistance_sigma_ohm": 1490.0}
+    flows: dict[str, object] = {"current_a": -1e-5, "setpoint_a": -1e-5}
+    assert "impedance 3.00 ± 1.49 kΩ" in drawn(frame(session, **known, **flows), 90)
+    assert "kΩ" not in drawn(frame(session, **known), 90)
+    assert "kΩ" not in drawn(frame(session, **(known | {"resistance_sigma_ohm": 1500.0}), **flows), 90)
+
+
+def test_after_the_end_the_newest_reading_is_shown_and_no_mean(session: Session) -> None:
+    with open_device("sim:?fault=open@5") as device:
+        tripped = Session(session.treatment, device, out_dir=session.out_dir, speed="max")
+        assert tripped.run()["trips"] == ["OPEN_LEAD"]
+    assert tripped.progress.phase == Phase.FAULTED and abs(tripped.progress.current_a) < 1e-5
+
+
 def operator_commands(folder: Path) -> list[tuple[str, float]]:
     events = Record.open(folder).events().events
     return [(event.fields["command"], event.fields["value_a"]) for event in events if event.kind == "operator"]
@@ -108,8 +218,7 @@ def test_of_several_channels_each_has_a_line_with_its_readings_whole(session: Se
         assert line.startswith(f"│ {number} {name}")
         for part in ("contact check", "3.999 mA", "38.25 V", "20.00 of 40.00 mA·min", "59:59"):
             assert part in line
-    words = " ".join(out.getvalue().replace("│", " ").split())
-    assert "right derated, right trimmed by +0.10 mA" in words
+    assert "right derated, right trimmed by +0.10 mA" in words(out.getvalue())
     keys = [line for line in lines if " pause" in line]
     assert len(keys) == 1 and all(key in keys[0] for key in ("1-2", " 0 ", " p ", " r ", " + - ", " s ", " q "))
 
@@ -424,7 +533,7 @@ def test_after_a_trip_the_view_stays_and_the_bell_rings_until_the_operator_has_r
         seen.see("AUDIO PAUSED 9:5")
         seen.press(b"a")
         seen.see("acknowledged, silent: Lead or pad open")
-        seen.see("(acknowledged, cause gone, x resets)")
+        seen.see("(acknowledged, not seen now, x resets)")
         assert seen.process.poll() is None
         seen.press(b"x")
         seen.see("faulted: Lead or pad open")
@@ -443,7 +552,7 @@ def test_without_a_bell_the_view_says_so_and_q_leaves(tmp_path: Path) -> None:
     with screen(tmp_path, "run", EXAMPLE, "--speed", "max", "--no-bell", "--device", "virtual:?fault=open@15") as seen:
         seen.see("BELL OFF")
         seen.see("MEDIUM Lead or pad open")
-        seen.see("cause gone, x resets")
+        seen.see("not seen now, x resets")
         seen.press(b"q")
         seen.see("faulted: Lead or pad open")
         assert seen.process.wait(10) == 1
@@ -457,5 +566,5 @@ def test_a_terminal_that_goes_away_ramps_down(tmp_path: Path) -> None:
     with screen(tmp_path, "run", EXAMPLE, "--speed", "max") as seen:
         seen.see("ramp up")
         seen.process.send_signal(signal.SIGHUP)
-        seen.see("aborted: stopped by the operator")
+        seen.see("aborted: the terminal was closed")
         assert seen.process.wait(10) == 1

@@ -67,6 +67,22 @@ def test_the_tail_of_the_latency_is_shown_where_it_was_measured() -> None:
     assert "p99.99" not in receipt_text(one())
 
 
+@pytest.mark.parametrize(
+    ("time_us", "text"), [(999.0, "999 µs"), (999.6, "1 ms"), (999_000.0, "999 ms"), (999_600.0, "1 s"), (3e6, "3 s")]
+)
+def test_a_latency_is_told_in_the_unit_that_suits_it(time_us: float, text: str) -> None:
+    assert lines(receipt_text(one(latency_us={"max": time_us})))["latency"] == f"max {text}"
+
+
+@pytest.mark.parametrize(
+    ("gaps", "late", "text"),
+    [(0, 0, "0 samples lost, 0 commands late"), (1, 1, "1 sample lost, 1 command late"),
+     (2, 11, "2 samples lost, 11 commands late")],
+)  # fmt: skip
+def test_one_is_no_plural(gaps: int, late: int, text: str) -> None:
+    assert lines(receipt_text(one(gaps=gaps, late=late)))["time"].endswith(text)
+
+
 @pytest.mark.parametrize(("most", "shown"), [(0, False), (4000, False), (4001, True), (8000, True)])
 def test_a_ring_is_worth_a_line_when_it_was_more_than_half_full(most: int, shown: bool) -> None:
     text = receipt_text(one(loop={"ring_high_water": most, "ring_rows": 8000, "ring_dropped": 0}))

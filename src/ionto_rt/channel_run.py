@@ -47,7 +47,8 @@ BIDDEN = (EndReason.COMPLETE.name, EndReason.OPERATOR.name)
 class Progress:
     """What the screen shows. Currents in A as signed by the device, charge in C in the treatment's direction.
 
-    `alarms` are the latest ones, `alarms_raised` counts all.
+    `alarms` are the latest ones, `alarms_raised` counts all. `ending`: it was told to stop, or a trip stops it, so that
+    `remaining_s` will not be delivered.
     """
 
     phase: Phase = Phase.SELF_TEST
@@ -68,6 +69,7 @@ class Progress:
     alarms: list[Alarm] = field(default_factory=list)
     alarms_raised: int = 0
     messages: list[str] = field(default_factory=list)
+    ending: bool = False
 
     def show(self, alarm: Alarm) -> None:
         """One more alarm."""
@@ -284,6 +286,8 @@ class ChannelRun:
         fresh = recorded is not None and (int(row["index"]) - int(recorded["index"])) * self.tick_s < FRESH_S
         shown = self.progress
         shown.phase = Phase(int(row["phase"]))
+        # No row comes after the end: a mean of the last ones would go on showing a current when none flows.
+        fresh = fresh and not row["end_reason"]
         shown.elapsed_s = (int(row["index"]) + 1) * self.tick_s
         shown.current_a = self.totals.mean_current_a if fresh else float(row["current_a"])
         shown.setpoint_a = float(row["level_a"])
@@ -295,6 +299,8 @@ class ChannelRun:
         shown.step = int(row["step"])
         shown.limited = bool(row["limited"])
         shown.paused = shown.phase == Phase.PAUSE
+        told = self.asked_to_end or self.left is not None
+        shown.ending = told or any(bool(row[name]) for name in ("stop", "trip", "end_reason"))
 
     def _remaining_s(self, delivered_c: float, elapsed_s: float) -> float:
         """Where the nominal plan has this much delivered, and what it takes from there."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.table import Table
     from rich.text import Text
 
@@ -51,9 +52,16 @@ TOLD_IN_FULL = 2
 """Alarms, the most urgent first, whose advice is shown too: with more the keys leave a small screen."""
 SAID_S = 4.0
 LEAVE_S = 1.0
+GONE = -1
+"""In place of a row's form: it is left out."""
 COULOMB_PER_MAMIN = 0.06
+NOTHING_A = 5e-6
+"""Less than this, unless it is asked for, is no current: zero as it is read."""
+KNOWN_RATIO = 0.5
+"""An impedance is shown while its sigma is less than this of it."""
 
 PHASES = {phase: phase.name.lower().replace("_", " ").replace("self test", "self-test") for phase in Phase}
+BEFORE = (Phase.SELF_TEST, Phase.CONTACT_CHECK, Phase.RAMP_UP)
 ENDED = (Phase.COMPLETE, Phase.ABORTED, Phase.FAULTED)
 PHASE_STYLES = {
     Phase.PAUSE: "yellow",
@@ -432,7 +440,7 @@ class LiveView:
             title = f"{found.channel}: {found.alarm.title}" if found.channel else found.alarm.title
             state = "acknowledged" if found.acknowledged_s is not None else ""
             if found.alarm.latched and not found.present:
-                state = f"{state}, cause gone, x resets".removeprefix(", ")
+                state = f"{state}, not seen now, x resets".removeprefix(", ")
             lines.append(AlarmLine(found.raised_s, replace(found.alarm, title=title), state, standing=True))
         known = {line.alarm.title for line in lines}
         over = [AlarmLine(at_s, alarm, "over") for at_s, alarm in reversed(self._alarms) if alarm.title not in known]
@@ -491,115 +499,317 @@ def picture(frame: Frame, time_s: float = 0.0) -> "RenderableType":
     plan, shown = frame.plan, frame.shown
     sign = plan.polarity
     pole = "anode" if plan.polarity > 0 else "cathode"
+    read, asked = current(sign * shown.current_a), current(sign * shown.setpoint_a)
+    delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
+    share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
+    given = f"{delivered} of {prescribed} mA·min, {100.0 * share:.0f} %"
+
+    def facts(label: str, value: "str | Text", more: str) -> Table:
+        made = Table.grid(padding=(0, 2))
+        made.add_column(style="dim", min_width=len("current"))
+        made.add_column(justify="right", min_width=len("3.999 mA"))
+        made.add_column()
+        made.add_row(label, value, more)
+        return made
 
     top = Table.grid(expand=True)
     top.add_column()
     top.add_column(justify="right")
-    phase = Text(PHASES[shown.phase], style=f"bold {PHASE_STYLES.get(shown.phase, 'default')}")
+    phase = _phase(frame)
+    long = phase.copy()
     if shown.step >= 0 and len(plan.steps) > 1:
-        phase.append(f"   step {shown.step + 1} of {len(plan.steps)}", style="default")
-    if shown.limited:
-        phase.append("   derated", style="cyan")
-    top.add_row(phase, f"{clock(shown.elapsed_s)} elapsed, {clock(shown.remaining_s)} left")
+        long.append(f"   step {shown.step + 1} of {len(plan.steps)}", style="default")
+    if _derated(shown):
+        long.append("   derated", style="cyan")
+    left = _left(shown)
+    top.add_row(long, f"{clock(shown.elapsed_s)} elapsed" + (f", {left} left" if left else ""))
+    short = Text.assemble(phase, f"  {left} left" if left else f"  {clock(shown.elapsed_s)}")
 
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(justify="right")
-    facts.add_column()
     trim = f", trimmed by {frame.trim_a * 1e3:+.2f} mA" if abs(frame.trim_a) > 1e-7 else ""
-    facts.add_row(
-        "current",
-        Text(current(sign * shown.current_a), style="bold"),
-        f"of {current(sign * shown.setpoint_a)}, {pole}{trim}",
-    )
-    resistance = (
-        f"{shown.resistance_ohm / 1e3:.2f} ± {shown.resistance_sigma_ohm / 1e3:.2f} kΩ"
-        if shown.resistance_ohm
-        else "not known yet"
-    )
-    facts.add_row("voltage", f"{sign * shown.voltage_v:z.2f} V", f"impedance {resistance}")
-
+    bold = Text(read, style="bold")
     bar = Table.grid(expand=True, padding=(0, 2))
-    bar.add_column(style="dim")
+    bar.add_column(style="dim", min_width=len("current"))
     bar.add_column(ratio=1)
     bar.add_column(justify="right")
-    share = shown.delivered_c / shown.prescribed_c if shown.prescribed_c else 0.0
-    delivered, prescribed = (dose(value, shown.prescribed_c) for value in (shown.delivered_c, shown.prescribed_c))
-    bar.add_row(
-        "dose   ",
-        ProgressBar(total=1.0, completed=min(1.0, max(0.0, share))),
-        f"{delivered} of {prescribed} mA·min, {100.0 * share:.0f} %",
-    )
+    bar.add_row("dose", ProgressBar(total=1.0, completed=min(1.0, max(0.0, share))), given)
+    counters = f"slow ticks {shown.late}, lost {shown.lost}"
+    rows = [
+        _Row("top", [top, short]),
+        _Row(
+            "current",
+            [facts("current", bold, f"of {asked}, {pole}{trim}"), _labelled("current", bold, f" of {asked}")],
+        ),
+        _Row("voltage", [facts("voltage", f"{sign * shown.voltage_v:z.2f} V", f"impedance {_impedance(shown)}")]),
+        _Row("dose", [bar, _labelled("dose", Text(given))]),
+        _Row("counters", [Text(counters, style="yellow" if shown.late or shown.lost else "dim")]),
+    ]
+    terse = Text.assemble(phase, " ", bold)
+    longer = Text.assemble(terse, f"  {left} left" if left else "")
+    bare = [_Row("top", [longer, terse]), _Row("dose", [_labelled("dose", Text(given))])]
+    return _Screen([frame], rows, bare, time_s)
 
-    rows = Table.grid(expand=True)
-    rows.add_row(top)
-    rows.add_row(facts)
-    rows.add_row(bar)
-    counters = Text(
-        f"slow ticks {shown.late}, lost {shown.lost}", style="dim" if not (shown.late or shown.lost) else "yellow"
-    )
-    rows.add_row(counters)
-    return _framed(frame, rows, time_s)
 
-
-def _framed(frame: Frame, rows: "Table", time_s: float, channels: int = 1) -> "RenderableType":
-    """Rows, with the alarms and the keys below them, in the box of the treatment."""
-    from rich import box
-    from rich.panel import Panel
+def _labelled(label: str, value: "Text", more: str = "") -> "Text":
     from rich.text import Text
 
-    marks = [f" AUDIO PAUSED {clock(frame.audio.paused_s)} "] if frame.audio.paused_s > 0.0 else []
-    marks += [] if frame.audio.bell else [" BELL OFF "]
-    if marks:
-        # An inactivated signal is always marked, whatever stands (IEC 60601-1-8).
-        rows.add_row(Text(" ").join(Text(mark, style="bold reverse") for mark in marks))
-    for number, listed in enumerate(frame.alarms):
+    return Text.assemble((f"{label} ", "dim"), value, more)
+
+
+def _phase(frame: Frame) -> "Text":
+    from rich.text import Text
+
+    phase = frame.shown.phase
+    return Text(PHASES[phase], style=f"bold {PHASE_STYLES.get(phase, 'default')}")
+
+
+def _flows(shown: "Progress") -> bool:
+    """A current is asked for, or measured, and the session has not ended."""
+    return shown.phase not in ENDED and (shown.setpoint_a != 0.0 or abs(shown.current_a) >= NOTHING_A)
+
+
+def _derated(shown: "Progress") -> bool:
+    return shown.limited and _flows(shown)
+
+
+def _left(shown: "Progress") -> str:
+    """The time left; empty where it will not be: after the end, and on the way to one that was not planned."""
+    return "" if shown.ending or shown.phase in ENDED else clock(shown.remaining_s)
+
+
+def _impedance(shown: "Progress") -> str:
+    if not (_flows(shown) and shown.resistance_sigma_ohm < KNOWN_RATIO * shown.resistance_ohm):
+        return "not known yet" if shown.phase in BEFORE else "not known now"
+    return f"{shown.resistance_ohm / 1e3:.2f} ± {shown.resistance_sigma_ohm / 1e3:.2f} kΩ"
+
+
+@dataclass
+class _Row:
+    """A part of the picture, in its forms from the fullest to the shortest."""
+
+    name: str
+    forms: "list[RenderableType]"
+
+
+class _Screen:
+    """The picture: in the box of the treatment, with all that there is to say. Where the height does not suffice, what
+    can be spared is left out in a fixed order. What stays to the last: phase and current, the title of the most urgent
+    alarm, that a signal is inactivated, and the keys that are needed. `bare` is what stands above these without a box.
+    """
+
+    def __init__(self, frames: list[Frame], rows: list[_Row], bare: list[_Row], time_s: float) -> None:
+        self.frames = frames
+        self.rows = rows
+        self.bare = bare
+        self.time_s = time_s
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
+        from rich.segment import SegmentLines
+
+        height = options.size.height
+        boxed = options.update(width=max(1, options.max_width - 4), height=None)
+        parts = _fit(console, boxed, [*self.rows, *self._below()], self._spared(), height - 2)
+        if sum(map(len, parts.values())) <= height - 2:
+            yield self._box(SegmentLines([line for part in parts.values() for line in part], new_lines=True))
+            return
+        parts = _fit(
+            console,
+            options.update(height=None),
+            [*self.bare, *self._below_bare()],
+            [
+                ("dose", GONE),
+                ("others", 1),
+                ("top", 1),
+                ("said", GONE),
+                ("others", GONE),
+                ("keys", 1),
+                ("alarm 0", 1),
+            ],
+            height,
+        )
+        # Too little even for these: lines go, of the channels those behind the first one, and each row keeps its first.
+        for name in ("top", "alarm 0") if len(self.frames) > 1 else ("alarm 0", "top"):
+            over = sum(map(len, parts.values())) - height
+            if name in parts and over > 0:
+                del parts[name][max(1, len(parts[name]) - over) :]
+        yield SegmentLines([line for part in parts.values() for line in part][:height], new_lines=True)
+
+    def _box(self, rows: "RenderableType") -> "RenderableType":
+        from rich import box
+        from rich.panel import Panel
+        from rich.text import Text
+
+        frame = self.frames[0]
+        return Panel(
+            rows,
+            title=Text(frame.plan.title),
+            subtitle=Text(frame.uri, style="dim"),
+            box=box.ROUNDED,
+            title_align="left",
+            subtitle_align="right",
+        )
+
+    def _spared(self) -> list[tuple[str, int]]:
+        """What is left out, first to last: the name of a row and the form that it gets."""
+        alarms = self.frames[0].alarms
+        numbers = range(len(alarms) - 1, -1, -1)
+        over = [(f"alarm {number}", GONE) for number in numbers if not alarms[number].standing]
+        return [
+            *([] if self.frames[0].said else [("said", GONE)]),
+            ("counters", GONE),
+            *over,
+            *((f"alarm {number}", 1) for number in numbers[:-1]),
+            ("voltage", GONE),
+            ("dose", 1),
+            ("top", 1),
+            ("current", 1),
+            ("keys", 1),
+            ("alarm 0", 1),
+            ("dose", GONE),
+            ("said", GONE),
+        ]
+
+    def _below(self) -> list[_Row]:
+        from rich.console import Group
+        from rich.text import Text
+
+        frame = self.frames[0]
+        rows = self._marks()
+        for number, listed in enumerate(frame.alarms):
+            # Advice of what is over would be false now.
+            full = listed.standing and number < TOLD_IN_FULL
+            title = self._alarm(listed)
+            rows.append(_Row(f"alarm {number}", [self._alarm(listed, full=True) if full else title, title]))
+        rows.append(_Row("said", [Text(frame.said or " ", style="bold")]))
+        if frame.keys:
+            long: RenderableType = Group(key_line(len(self.frames)), alarm_key_line())
+        else:
+            long = Text("Ctrl-C ramps down, a second one switches off", style="dim")
+        return [*rows, _Row("keys", [long, self._needed_keys()])]
+
+    def _below_bare(self) -> list[_Row]:
+        from rich.console import Group
+        from rich.text import Text
+
+        frame = self.frames[0]
+        rows = self._marks()
+        standing = [listed for listed in frame.alarms if listed.standing]
+        others = standing[1:]
+        if standing:
+            most = standing[0]
+            more = f" +{len(others)}" if others else ""
+            rows.append(_Row("alarm 0", [self._alarm(most), self._alarm(most, bare=True).append(more, style="bold")]))
+        if others:
+            titles = Group(*(self._alarm(listed) for listed in others))
+            rows.append(_Row("others", [titles, Text(f"{len(others)} more", style="bold")]))
+        if frame.said:
+            rows.append(_Row("said", [Text(frame.said, style="bold")]))
+        return [*rows, _Row("keys", [self._needed_keys(), self._needed_keys(least=True)])]
+
+    def _marks(self) -> list[_Row]:
+        """An inactivated signal is always marked, whatever stands (IEC 60601-1-8)."""
+        from rich.text import Text
+
+        audio = self.frames[0].audio
+        marks = [f" AUDIO PAUSED {clock(audio.paused_s)} "] if audio.paused_s > 0.0 else []
+        marks += [] if audio.bell else [" BELL OFF "]
+        made = Text(" ").join(Text(mark, style="bold reverse") for mark in marks)
+        return [_Row("marks", [made])] if marks else []
+
+    def _alarm(self, listed: AlarmLine, *, full: bool = False, bare: bool = False) -> "Text":
+        """An alarm with its advice if it is told in `full`; `bare`: its priority and title alone."""
+        from rich.text import Text
+
         light = INDICATORS[listed.alarm.priority]
-        lit = listed.standing and light.on(time_s)
+        lit = listed.standing and light.on(self.time_s)
         line = Text(overflow="fold")
-        line.append(f"{clock(listed.elapsed_s)} ", style="bold")
+        if not bare:
+            line.append(f"{clock(listed.elapsed_s)} ", style="bold")
         label = f"bold black on {light.colour}" if lit else f"bold {light.colour}"
         line.append(listed.alarm.priority.name, style=label)
-        # Advice of what is over would be false now.
-        full = listed.standing and number < TOLD_IN_FULL
         line.append(f" {listed.alarm.line if full else listed.alarm.title}")
-        if listed.state:
+        if listed.state and not bare:
             line.append(f" ({listed.state})", style="bold")
-        rows.add_row(line)
-    if frame.keys:
-        rows.add_row(Text(frame.said or " ", style="bold"))
-        rows.add_row(key_line(channels))
-        rows.add_row(alarm_key_line())
-    else:
-        rows.add_row(Text("Ctrl-C ramps down, a second one switches off", style="dim"))
-    return Panel(
-        rows,
-        title=Text(frame.plan.title),
-        subtitle=Text(frame.uri, style="dim"),
-        box=box.ROUNDED,
-        title_align="left",
-        subtitle_align="right",
-    )
+        return line
+
+    def _needed_keys(self, *, least: bool = False) -> "RenderableType":
+        """The keys without which nothing goes on; `least`: one that ends it, and the reset."""
+        from rich.text import Text
+
+        frame = self.frames[0]
+        over = all(each.shown.phase in ENDED for each in self.frames)
+        if not frame.keys:
+            return Text("Ctrl-C leaves" if over else "Ctrl-C ramps down", style="dim")
+        latched = any(listed.standing and listed.alarm.latched for listed in frame.alarms)
+        keys = [("x", "reset")] if latched else []
+        if over:
+            return _keys([*keys, ("q", "leave")], "  ", tight=True)
+        if not least:
+            keys += [("r", "resume")] if any(each.shown.paused for each in self.frames) else []
+            keys += [("s", "stop"), ("q", "off")]
+        else:
+            keys += [("s", "stop")]
+        return _keys(keys, "  ", tight=True)
+
+
+def _fit(
+    console: "Console", options: "ConsoleOptions", rows: list[_Row], spared: list[tuple[str, int]], height: int
+) -> "dict[str, list[list[Segment]]]":
+    """The lines of each row: in shorter forms, as `spared` has them, until `height` holds all; then what there is room
+    for again comes back, the last spared first.
+    """
+    forms = {row.name: row.forms for row in rows}
+    parts = {row.name: console.render_lines(row.forms[0], options) for row in rows}
+    before: list[tuple[str, list[list[Segment]], list[list[Segment]]]] = []
+    for name, form in spared:
+        if sum(map(len, parts.values())) <= height:
+            break
+        if name not in parts or form >= len(forms[name]):
+            continue
+        shorter = console.render_lines(forms[name][form], options) if form != GONE else []
+        if len(shorter) < len(parts[name]):
+            before.append((name, parts[name], shorter))
+            parts[name] = shorter
+    for name, longer, shorter in reversed(before):
+        # A line that was only broken in two says no more than its shorter form.
+        worth = not shorter or name.startswith("alarm")
+        if worth and parts[name] is shorter and sum(map(len, parts.values())) - len(shorter) + len(longer) <= height:
+            parts[name] = longer
+    return parts
 
 
 def overview(frames: list[Frame], time_s: float = 0.0) -> "RenderableType":
     """The live view of several channels: a line each, two where the terminal is narrow; readings always stay whole."""
-    from rich.table import Table
     from rich.text import Text
 
     told: list[str] = []
     for frame in frames:
-        if frame.shown.limited:
+        if _derated(frame.shown):
             told.append(f"{frame.name} derated")
         if abs(frame.trim_a) > 1e-7:
             told.append(f"{frame.name} trimmed by {frame.trim_a * 1e3:+.2f} mA")
-    rows = Table.grid(expand=True)
-    rows.add_row(_Fitting(frames))
     first = frames[0].shown
     counters = f"{clock(first.elapsed_s)} elapsed, slow ticks {first.late}, lost {first.lost}"
     counters = ", ".join([counters, *told])
-    rows.add_row(Text(counters, style="yellow" if first.late or first.lost else "dim"))
-    return _framed(frames[0], rows, time_s, len(frames))
+    rows = [
+        _Row("top", [_Fitting(frames), _least(frames)]),
+        _Row("counters", [Text(counters, style="yellow" if first.late or first.lost else "dim")]),
+    ]
+    return _Screen(frames, rows, [_Row("top", [_least(frames)])], time_s)
+
+
+def _least(frames: list[Frame]) -> "Table":
+    """Of each channel its number, phase and current, and of its name what the line holds."""
+    from rich.table import Table
+
+    lines = Table.grid(expand=True, padding=(0, 1))
+    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column(no_wrap=True, ratio=1)
+    lines.add_column(no_wrap=True)
+    lines.add_column(no_wrap=True, justify="right", min_width=len("100.0 µA"))
+    for number, frame in enumerate(frames, 1):
+        name, phase, current_text, *_ = _cells(frame)
+        lines.add_row(str(number), name, phase, current_text)
+    return lines
 
 
 class _Fitting:
@@ -666,7 +876,7 @@ def _cells(frame: Frame) -> "tuple[Text, Text, str, str, float, str, str]":
         f"{sign * shown.voltage_v:z.2f} V",
         share,
         f"{delivered} of {prescribed} mA·min",
-        clock(shown.remaining_s),
+        _left(shown),
     )
 
 
@@ -684,12 +894,12 @@ def alarm_key_line() -> "RenderableType":
     return _keys([("a", "acknowledge"), ("m", "silence 10 min"), ("x", "reset alarm")], "  ")
 
 
-def _keys(keys: list[tuple[str, str]], between: str) -> "RenderableType":
+def _keys(keys: list[tuple[str, str]], between: str, *, tight: bool = False) -> "RenderableType":
     from rich.text import Text
 
     line = Text()
     for number, (key, what) in enumerate(keys):
         line.append(between if number else "")
-        line.append(f" {key} ", style="reverse")
+        line.append(key if tight else f" {key} ", style="reverse")
         line.append(f" {what}")
     return line

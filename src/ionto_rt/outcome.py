@@ -27,6 +27,7 @@ class Causes:
     unrecorded     the disk no longer took the record
     leaving        the program ended in mid-session
     asked_to_stop  by the operator
+    hung_up        and that because the terminal was closed
     """
 
     failure: Exception | None = None
@@ -36,6 +37,7 @@ class Causes:
     unrecorded: bool = False
     leaving: bool = False
     asked_to_stop: bool = False
+    hung_up: bool = False
 
 
 def outcome_of(
@@ -69,7 +71,7 @@ def outcome_of(
         fallen = _fallen_other(channel, channels)
         if fallen is not None:
             return "aborted", f"ended with {fallen.name}"
-    return "aborted", "stopped by the operator"
+    return "aborted", "the terminal was closed" if causes.hung_up else "stopped by the operator"
 
 
 def _fallen_other(channel: ChannelRun, channels: Sequence[ChannelRun]) -> ChannelRun | None:

@@ -907,7 +907,7 @@ def _alarm_table(rows: Sequence[Mapping[str, Any]]) -> str:
             **({"channel": row.get("channel", "")} if several else {}),
             "raised": _seconds(row.get("raised_s")),
             "times": row.get("times", 1),
-            "cause gone": _seconds(row.get("gone_s")),
+            "not seen from": _seconds(row.get("gone_s")),
             "acknowledged": _seconds(row.get("acknowledged_s")),
             "reset": _seconds(row.get("reset_s")) if row.get("latched") else "clears by itself",
             "ended": _seconds(row.get("ended_s")) or "stood at the end",

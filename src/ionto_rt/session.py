@@ -296,6 +296,11 @@ class Session:
         self._causes.asked_to_stop = True
         self.loop.stop(StopFlag.RAMP_DOWN)
 
+    def hang_up(self) -> None:
+        """The terminal was closed: ramp all channels down and end; that is the reason, unless a stop came before."""
+        self._causes.hung_up = self._causes.hung_up or not self._causes.asked_to_stop
+        self.stop()
+
     def stop_now(self) -> None:
         """Output of all channels off at once."""
         self._causes.asked_to_stop = True

@@ -142,7 +142,8 @@ def _deadline_lines(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         phases = [f"{name} {count}" for name, count in (loop.get("missed_by_phase") or {}).items() if count]
         yield "deadline", f"{missed} missed" + (f" ({', '.join(phases)})" if phases else "")
     if skipped:
-        yield "" if missed else "deadline", f"{skipped} sample periods skipped, because the host woke too late for them"
+        periods = _counted(skipped, "sample period")
+        yield "" if missed else "deadline", f"{periods} skipped, because the host woke too late"
 
 
 def _ring_line(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -211,8 +212,14 @@ def _count(dose_mamin: float | None) -> str:
 
 
 def _faults(receipt: Mapping[str, Any]) -> str:
-    return f"{receipt['gaps']} samples lost, {receipt['late']} commands late"
+    return f"{_counted(receipt['gaps'], 'sample')} lost, {_counted(receipt['late'], 'command')} late"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _time_text(time_us: float) -> str:
-    return f"{time_us:.3g} µs" if time_us < 999.5 else f"{time_us / 1000.0:.3g} ms"
+    if time_us < 999.5:
+        return f"{time_us:.3g} µs"
+    return f"{time_us / 1e3:.3g} ms" if time_us < 999.5e3 else f"{time_us / 1e6:.3g} s"

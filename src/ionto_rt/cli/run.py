@@ -194,6 +194,8 @@ class _Stop:
         if not self.armed:
             raise KeyboardInterrupt
         self.level = min(2, self.level + 1) if number == signal.SIGINT else max(self.level, 1)
+        if number == signal.SIGHUP and self.session is not None:
+            self.session.hang_up()
         self.renew()
 
     def renew(self) -> None:
