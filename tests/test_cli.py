@@ -149,10 +149,12 @@ def test_check_prints_the_plan_of_every_channel_under_one_title(tmp_path: Path) 
     done = ionto("check", ELBOWS, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert done.out.count("Dexamethasone, both elbows") == 1
-    head, left, right = re.split(r"^channel \d: ", done.out, flags=re.M)
+    head, left, right = re.split(r"^(?=\w+ elbow \(key)", done.out, flags=re.M)
     assert "2 channels; if one trips or ends short, the others pause" in head
-    assert left.startswith("left elbow\n") and "40 mA\u00b7min in 10:31, up to 4 mA" in left
-    assert right.startswith("right elbow\n") and "18 mA\u00b7min in 10:57, up to 2 mA" in right
+    assert left.startswith("left elbow (key 1, device channel 0)\n") and "40 mA\u00b7min in 10:31, up to 4 mA" in left
+    assert (
+        right.startswith("right elbow (key 2, device channel 1)\n") and "18 mA\u00b7min in 10:57, up to 2 mA" in right
+    )
     assert "treatment: line" in right and "treatment: line" not in left
 
 

@@ -330,8 +330,15 @@ def test_the_printed_plans_have_the_title_once_and_a_part_for_each_channel() -> 
     assert text.startswith(f"{of.title}\n2 channels; if one trips or ends short, the others pause\n")
     assert text.count(of.title) == 1
     for number, plan in enumerate(plans):
-        assert f"channel {number}: {plan.channel}\n{format_plan(plan).partition(chr(10))[2]}" in text
+        heading = f"{plan.channel} (key {number + 1}, device channel {number})"
+        assert f"{heading}\n{format_plan(plan).partition(chr(10))[2]}" in text
     assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_a_channel_beyond_the_ninth_has_no_key_and_is_printed_without_one() -> None:
+    plans = [replace(example("dexamethasone-40"), channel=f"site {number}") for number in range(10)]
+    text = format_plans(plans, OnTrip.STOP)
+    assert "site 8 (key 9, device channel 8)\n" in text and "site 9 (device channel 9)\n" in text
 
 
 def test_the_plan_of_one_channel_is_printed_as_that_of_one() -> None:

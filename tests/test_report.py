@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ionto_rt.record import TELEMETRY, SessionFolder
+from ionto_rt.events import Event
+from ionto_rt.record import TELEMETRY, Record, SessionFolder
 from ionto_rt.recover import recover
 from record_support import (
     TICK,
@@ -30,7 +31,19 @@ from record_support import (
 
 pytest.importorskip("matplotlib")
 
-from ionto_rt.report import _LANES, _corners, _envelope, _Mark, _place, report
+from ionto_rt.report import (
+    _LANES,
+    _alarm_titles,
+    _combined,
+    _corners,
+    _envelope,
+    _event_label,
+    _figure,
+    _Mark,
+    _peaks,
+    _place,
+    report,
+)
 
 
 class Page(HTMLParser):
@@ -131,7 +144,7 @@ def test_every_channel_has_its_line_its_curves_and_its_alarms(tmp_path: Path, co
         cells = [f"site {channel}", "complete" if channel != 1 else "faulted"]
         dose = f"{receipt['channels'][channel]['dose_delivered_mamin']:.6g}"
         assert "".join((*cells, dose)) in page.text
-        assert f"{channel} site {channel}" in page.text
+        assert f"site {channel}" in page.text and f"{channel} site {channel}" not in page.text
     assert "resistance_ohm 3750" in page.text
     assert paths.html.stat().st_size < 3e6
 
@@ -288,3 +301,105 @@ def test_the_page_says_when_each_alarm_stood_and_what_the_operator_did(tmp_path:
         ["Derated [H04]", "low", "1:01.250", "1", "1:01.300", "", "clears by itself", "1:20.000"],
     ]
     assert "alarm_log" not in page
+
+
+def drawn(path: Path) -> list[Any]:
+    """The axes of the picture, from above."""
+    record = Record.open(path)
+    figure = _figure(record, record.telemetry(), record.events().events, ())
+    figure.canvas.draw()
+    return list(figure.axes)
+
+
+def opened(rows: np.ndarray[Any, Any], at: int) -> np.ndarray[Any, Any]:
+    """A lead of a cathode that opens: 60 V for 4 ms, then no current, while the columns hold their last estimates."""
+    for name in ("current_a", "setpoint_a", "voltage_v"):
+        rows[name][at:] = 0.0
+    rows["voltage_v"][at : at + 4] = -60.0
+    rows["resistance_ohm"], rows["series_ohm"], rows["parallel_ohm"] = 2000.0, 600.0, 1000.0
+    rows["series_sigma_ohm"], rows["parallel_sigma_ohm"] = 6.0, 6.0
+    return rows
+
+
+def test_where_no_current_flows_no_impedance_is_drawn(tmp_path: Path) -> None:
+    path = finished(make_session(tmp_path, opened(steady_rows(3000), 2000)))
+    impedance = drawn(path)[4]
+    curves = {str(line.get_label()).split(",")[0]: line for line in impedance.get_lines()}
+    for name in ("total", "series Rs", "parallel Rp"):
+        time_s, value = curves[name].get_data()
+        assert np.isfinite(value[(time_s > 0.1) & (time_s < 1.9)]).all()
+        assert np.isnan(value[time_s > 2.01]).all()
+    words = " ".join(text.get_text() for text in impedance.get_legend().get_texts())
+    assert "V/I at the working point" in words and "small signals at the tones" in words
+
+
+def test_the_voltage_axis_follows_the_treatment_and_a_spike_is_marked_at_its_place(tmp_path: Path) -> None:
+    rows = opened(steady_rows(3000), 2000)
+    usual = float(-rows["voltage_v"][:2000].min())
+    voltage = drawn(finished(make_session(tmp_path, rows)))[3]
+    assert usual < voltage.get_ylim()[1] < 2 * usual < 60
+    [mark] = voltage.texts
+    assert mark.get_text() == "peak 60 V" and mark.xy[0] == pytest.approx(2.0, abs=0.005)
+    whole = drawn(finished(make_session(tmp_path / "whole", steady_rows(3000))))[3]
+    assert not whole.texts and whole.get_ylim()[1] > usual
+
+
+@given(st.lists(st.floats(-100, 100) | st.just(math.nan), min_size=1, max_size=50), st.data())
+def test_a_peak_is_the_greatest_there_is_in_its_direction(values: list[float], data: st.DataObject) -> None:
+    volts = np.array(values)
+    flows = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
+    for sign, at in _peaks(volts, flows):
+        assert sign * volts[at] == np.nanmax(sign * volts) > 0
+
+
+def test_the_picture_is_headed_by_the_treatment_s_title(tmp_path: Path) -> None:
+    source = b'format = 1\ntitle = "Lidocaine & more"\n'
+    session = {"channels": [channel_facts()], "subject": "S-07", "host": {}, "versions": {}}
+    folder = SessionFolder.create(tmp_path, "a-file", treatment_source=source, session=session)
+    folder.open_telemetry(TICK, 1000.0).append(steady_rows(3000))
+    path = finished(folder)
+    page = report(path).html.read_text()
+    assert "<title>Lidocaine &amp; more</title>" in page and "<h1>Lidocaine &amp; more<" in page
+    assert "file a-file" in page.partition("</h1>")[2].partition("</p>")[0]
+
+
+def happened(kind: str, **fields: Any) -> Event:
+    return Event(0, "", 0, kind, fields)
+
+
+def test_an_event_s_label_says_what_happened_once_and_in_words() -> None:
+    held = happened("held-for-others", alarm="held-for-others", title="Another channel has ended short: this one holds")
+    titles = _alarm_titles([held])
+    assert _event_label(held, titles) == "Another channel has ended short"
+    over = happened("alarm-ended", alarm="held-for-others", priority="LOW")
+    assert _event_label(over, titles) == "Another channel has ended short: over"
+    assert _event_label(over) == "held for others: over"
+    assert _event_label(happened("alarm-cause-gone", alarm="open-lead"), titles) == "open lead: cause gone"
+    assert _event_label(happened("operator", command="TRIM", value_a=-1e-4), titles) == "trim -0.1 mA"
+
+
+def test_labels_of_one_moment_are_one_and_an_alarm_that_was_over_at_once_is_named_once() -> None:
+    marks = [
+        _Mark(8.004, "Lead or pad open", True),
+        _Mark(8.002, "Contact was lost", False),
+        _Mark(8.002, "derated", False),
+        _Mark(8.004, "Contact was lost: over", False),
+        _Mark(9.0, "Lead or pad open: cause gone", False),
+    ]
+    assert _combined(marks, 0.0, 10.0) == [
+        _Mark(8.004, "Lead or pad open", True),
+        _Mark(8.004, "Contact was lost · derated", False),
+        _Mark(9.0, "Lead or pad open: cause gone", False),
+    ]
+
+
+@given(
+    st.lists(st.builds(_Mark, st.floats(0, 10), st.text("abc:. ", min_size=1, max_size=44), st.booleans()), max_size=30)
+)
+def test_no_label_is_lost_by_joining(marks: list[_Mark]) -> None:
+    labels = _combined(marks, 0.0, 10.0)
+    for mark in marks:
+        told = mark.text.rpartition(": ")[0]
+        texts = [text for label in labels for text in label.text.split(" · ")]
+        assert mark.text in texts or told in {other.text for other in marks}
+    assert all(len(label.text) <= 62 for label in labels)

@@ -49,6 +49,8 @@ WHOLE = 1e-6
 """A time within this part of a tick of a whole number of ticks is that number."""
 
 SHOWN_STEPS = 60
+MOST_KEYS = 9
+"""Channels that have a key in the live view: one digit."""
 
 Segment = dict[str, Any]
 
@@ -405,7 +407,13 @@ def format_plans(plans: Sequence[Plan], on_channel_trip: OnTrip) -> str:
         return format_plan(plans[0])
     act = {OnTrip.STOP: "stop", OnTrip.PAUSE: "pause", OnTrip.CONTINUE: "go on"}[on_channel_trip]
     head = f"{plans[0].title}\n{len(plans)} channels; if one trips or ends short, the others {act}"
-    return "\n\n".join([head, *(f"channel {at}: {plan.channel}\n{_body(plan)}" for at, plan in enumerate(plans))])
+    return "\n\n".join([head, *(f"{_channel(at, plan)}\n{_body(plan)}" for at, plan in enumerate(plans))])
+
+
+def _channel(at: int, plan: Plan) -> str:
+    """A channel by its name, with the key that chooses it in the live view if it has one, and the device's number."""
+    key = f"key {at + 1}, " if at < MOST_KEYS else ""
+    return f"{plan.channel} ({key}device channel {at})"
 
 
 def _body(plan: Plan) -> str:

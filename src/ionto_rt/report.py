@@ -9,6 +9,7 @@ operator is escaped. Where the record does not verify, page and picture say so a
 
 import html
 import io
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,19 @@ _UNMARKED = frozenset(
     ("record-begun", "armed", "phase", "step", "device-status", "end", "session-ended", "guard-pause-over")
 )
 _URGENT = frozenset(("trip", "device-lost", "guard-pause", "recovered", "unattended"))
-_LABEL_LETTERS = 34
+_LABEL_LETTERS = 44
+_JOINED_LETTERS = 62
+"""Of labels of one moment, joined: less than half an axis, so that they fit on one side of their line."""
+_MOMENT_RATIO = 0.01
+"""Events closer than this part of the axis are one moment: their lines are too close for labels of their own."""
+_EVENT_WORDS = {"black-box": "black box kept"}
+_FLOWS_RATIO = 1e-3
+"""Current of this part of what the device lets flow is taken as flowing: readings without any stay well below it."""
+_USUAL_PERCENT = 99.5
+_PEAK_RATIO = 2.0
+_PEAK_MARGIN = 1.4
+"""A peak of more than `_PEAK_RATIO` times the voltage that `_USUAL_PERCENT` of the treatment stay below is marked,
+where the axis ends at `_PEAK_MARGIN` times that voltage."""
 _SHOWN_EVENTS = 500
 _SHOWN_PROBLEMS = 12
 _PHASE_COLOURS = {
@@ -197,7 +210,7 @@ def _figure(record: Record, telemetry: Telemetry | None, events: Sequence[Event]
 
     count = len(record.channels)
     rows = -(-count // _SMALL_COLUMNS)
-    height = 10.6 if count == 1 else 0.8 + 6.6 * count if count <= _LARGE else 1.2 + 2.3 * rows
+    height = 10.6 if count == 1 else 0.8 + 6.8 * count if count <= _LARGE else 1.2 + 2.3 * rows
     figure: Figure = figures.Figure(figsize=(11, height), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.03, hspace=0.02)
     _title(figure, record, problems)
@@ -227,9 +240,9 @@ def _group_title(group: Figure, channel: Channel) -> None:
 
 
 def _channel_line(channel: Channel) -> str:
-    """Number, name, outcome and dose of a channel."""
+    """Name, outcome and dose of a channel."""
     receipt = channel.receipt or {}
-    parts = [f"{channel.number}  {_one_line(channel.name, 40)}"]
+    parts = [_one_line(channel.name, 40)]
     if receipt.get("outcome"):
         parts.append(str(receipt["outcome"]))
     return "  ·  ".join([*parts, *_doses(receipt)])
@@ -246,8 +259,10 @@ def _doses(receipt: Mapping[str, Any]) -> list[str]:
 
 def _draw_group(figure: Figure, channel: Channel, telemetry: Telemetry, events: Sequence[Event]) -> dict[str, str]:
     """All panels of one channel; the phases that occur, with their colours."""
+    # Of four labels over each other, each needs its height: a group of several is lower than a page.
+    events_ratio = 0.62 if len(channel.record.channels) == 1 else 0.85
     lane, strip, current, voltage, impedance, dose = figure.subplots(
-        6, 1, sharex=True, height_ratios=(0.62, 0.26, 2.3, 1.6, 1.6, 2.0)
+        6, 1, sharex=True, height_ratios=(events_ratio, 0.26, 2.3, 1.6, 1.6, 2.0)
     )
     columns = _columns(channel, telemetry, _BINS if len(channel.record.channels) == 1 else _BINS // 2)
     if columns is None:
@@ -256,8 +271,9 @@ def _draw_group(figure: Figure, channel: Channel, telemetry: Telemetry, events: 
     panels = (current, voltage, impedance, dose)
     phases = _draw_phases(strip, panels, columns)
     _draw_current(current, columns, channel.polarity)
-    _draw_band(voltage, columns, "voltage_v", channel.polarity, "Voltage (V)", "measured")
-    _draw_impedance(impedance, columns)
+    flows = columns.flows(_FLOWS_RATIO * channel.max_current_a)
+    _draw_voltage(voltage, columns, channel.polarity, flows)
+    _draw_impedance(impedance, columns, flows)
     _draw_dose(dose, columns, channel)
     _draw_events(lane, panels, events, columns)
     _finish_axes(figure, panels)
@@ -283,7 +299,7 @@ def _draw_small(
             continue
         channel = record.channels[place]
         outcome = str((channel.receipt or {}).get("outcome", ""))
-        title = "  ·  ".join(filter(None, (f"{channel.number}  {_one_line(channel.name, 24)}", outcome)))
+        title = "  ·  ".join(filter(None, (_one_line(channel.name, 24), outcome)))
         colour = _ALARM if outcome in ("aborted", "faulted") else "#000000"
         current.set_title(title, fontsize=8, loc="left", color=colour, parse_math=False, pad=2)
         columns = _columns(channel, telemetry, _BINS_SMALL)
@@ -426,6 +442,11 @@ class _Columns:
         values[~np.isfinite(values)] = np.nan
         return values
 
+    def flows(self, least_a: float) -> npt.NDArray[np.bool_]:
+        """Where the measured current, of either sign, is not below `least_a`."""
+        flows: npt.NDArray[np.bool_] = np.abs(self["current_a"]) >= least_a
+        return flows
+
     def middle(self) -> Array:
         """Time of each bin's middle."""
         starts = _bins(len(self.time), self.bins)
@@ -440,10 +461,20 @@ def _unverified(problems: Sequence[str]) -> str:
     return f"the record does not verify: {problems[0]}{more}"
 
 
+def _heading(record: Record) -> str:
+    """The treatment's title; where its file does not say, the file's name or the session's."""
+    try:
+        title = tomllib.loads(record.treatment_source.decode()).get("title")
+    except (ValueError, RecursionError, RecordError):
+        title = None
+    named = title if isinstance(title, str) else ""
+    return named.strip() or str(record.session.get("name", "")).strip() or record.path.name
+
+
 def _title(figure: Figure, record: Record, problems: Sequence[str]) -> None:
-    session, receipt = record.session, record.receipt or {}
-    name = _one_line(session.get("name", ""), 60) or record.path.name
-    parts = [name, str(receipt.get("outcome") or ("running" if record.running else "no receipt"))]
+    receipt = record.receipt or {}
+    outcome = str(receipt.get("outcome") or ("running" if record.running else "no receipt"))
+    parts = [_one_line(_heading(record), 60), outcome]
     lines = ["  ·  ".join([*parts, *_doses(receipt)])]
     if problems:
         lines.append(_one_line(_unverified(problems), 110))
@@ -522,21 +553,67 @@ def _draw_band(axes: Axes, columns: _Columns, name: str, factor: float, label: s
     axes.set_ylabel(label)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0), high + 0.16 * (high - low))
-    if name != "current_a":
-        _legend(axes)
 
 
-def _draw_impedance(axes: Axes, columns: _Columns) -> None:
+def _draw_voltage(axes: Axes, columns: _Columns, polarity: float, flows: npt.NDArray[np.bool_]) -> None:
+    """An axis for the voltage while current flows; a peak far beyond it is marked at its place, with its value."""
+    _draw_band(axes, columns, "voltage_v", polarity, "Voltage (V)", "measured")
+    volts = columns["voltage_v"] * polarity
+    place = "upper right"
+    peaks = _peaks(volts, flows)
+    if peaks:
+        edge = _PEAK_MARGIN * _usual(volts, flows)
+        least, greatest = float(np.nanmin(volts)), float(np.nanmax(volts))
+        axes.set_ylim(max(-edge, min(least, 0.0) - 0.05 * edge), min(edge, max(greatest, 0.0) + 0.05 * edge))
+    for sign, at in peaks:
+        late = columns.time[at] > (columns.start + columns.end) / 2
+        if late and sign > 0:
+            place = "upper left"
+        axes.annotate(
+            f"peak {volts[at]:.3g} V".replace("-", "\N{MINUS SIGN}"),
+            xy=(columns.time[at], 1.0 if sign > 0 else 0.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-24 if late else 24, -9 * sign),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="center",
+            fontsize=8,
+            color=_ALARM,
+            arrowprops={"arrowstyle": "-|>", "color": _ALARM, "lw": 1.0},
+            bbox={"facecolor": "#ffffff", "alpha": 0.85, "edgecolor": "none", "pad": 1.0},
+            zorder=6,
+        )
+    _legend(axes, place)
+
+
+def _usual(volts: Array, flows: npt.NDArray[np.bool_]) -> float:
+    """What the voltage, of either sign, stays below for nearly all of the time in which current flows; 0 if none."""
+    known = np.abs(volts[flows & np.isfinite(volts)])
+    return float(np.percentile(known, _USUAL_PERCENT)) if len(known) else 0.0
+
+
+def _peaks(volts: Array, flows: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Sign and place of the greatest voltage in each direction, where that lies far beyond the usual."""
+    usual = _usual(volts, flows)
+    if usual <= 0:
+        return []
+    known = np.where(np.isfinite(volts), volts, 0.0)
+    greatest = [(sign, int(np.argmax(sign * known))) for sign in (1, -1)]
+    return [(sign, at) for sign, at in greatest if sign * known[at] > _PEAK_RATIO * usual]
+
+
+def _draw_impedance(axes: Axes, columns: _Columns, flows: npt.NDArray[np.bool_]) -> None:
+    """Estimates while current flows: without any none is made, and what the columns hold is an old one."""
     time = columns.middle()
     axes.set_ylabel("Impedance (kΩ)")
     drawn: list[Array] = []
     for name, label, colour in (
-        ("resistance_ohm", "total resistance", _MEASURED),
-        ("series_ohm", "series Rs, where known to 50 %", "#3a7d44"),
-        ("parallel_ohm", "parallel Rp, where known to 50 %", "#c77d1a"),
+        ("resistance_ohm", "total, V/I at the working point", _MEASURED),
+        ("series_ohm", "series Rs", "#3a7d44"),
+        ("parallel_ohm", "parallel Rp", "#c77d1a"),
     ):
         values = columns[name] / 1e3
-        values[values <= 0] = np.nan
+        values[~flows | (values <= 0)] = np.nan
         if name != "resistance_ohm":
             values[columns[name.replace("_ohm", "_sigma_ohm")] / 1e3 > 0.5 * values] = np.nan
         if not np.isfinite(values).any():
@@ -553,9 +630,11 @@ def _draw_impedance(axes: Axes, columns: _Columns) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high * (high / low) ** 0.16)
+        axes.set_ylim(low, high * (high / low) ** 0.28)
     else:
-        axes.set_ylim(0, values.max() * 1.2)
+        axes.set_ylim(0, values.max() * 1.3)
+    if len(drawn) > 1:
+        axes.plot([], [], " ", label="Rs, Rp: small signals at the tones, where known to 50 %; not parts of V/I")
     _legend(axes)
 
 
@@ -603,6 +682,37 @@ class _Mark:
         return (self.at - width, self.at) if self.at + width > end else (self.at, self.at + width)
 
 
+def _combined(marks: Sequence[_Mark], start: float, end: float) -> list[_Mark]:
+    """The labels of each moment in as few as hold them, urgent ones apart and first; each text once.
+
+    What a mark says of an alarm that began in the same moment ("... : over") goes without saying.
+    """
+    groups: list[list[_Mark]] = []
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        if not groups or mark.at - groups[-1][0].at > _MOMENT_RATIO * (end - start):
+            groups.append([])
+        groups[-1].append(mark)
+    found: list[_Mark] = []
+    for times in groups:
+        group = [mark for mark in marks if mark in times]
+        at = next((mark.at for mark in times if mark.urgent), times[0].at)
+        texts = {mark.text for mark in group}
+        said: set[str] = set()
+        for urgent in (True, False):
+            joined = ""
+            for text in (mark.text for mark in group if mark.urgent == urgent):
+                if text in said or text.rpartition(": ")[0] in texts:
+                    continue
+                said.add(text)
+                if joined and len(joined) + len(text) + 3 > _JOINED_LETTERS:
+                    found.append(_Mark(at, joined, urgent))
+                    joined = ""
+                joined = f"{joined} · {text}" if joined else text
+            if joined:
+                found.append(_Mark(at, joined, urgent))
+    return found
+
+
 def _place(marks: Sequence[_Mark], start: float, end: float) -> dict[_Mark, int]:
     """A row for each label, such that none covers another or another's line; those that find none are left out.
 
@@ -629,8 +739,9 @@ def _place(marks: Sequence[_Mark], start: float, end: float) -> dict[_Mark, int]
 
 def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], columns: _Columns) -> None:
     """Lines through the panels, and labels above them; a triangle where a label finds no room."""
+    titles = _alarm_titles(events)
     marks = [
-        _Mark(columns.at(event.tick), _event_label(event), event.kind in _URGENT)
+        _Mark(columns.at(event.tick), _event_label(event, titles), event.kind in _URGENT)
         for event in events
         if event.tick is not None and event.kind not in _UNMARKED
     ]
@@ -638,28 +749,30 @@ def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], co
     marks = sorted(marks, key=lambda mark: not mark.urgent)[:_MARKS]
     if not marks:
         lane.text(columns.start, 0.5, " none", va="center", fontsize=7.5, color="#777777")
-    rows = _place(marks, columns.start, columns.end)
-    if any(mark.urgent and mark not in rows for mark in marks):
-        rows = _place([mark for mark in marks if mark.urgent], columns.start, columns.end)
     for mark in marks:
         for axes in panels:
             axes.axvline(
                 mark.at, color=mark.colour, lw=1.0 if mark.urgent else 0.7, ls="-" if mark.urgent else ":", alpha=0.8
             )
-        row = rows.get(mark)
+    labels = _combined(marks, columns.start, columns.end)
+    rows = _place(labels, columns.start, columns.end)
+    if any(label.urgent and label not in rows for label in labels):
+        rows = _place([label for label in labels if label.urgent], columns.start, columns.end)
+    for label in labels:
+        row = rows.get(label)
         if row is None:
-            lane.plot([mark.at], [0.15], marker="v", ms=4, color=mark.colour)
+            lane.plot([label.at], [0.15], marker="v", ms=4, color=label.colour)
             continue
-        to_left = mark.span(columns.start, columns.end)[0] < mark.at
-        lane.plot([mark.at, mark.at], [0, row + 0.5], color=mark.colour, lw=0.7)
+        to_left = label.span(columns.start, columns.end)[0] < label.at
+        lane.plot([label.at, label.at], [0, row + 0.5], color=label.colour, lw=0.7)
         lane.text(
-            mark.at,
+            label.at,
             row + 0.5,
-            f"{mark.text} " if to_left else f" {mark.text}",
+            f"{label.text} " if to_left else f" {label.text}",
             ha="right" if to_left else "left",
             va="center",
             fontsize=7.5,
-            color=mark.colour,
+            color=label.colour,
             parse_math=False,
             clip_on=True,
         )
@@ -670,20 +783,40 @@ def _draw_events(lane: Axes, panels: Sequence[Axes], events: Sequence[Event], co
     lane.spines[:].set_visible(False)
 
 
-def _event_label(event: Event) -> str:
-    """What happened, in a few words."""
+def _alarm_titles(events: Sequence[Event]) -> dict[str, str]:
+    """What the alarms of a session are called, by their keys."""
+    return {
+        str(event.fields["alarm"]): str(event.fields["title"])
+        for event in events
+        if event.fields.get("alarm") and event.fields.get("title")
+    }
+
+
+def _event_label(event: Event, titles: Mapping[str, str] | None = None) -> str:
+    """What happened, in a few words. `titles` are those of alarms, for events that have only an alarm's key."""
     fields = event.fields
-    if event.kind in ("trip", "device-lost") and fields.get("title"):
-        return _one_line(fields["title"], _LABEL_LETTERS)
+    if event.kind in _EVENT_WORDS:
+        return _EVENT_WORDS[event.kind]
+    if fields.get("title"):
+        return _short(fields["title"])
     if event.kind == "operator" and isinstance(fields.get("command"), str):
         value = fields.get("value_a")
         size = f" {value * 1e3:+.3g} mA" if isinstance(value, float) and value else ""
         return _one_line(fields["command"].lower() + size, _LABEL_LETTERS)
     kind = event.kind.replace("-", " ")
-    for key in ("name", "action", "reason", "lost", "alarm") if event.kind != "derated" else ():
+    if fields.get("alarm"):
+        named = str(fields["alarm"])
+        happened = kind.removeprefix("alarm ").replace("ended", "over")
+        return _short((titles or {}).get(named) or named.replace("-", " "), "" if kind == "alarm" else f": {happened}")
+    for key in ("name", "action", "reason", "lost") if event.kind != "derated" else ():
         if fields.get(key):
             return _one_line(f"{kind}: {str(fields[key]).lower().replace('_', ' ')}", _LABEL_LETTERS)
     return _one_line(kind, _LABEL_LETTERS)
+
+
+def _short(title: Any, after: str = "") -> str:
+    """An alarm's title up to its colon, as a label, and what is to follow it."""
+    return _one_line(_one_line(title, 1000).partition(": ")[0], _LABEL_LETTERS - len(after)) + after
 
 
 def _one_line(value: Any, most: int) -> str:
@@ -828,10 +961,12 @@ def _page(
     tone = {"complete": "good", "completed": "good", "aborted": "bad", "faulted": "bad"}.get(outcome, "fair")
     tone = "fair" if problems and tone == "good" else tone
     unverified = "<span class='outcome bad'>does not verify</span>" if problems else ""
-    name = html.escape(str(session.get("name", "")) or record.path.name)
+    heading, named = _heading(record), str(session.get("name", ""))
+    name = html.escape(heading)
     meta = [str(session.get("created_utc", "")).replace("T", " ").split(".")[0] + " UTC"]
     sites = ", ".join(dict.fromkeys(channel.site for channel in record.channels if channel.site))
-    meta += [f"{key} {value}" for key, value in (("subject", session.get("subject")), ("site", sites)) if value]
+    told = {"subject": session.get("subject"), "site": sites, "file": named if named != heading else ""}
+    meta += [f"{key} {value}" for key, value in told.items() if value]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -935,7 +1070,7 @@ def _channel_tables(record: Record) -> str:
     tables = [_grid(lines)]
     keys = dict.fromkeys(key for part in parts for key in part if key not in _AT_A_GLANCE)
     for first in range(0, len(parts) if keys else 0, _LARGE):
-        side = {f"{number} {part['name']}": part for number, part in enumerate(parts)}
+        side = {name: part for name, part in zip(_names(record), parts, strict=True)}
         side = dict(list(side.items())[first : first + _LARGE])
         tables.append(
             _grid(
@@ -946,6 +1081,14 @@ def _channel_tables(record: Record) -> str:
             )
         )
     return "<br>".join(tables)
+
+
+def _names(record: Record) -> list[str]:
+    """The channels' names, with the number of the device's channel where two are alike."""
+    names = [channel.name for channel in record.channels]
+    return [
+        name if names.count(name) == 1 else f"{name} (device channel {number})" for number, name in enumerate(names)
+    ]
 
 
 def _by_value(record: Record, key: str, title: str) -> list[tuple[str, Any]]:
