@@ -324,7 +324,7 @@ def test_the_commands_take_a_record_of_several_channels(tmp_path: Path) -> None:
 
     recovered = ionto("recover", dead.path, cwd=tmp_path)
     assert recovered.code == 0
-    assert re.search(r"^ {10}0 site 0: \S+ of 0.0267 mA·min \(bound, not measured\)$", recovered.out, re.M)
+    assert re.search(r"^ {10}0 site 0: \S+ of 0.0267 mA·min \(device count at its end\)$", recovered.out, re.M)
     for folder in (ended, dead.path):
         assert ionto("verify", folder, cwd=tmp_path).code == 0
         assert f"identical: {len(known.rows)} rows of 2 channels" in ionto("replay", folder, cwd=tmp_path).out

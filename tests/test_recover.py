@@ -385,8 +385,9 @@ def test_a_session_that_had_ended_has_its_dose_in_its_last_row(tmp_path: Path, f
     assert not verify(alone).ok
     result = recover(alone)
     assert result.measured and result.receipt["dose_basis"] == AT_END
-    for key in ("dose_delivered_mamin", "delivered_net_c", "delivered_abs_c"):
-        assert result.receipt[key] == pytest.approx(ended[key], rel=1e-6, abs=1e-9)
+    most_c = IDLE_CODES * Record.open(alone).channels[0].coulombs_per_code + 1e-9
+    for key, unit_c in (("dose_delivered_mamin", 0.06), ("delivered_net_c", 1.0), ("delivered_abs_c", 1.0)):
+        assert 0.0 <= (result.receipt[key] - ended[key]) * unit_c <= most_c
     assert any(note.startswith(f"the session had ended ({ended['outcome']}: ") for note in result.notes)
 
 

@@ -55,7 +55,7 @@ BOUND = "bound, not measured"
 SESSION_ENDED = "session-ended"
 _EVENTS_KEPT = 20
 _IDLE_CODES = 100 << 16
-"""What the noise of a converter may take off a count after the last row: a code in each of a hundred samples."""
+"""What the noise of a converter may do to a count after the last row: a code in each of a hundred samples."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,9 @@ def _charge(
         absolute_codes = max(absolute_codes, abs(net_codes), device_codes or 0)
         net_c, absolute_c = channel.polarity * net_codes * unit, absolute_codes * unit
         if basis == AT_END:
-            net_c = max(net_c, counted.net_c)
+            # The device goes on counting its converter's noise until it is told, or its lease lapses.
+            net_c = max(net_c, counted.net_c) + _IDLE_CODES * unit
+            absolute_c += _IDLE_CODES * unit
     else:
         if known is None:
             # Where telemetry cannot be read at all, the prescription alone bounds what had flowed before.
