@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-STALL_S = 0.02
-"""A thread that wakes so much late was not alone: more than a fit host's data may be late, less than a lease."""
+from ionto_rt.configuration import FIT
+
+STALL_S = FIT.late_pause_us * 1e-6
+"""A thread that wakes so much late was not alone: a fit host's data would have been too old."""
 PACE_S = 0.002
 LATE = {"LOST_SAMPLES", "STALE_DATA", "DEADLINES", "late-commands"}
 """Trips and alarms by which a record says that its host was late."""
