@@ -100,7 +100,7 @@ sanitize: $(VENV)/.test ## the suite under the address and undefined-behaviour s
 	$(call copy_tree,threads)
 	cd build/threads && IONTO_RT_SANITIZE=thread IONTO_RT_OPTIMIZE=-O1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/threads && PYTHONPATH=$(CURDIR)/build/threads/src \
-		TSAN_OPTIONS=exitcode=66:suppressions=$(CURDIR)/tests/tsan.supp:log_path=$(CURDIR)/build/threads/race \
+		TSAN_OPTIONS=exitcode=66:history_size=7:suppressions=$(CURDIR)/tests/tsan.supp:log_path=$(CURDIR)/build/threads/race \
 		LD_PRELOAD="$$(realpath $$(gcc -print-file-name=libtsan.so))" $(CURDIR)/$(BIN)/python -m pytest $(THREADED)
 	@! cat build/threads/race.* 2>/dev/null
 
